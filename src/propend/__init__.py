@@ -1,0 +1,1 @@
+"""Propend: from a log of user behaviour to marketing decisions."""

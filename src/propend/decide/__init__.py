@@ -1,0 +1,1 @@
+"""Floor 7: whom to reach, with what, when and at which cost."""

@@ -1,0 +1,1 @@
+"""Ground: the one language of questions over a user's timeline."""

@@ -1,0 +1,1 @@
+"""Floor 3: what is known at a moment."""

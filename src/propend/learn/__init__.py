@@ -1,0 +1,1 @@
+"""Floor 5: a task meets features and a model."""

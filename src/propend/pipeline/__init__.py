@@ -1,0 +1,1 @@
+"""The whole journey on one page: the composition root."""
