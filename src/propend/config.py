@@ -1,0 +1,262 @@
+"""``propend.toml`` as frozen values: a wrong key or value is named with its place and the nearest right one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+from propend.errors import ConfigError, nearest
+from propend.names import ROLES
+
+__all__ = [
+    "FILE_NAME",
+    "AskConfig",
+    "CleanConfig",
+    "Config",
+    "DecideConfig",
+    "EventSource",
+    "FunnelConfig",
+    "Source",
+    "TableSource",
+    "TypeRule",
+    "WorkspaceConfig",
+    "load",
+    "parse",
+]
+
+FILE_NAME = "propend.toml"
+
+Format = Literal["auto", "csv", "jsonl", "parquet", "database"]
+Treatment = Literal["keep", "flag", "quarantine"]
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frozen declaration that refuses keys it does not know."""
+
+
+class WorkspaceConfig(Frozen):
+    """What holds for the whole workspace."""
+
+    name: str = "workspace"
+    zone: str | None = None
+    currency: str = "EUR"
+    buckets: int = 0
+    """Number of user buckets of the store; 0 chooses by the size of the first ingest."""
+    seed: int = 7
+
+
+class Source(Frozen):
+    """Where rows come from: files (CSV, JSON lines, Parquet; folders and globs) or a database table."""
+
+    name: str = "table"
+    files: tuple[str, ...] = ()
+    format: Format = "auto"
+    encoding: str = "auto"
+    delimiter: str = "auto"
+    header: bool = True
+    columns: tuple[str, ...] = ()
+    """Names for the columns of a file without a header line."""
+    database: str | None = None
+    """A DuckDB or SQLite file, or a PostgreSQL URL; then ``table`` names the table or is a query."""
+    table: str | None = None
+    numbers: tuple[str, ...] = ()
+    """Text columns to be read as numbers (currency signs and thousands separators are understood)."""
+    decimal: Literal[".", ","] = "."
+
+
+class TypeRule(Frozen):
+    """Rows for which ``when`` holds are events of this type; the first rule that holds decides."""
+
+    when: str
+    type: str
+    label: str = ""
+
+
+class EventSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A source of events: which column (or SQL expression over columns) plays which role."""
+
+    name: str = "events"
+    roles: dict[str, str] = {}
+    type: str = "event"
+    """The event type of a row that no rule, mapping or ``type`` role decides."""
+    types: tuple[TypeRule, ...] = ()
+    type_map: dict[str, str] = {}
+    times: tuple[str, ...] = ()
+    """Time formats (strptime), or epoch_s, epoch_ms, epoch_us; tried in this order; empty: ISO 8601."""
+    zone: str | None = None
+    """The zone of this source's times that carry none; the workspace's zone if not given."""
+    properties: dict[str, str] = {}
+    of_item: dict[str, str] = {}
+    """Attributes of the item that the log repeats on each line (name, category, …)."""
+    of_user: dict[str, str] = {}
+    """Attributes of the user that the log repeats on each line (country, …)."""
+
+    def __post_init__(self) -> None:
+        for role in self.roles:
+            if role not in ROLES:
+                raise ConfigError(f"events source {self.name!r}: no role {role!r}{nearest(role, ROLES)}")
+
+
+class TableSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of items or users: one row each, a key and attributes."""
+
+    key: str = ""
+    attributes: dict[str, str] = {}
+
+
+class CleanConfig(Frozen):
+    """The cleaning rules. ``quarantine`` sets rows aside with the reason, ``flag`` only counts them."""
+
+    exact_duplicates: Treatment = "quarantine"
+    duplicate_messages: Treatment = "quarantine"
+    future_times: Treatment = "quarantine"
+    future_slack: str = "1d"
+    """How far past the moment of ingest a time may lie."""
+    earliest: str = "1970-01-02"
+    """Times before this day are impossible (epoch zero is a missing time in disguise)."""
+    negative_price: Treatment = "quarantine"
+    zero_quantity: Treatment = "quarantine"
+    max_amount: float = 1e9
+    """A value, price or quantity beyond this (either sign) is impossible."""
+    outliers: Treatment = "flag"
+    outlier_mads: float = 12.0
+    """A price this many median absolute deviations from its item's median is an outlier."""
+    bots: Treatment = "flag"
+    bot_events_per_day: float = 2_000.0
+    bot_regularity: float = 0.05
+    """Coefficient of variation of the gaps below which a busy user is too regular for a person."""
+    test_users: Treatment = "flag"
+    test_user_pattern: str = r"(?i)^(test|demo|qa|dummy)([-_.@ 0-9]|$)|@(test|example)\."
+    link_returns: bool = True
+    missing: dict[str, Literal["keep", "drop", "impute"]] = {}
+    """Per role or property: keep a missing value (native to the model), drop the row to the
+    quarantine, or impute it (numbers: the item's median, else the column's; text: the mode)."""
+
+
+class AskConfig(Frozen):
+    """A question about the future, by name."""
+
+    name: str
+    ask: str
+    title: str = ""
+
+
+class FunnelConfig(Frozen):
+    """A funnel, by name."""
+
+    name: str
+    steps: tuple[str, ...]
+    within: str = "7d"
+
+
+class DecideConfig(Frozen):
+    """What a push costs and earns, and how many may be sent."""
+
+    task: str = ""
+    """The yes/no task whose probability drives the decision; empty: the first purchase task."""
+    channel: str = "email"
+    cost: float = 0.05
+    """Cost of one push in the workspace's currency."""
+    margin: float = 0.3
+    """Share of a purchase's value that is profit."""
+    budget: float | None = None
+    """Most that may be spent on pushes in one run; none: every push that pays."""
+    holdout: float = 0.1
+    """Share of the eligible users kept silent at random, so that the effect can be measured."""
+    explore: float = 0.05
+    """Share of the rest whose action is drawn at random, so that other policies can be judged later."""
+    lift: float = 0.1
+    """Relative lift of the purchase probability a push is assumed to give until one was measured."""
+
+
+class Config(Frozen):
+    """The whole of ``propend.toml``."""
+
+    workspace: WorkspaceConfig = WorkspaceConfig()
+    events: tuple[EventSource, ...] = ()
+    items: TableSource | None = None
+    users: TableSource | None = None
+    clean: CleanConfig = CleanConfig()
+    tasks: tuple[AskConfig, ...] = ()
+    funnels: tuple[FunnelConfig, ...] = ()
+    decide: DecideConfig = DecideConfig()
+
+    def zone_of(self, source: EventSource) -> str:
+        """Return the zone in which this source's naive times are read.
+
+        Raises ``ConfigError`` where neither the source nor the workspace names one.
+        """
+        zone = source.zone or self.workspace.zone
+        if zone is None:
+            raise ConfigError(
+                f"events source {source.name!r} has times without a zone and the workspace names none; "
+                "set workspace.zone in propend.toml (for example zone = 'Europe/Berlin')"
+            )
+        return zone
+
+
+def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
+    """Build the configuration from plain data; ``where`` stands in error messages.
+
+    >>> parse({"workspace": {"zone": "Europe/Berlin"}}).workspace.zone
+    'Europe/Berlin'
+    >>> parse({"workspace": {"zoen": "UTC"}})
+    Traceback (most recent call last):
+    ...
+    propend.errors.ConfigError: propend.toml: unknown key 'zoen' in workspace; did you mean 'zone'?
+    """
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_sentence(str(error))}") from None
+    for zone in (config.workspace.zone, *(source.zone for source in config.events)):
+        if zone is not None:
+            try:
+                ZoneInfo(zone)
+            except (ZoneInfoNotFoundError, ValueError):
+                raise ConfigError(f"{where}: no time zone {zone!r}; use an IANA name such as 'Europe/Berlin'") from None
+    for kind, names in (("task", [t.name for t in config.tasks]), ("events source", [s.name for s in config.events]),
+                        ("funnel", [f.name for f in config.funnels])):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{where}: two {kind}s are named {twice!r}; give each its own name")
+    return config
+
+
+def load(folder: Path) -> Config:
+    """Read ``propend.toml`` in a workspace folder.
+
+    Raises ``ConfigError`` where it is missing, is not TOML, or holds a wrong key or value.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ConfigError(f"{folder} is not a workspace: it has no {FILE_NAME}; make one with: propend init {folder} --from FILE")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as TOML: {error}") from None
+    return parse(data, str(path))
+
+
+_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "": Config, "workspace": WorkspaceConfig, "events": EventSource, "items": TableSource, "users": TableSource,
+    "clean": CleanConfig, "tasks": AskConfig, "funnels": FunnelConfig, "decide": DecideConfig, "types": TypeRule,
+}
+
+
+def _sentence(message: str) -> str:
+    """Turn msgspec's message into a sentence that names the key, its place and the nearest known key."""
+    place = re.search(r" - at `\$\.?(.*)`$", message)
+    where = place.group(1) if place else ""
+    unknown = re.search(r"unknown field `(.*?)`", message)
+    if unknown is None:
+        return message.split(" - at ")[0].lower() + (f", at {where}" if where else "")
+    section = re.sub(r"\[[^\]]*\]", "", where).split(".")[-1]
+    fields = _SECTIONS.get(section, Config).__struct_fields__
+    key = unknown.group(1)
+    return f"unknown key {key!r}" + (f" in {where}" if where else "") + nearest(key, fields)
