@@ -58,7 +58,8 @@ class Source(Frozen):
     format: Format = "auto"
     encoding: str = "auto"
     delimiter: str = "auto"
-    header: bool = True
+    header: bool | None = None
+    """Whether the first line names the columns; not given: judged by the file itself."""
     columns: tuple[str, ...] = ()
     """Names for the columns of a file without a header line."""
     database: str | None = None
@@ -99,7 +100,9 @@ class EventSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def __post_init__(self) -> None:
         for role in self.roles:
             if role not in ROLES:
-                raise ConfigError(f"events source {self.name!r}: no role {role!r}{nearest(role, ROLES)}")
+                raise ConfigError(
+                    f"events source {self.name!r}: no role {role!r}{nearest(role, ROLES)}"
+                )
 
 
 class TableSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,9 +222,14 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
             try:
                 ZoneInfo(zone)
             except (ZoneInfoNotFoundError, ValueError):
-                raise ConfigError(f"{where}: no time zone {zone!r}; use an IANA name such as 'Europe/Berlin'") from None
-    for kind, names in (("task", [t.name for t in config.tasks]), ("events source", [s.name for s in config.events]),
-                        ("funnel", [f.name for f in config.funnels])):
+                raise ConfigError(
+                    f"{where}: no time zone {zone!r}; use an IANA name such as 'Europe/Berlin'"
+                ) from None
+    for kind, names in (
+        ("task", [t.name for t in config.tasks]),
+        ("events source", [s.name for s in config.events]),
+        ("funnel", [f.name for f in config.funnels]),
+    ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(f"{where}: two {kind}s are named {twice!r}; give each its own name")
@@ -235,7 +243,9 @@ def load(folder: Path) -> Config:
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        raise ConfigError(f"{folder} is not a workspace: it has no {FILE_NAME}; make one with: propend init {folder} --from FILE")
+        raise ConfigError(
+            f"{folder} is not a workspace: it has no {FILE_NAME}; make one with: propend init {folder} --from FILE"
+        )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -244,8 +254,16 @@ def load(folder: Path) -> Config:
 
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
-    "": Config, "workspace": WorkspaceConfig, "events": EventSource, "items": TableSource, "users": TableSource,
-    "clean": CleanConfig, "tasks": AskConfig, "funnels": FunnelConfig, "decide": DecideConfig, "types": TypeRule,
+    "": Config,
+    "workspace": WorkspaceConfig,
+    "events": EventSource,
+    "items": TableSource,
+    "users": TableSource,
+    "clean": CleanConfig,
+    "tasks": AskConfig,
+    "funnels": FunnelConfig,
+    "decide": DecideConfig,
+    "types": TypeRule,
 }
 
 

@@ -51,12 +51,30 @@ AGGREGATES: Final[dict[str, str]] = {
 }
 """Every aggregate of the language with its meaning."""
 
-NEEDS_FIELD: Final = frozenset({"sum", "mean", "min", "max", "std", "first", "last", "next", "distinct"})
+NEEDS_FIELD: Final = frozenset(
+    {"sum", "mean", "min", "max", "std", "first", "last", "next", "distinct"}
+)
 FORWARD_ONLY: Final = frozenset({"next", "days_until"})
 BACKWARD_ONLY: Final = frozenset({"days_since", "days_since_first", "trend"})
 
 _NAME: Final = re.compile(r"[^\W\d]\w*")
-KEYWORDS: Final = frozenset({"and", "or", "not", "in", "is", "missing", "where", "for", "last", "next", "ever", "true", "false"})
+KEYWORDS: Final = frozenset(
+    {
+        "and",
+        "or",
+        "not",
+        "in",
+        "is",
+        "missing",
+        "where",
+        "for",
+        "last",
+        "next",
+        "ever",
+        "true",
+        "false",
+    }
+)
 
 
 def _name(text: str) -> str:
@@ -133,7 +151,9 @@ def lift(value: object) -> Expression:
         return value
     if isinstance(value, str | int | float | bool):
         return Literal_(value)
-    raise ExpressionError(f"{value!r} cannot stand in an expression; use a number, a text or an expression")
+    raise ExpressionError(
+        f"{value!r} cannot stand in an expression; use a number, a text or an expression"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +165,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if (self.direction == "ever") != (self.length is None):
-            raise ExpressionError("a window is 'ever', or 'last' or 'next' with a length such as 30d")
+            raise ExpressionError(
+                "a window is 'ever', or 'last' or 'next' with a length such as 30d"
+            )
 
     def __str__(self) -> str:
         return "" if self.length is None else f" {self.direction} {self.length}"
@@ -170,10 +192,14 @@ class Aggregate(Expression):
     def __post_init__(self) -> None:
         if self.function in NEEDS_FIELD and self.field is None:
             of = self.types[0] if self.types else "*"
-            raise ExpressionError(f"{self.function}() needs a field: write for example {self.function}({of}.value)")
+            raise ExpressionError(
+                f"{self.function}() needs a field: write for example {self.function}({of}.value)"
+            )
         if self.function in FORWARD_ONLY and not self.window.forward:
             if self.window.length is not None:
-                raise ExpressionError(f"{self.function}() looks forward; write 'next {self.window.length}'")
+                raise ExpressionError(
+                    f"{self.function}() looks forward; write 'next {self.window.length}'"
+                )
         if self.function in BACKWARD_ONLY and self.window.forward:
             raise ExpressionError(f"{self.function}() looks back; write 'last' instead of 'next'")
 
@@ -181,7 +207,13 @@ class Aggregate(Expression):
         of = " | ".join(_name(t) for t in self.types) or "*"
         if self.field is not None:
             dotted = ".".join(_name(part) for part in self.field.split("."))
-            of = dotted if not self.types and self.function in FORWARD_ONLY else f"({of}).{dotted}" if len(self.types) > 1 else f"{of}.{dotted}"
+            of = (
+                dotted
+                if not self.types and self.function in FORWARD_ONLY
+                else f"({of}).{dotted}"
+                if len(self.types) > 1
+                else f"{of}.{dotted}"
+            )
         where = f" where {self.where}" if self.where is not None else ""
         return f"{self.function}({of}{where}){self.window}"
 

@@ -79,7 +79,13 @@ NAME: /(?!(?:and|or|not|in|is|missing|where|for|ever|true|false)\b)[^\W\d]\w*/
 def _parser() -> Any:
     from lark import Lark
 
-    return Lark(GRAMMAR, start=["start", "question"], parser="earley", lexer="dynamic", maybe_placeholders=True)
+    return Lark(
+        GRAMMAR,
+        start=["start", "question"],
+        parser="earley",
+        lexer="dynamic",
+        maybe_placeholders=True,
+    )
 
 
 @cache
@@ -114,14 +120,20 @@ def _tree(text: str, start: str) -> Any:
     from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
 
     if not text.strip():
-        raise ExpressionError("an empty expression asks nothing; write for example: any(purchase) last 30d")
+        raise ExpressionError(
+            "an empty expression asks nothing; write for example: any(purchase) last 30d"
+        )
     try:
         return _parser().parse(text, start=start)
     except UnexpectedEOF:
-        raise ExpressionError(f"the expression ends too soon: {text!r}; is a bracket or a window length missing?") from None
+        raise ExpressionError(
+            f"the expression ends too soon: {text!r}; is a bracket or a window length missing?"
+        ) from None
     except UnexpectedCharacters as error:
         at = error.pos_in_stream
-        raise ExpressionError(f"cannot read {text!r} at {text[at : at + 12]!r} (position {at + 1}){_hint(text, at)}") from None
+        raise ExpressionError(
+            f"cannot read {text!r} at {text[at : at + 12]!r} (position {at + 1}){_hint(text, at)}"
+        ) from None
     except UnexpectedInput as error:
         raise ExpressionError(f"cannot read {text!r}: {str(error).splitlines()[0]}") from None
 
@@ -163,7 +175,9 @@ def _build(tree: Any, text: str) -> Expression:
         case "is_missing":
             return IsMissing(_build(children[0], text))
         case "arithmetic":
-            return Arithmetic(str(children[1]), _build(children[0], text), _build(children[2], text))  # type: ignore[arg-type]
+            return Arithmetic(
+                str(children[1]), _build(children[0], text), _build(children[2], text)
+            )  # type: ignore[arg-type]
         case "field":
             return Field(_words(children[0]))
         case "aggregate":
@@ -191,10 +205,16 @@ def _aggregate(tree: Any, text: str) -> Expression:
             raise ExpressionError("p() takes the name of a task, for example p(buy_30d)")
         return Probability(".".join(_words(selector.children[0])))
     if function not in AGGREGATES:
-        raise ExpressionError(f"no aggregate {function!r} in {text!r}{nearest(function, [*AGGREGATES, 'p'])}")
+        raise ExpressionError(
+            f"no aggregate {function!r} in {text!r}{nearest(function, [*AGGREGATES, 'p'])}"
+        )
     types, field = _selection(selector, function)
     return Aggregate(
-        function, types, field, None if where is None else _build(where, text), _window(window, function)
+        function,
+        types,
+        field,
+        None if where is None else _build(where, text),
+        _window(window, function),
     )
 
 
@@ -210,7 +230,9 @@ def _selection(selector: Any, function: str) -> tuple[tuple[str, ...], str | Non
         case "alternatives":
             return tuple(".".join(_words(child)) for child in children), None
         case "alternatives_field":
-            return tuple(".".join(_words(child)) for child in children[:-1]), ".".join(_words(children[-1]))
+            return tuple(".".join(_words(child)) for child in children[:-1]), ".".join(
+                _words(children[-1])
+            )
         case _:
             words = _words(children[0])
             if function == "next":  # next(item): the item of the next event, of whatever type

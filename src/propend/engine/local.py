@@ -1,0 +1,352 @@
+"""The engine inside this process: DuckDB reads foreign files and answers SQL, threads map over buckets."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from propend.config import Source
+from propend.engine.files import TextFile, kind_of, resolve, sniff
+from propend.engine.port import Rejected, Scan
+from propend.errors import ConfigError, DataError, nearest
+
+__all__ = ["LocalEngine"]
+
+T = TypeVar("T")
+
+BATCH_ROWS: Final = 131_072
+
+_NUMBER: Final = r"^[-+(]?\s*(?:[A-Za-z]{2,3}|\p{Sc}|￥|元)?\s*([-+]?[\d, ]*\.?\d+(?:[eE][-+]?\d+)?)\s*(?:[A-Za-z]{2,3}|\p{Sc}|元|%)?\)?$"
+_MACROS: Final = f"""
+CREATE OR REPLACE MACRO number_of(x) AS coalesce(
+  try_cast(x AS DOUBLE),
+  try_cast(regexp_replace(regexp_extract(trim(x), '{_NUMBER}', 1), '[, ]', '', 'g') AS DOUBLE)
+    * CASE WHEN regexp_matches(trim(x), '^[-(]') AND NOT regexp_matches(trim(x), '^-\\s*[0-9.]') THEN -1
+           WHEN regexp_matches(trim(x), '^-\\s*[0-9.]') AND NOT regexp_extract(trim(x), '{_NUMBER}', 1) LIKE '-%' THEN -1
+           ELSE 1 END);
+CREATE OR REPLACE MACRO number_of_comma(x) AS number_of(replace(replace(replace(x, '.', ''), ' ', ''), ',', '.'));
+"""
+
+
+class LocalEngine:
+    """DuckDB and threads on this machine.
+
+    ``threads`` defaults to the number of processors; ``memory`` bounds DuckDB's own buffers.
+    """
+
+    name = "local"
+
+    def __init__(self, threads: int | None = None, memory: str = "2GB") -> None:
+        self.threads = threads or os.cpu_count() or 2
+        self._memory = memory
+        self._scratch = tempfile.TemporaryDirectory(prefix="propend-")
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        con = duckdb.connect()
+        for setting in (
+            f"threads={self.threads}",
+            f"memory_limit='{self._memory}'",
+            "TimeZone='UTC'",
+            "enable_progress_bar=false",
+            f"temp_directory='{self._scratch.name}'",
+        ):
+            con.execute(f"SET {setting}").fetchall()
+        for statement in _MACROS.split(";\n"):
+            if statement.strip():
+                con.execute(statement).fetchall()
+        return con
+
+    def columns(self, source: Source, base: Path) -> dict[str, str]:
+        """Return the source's columns and their SQL types."""
+        con = self._connect()
+        found: dict[str, str] = {}
+        for relation, _ in self._relations(con, source, base):
+            for name, kind in _describe(con, relation).items():
+                found.setdefault(name, kind)
+        return found
+
+    def scan(
+        self,
+        source: Source,
+        base: Path,
+        select: Mapping[str, str],
+        *,
+        raw: bool = False,
+        limit: int | None = None,
+    ) -> Scan:
+        """Read a source in order; see :class:`propend.engine.port.Engine`."""
+        con = self._connect()
+        relations = self._relations(con, source, base)
+        described = [
+            (relation, rejects, _describe(con, relation)) for relation, rejects in relations
+        ]
+        union: dict[str, str] = {}
+        for _, _, columns in described:
+            for name, kind in columns.items():
+                union.setdefault(name, kind)
+        unknown = [name for name in source.numbers if name not in union]
+        if unknown:
+            raise ConfigError(
+                f"{source.name}: numbers names a column {unknown[0]!r} that is not there{nearest(unknown[0], union)}"
+            )
+        rejected: list[Rejected] = []
+        queries = [
+            (_sql(source, relation, columns, union, select, raw=raw, limit=limit), rejects)
+            for relation, rejects, columns in described
+        ]
+        for query, _ in queries:
+            self._check(con, query, source, union)
+        return Scan(self._stream(con, queries, source, union, rejected, limit), rejected)
+
+    def query(self, sql: str, tables: Mapping[str, Any]) -> pa.Table:
+        """Answer SQL over named Arrow tables or Parquet paths."""
+        con = self._connect()
+        for name, table in tables.items():
+            if isinstance(table, pa.Table | pa.RecordBatchReader):
+                con.register(name, table)
+            else:
+                paths = [str(p) for p in (table if isinstance(table, list | tuple) else [table])]
+                listed = ", ".join(_text(p) for p in paths)
+                con.execute(
+                    f"CREATE VIEW {_quote(name)} AS SELECT * FROM read_parquet([{listed}], union_by_name=true)"
+                ).fetchall()
+        try:
+            return con.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise DataError(f"the query failed: {_first_line(error)}") from None
+
+    def map_buckets(self, work: Callable[[int], T], buckets: Iterable[int]) -> Iterator[T]:
+        """Run ``work`` per bucket on threads (kernels release the lock) and yield results in order."""
+        if self.threads == 1:
+            yield from map(work, buckets)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            yield from pool.map(work, buckets)
+
+    def _relations(
+        self, con: duckdb.DuckDBPyConnection, source: Source, base: Path
+    ) -> list[tuple[str, str | None]]:
+        """Return SQL relations (and the name of their rejects table) that together are the source, in order."""
+        if source.database is not None or source.format == "database":
+            return [(self._attached(con, source, base), None)]
+        paths = resolve(source, base)
+        if not paths:
+            raise ConfigError(
+                f"source {source.name!r} names neither files nor a database; set files = [...]"
+            )
+        relations: list[tuple[str, str | None]] = []
+        kinds = [
+            (path, kind_of(path) if source.format == "auto" else source.format) for path in paths
+        ]
+        for kind, group in groupby(kinds, key=lambda pair: pair[1]):
+            members = [path for path, _ in group]
+            if kind == "csv":
+                relations += self._csv(members, source, len(relations))
+            elif kind == "database":
+                relations.append((self._attached(con, source, base, members[0]), None))
+            else:
+                reader = "read_parquet" if kind == "parquet" else "read_json"
+                listed = ", ".join(_text(str(p)) for p in members)
+                options = (
+                    ""
+                    if kind == "parquet"
+                    else ", format='newline_delimited', maximum_object_size=16777216"
+                )
+                relations.append(
+                    (f"{reader}([{listed}], filename='file', union_by_name=true{options})", None)
+                )
+        return relations
+
+    def _csv(self, paths: list[Path], source: Source, start: int) -> list[tuple[str, str | None]]:
+        scratch = Path(self._scratch.name) / "utf8"
+        texts = [sniff(path, source, scratch) for path in paths]
+        relations: list[tuple[str, str | None]] = []
+        for (delimiter, header, columns), group in groupby(
+            texts, key=lambda t: (t.delimiter, t.header, t.columns)
+        ):
+            rejects = f"rejects_{start + len(relations)}"
+            relations.append((_read_csv(list(group), delimiter, header, columns, rejects), rejects))
+        return relations
+
+    def _attached(
+        self, con: duckdb.DuckDBPyConnection, source: Source, base: Path, file: Path | None = None
+    ) -> str:
+        url = str(file or source.database)
+        if source.table is None:
+            raise ConfigError(
+                f"source {source.name!r} reads a database; name the table or query with table = '...'"
+            )
+        if "://" not in url and not (base / url).exists():
+            raise DataError(f"{source.name}: no database file {url!r} in {base}; check the path")
+        kind = (
+            "POSTGRES, "
+            if url.startswith("postgres")
+            else "SQLITE, "
+            if url.endswith((".sqlite", ".db"))
+            else ""
+        )
+        target = url if "://" in url else str(base / url)
+        try:
+            con.execute(f"ATTACH {_text(target)} AS foreign_db ({kind}READ_ONLY)").fetchall()
+            con.execute("USE foreign_db").fetchall()
+        except duckdb.Error as error:
+            raise DataError(f"{source.name}: cannot open {url!r}: {_first_line(error)}") from None
+        inner = (
+            f"({source.table})"
+            if source.table.lstrip().lower().startswith("select")
+            else source.table
+        )
+        return f"(SELECT {_text(source.table)} AS file, * FROM {inner} AS t)"
+
+    def _check(
+        self, con: duckdb.DuckDBPyConnection, query: str, source: Source, columns: Iterable[str]
+    ) -> None:
+        try:
+            con.execute(f"DESCRIBE {query}").fetchall()
+        except duckdb.Error as error:
+            raise ConfigError(_binding_sentence(source.name, str(error), columns)) from None
+
+    def _stream(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        queries: list[tuple[str, str | None]],
+        source: Source,
+        columns: Iterable[str],
+        rejected: list[Rejected],
+        limit: int | None,
+    ) -> Iterator[pa.RecordBatch]:
+        left = limit
+        for query, rejects in queries:
+            try:
+                for batch in con.sql(query).to_arrow_reader(BATCH_ROWS):
+                    if left is not None:
+                        batch = batch.slice(0, left)
+                        left -= batch.num_rows
+                    yield batch
+            except duckdb.Error as error:
+                raise DataError(_binding_sentence(source.name, str(error), columns)) from None
+            if rejects is not None:
+                rejected += _rejected(con, rejects)
+            if left is not None and left <= 0:
+                return
+
+
+def _read_csv(
+    texts: list[TextFile], delimiter: str, header: bool, columns: tuple[str, ...], rejects: str
+) -> str:
+    listed = ", ".join(_text(str(t.path)) for t in texts)
+    types = ", ".join(f"{_text(name)}: 'VARCHAR'" for name in columns)
+    options = (
+        f"auto_detect=false, header={str(header).lower()}, delim={_text(delimiter)}, quote='\"', escape='\"', "
+        f"columns={{{types}}}, store_rejects=true, rejects_table='{rejects}', rejects_scan='{rejects}_scan', "
+        "max_line_size=16777216"
+    )
+    renamed = [(str(t.path), str(t.original)) for t in texts if t.path != t.original]
+    relation = f"read_csv([{listed}], {options}, filename='file')"
+    if renamed:
+        cases = " ".join(f"WHEN {_text(a)} THEN {_text(b)}" for a, b in renamed)
+        relation = f"(SELECT * REPLACE (CASE file {cases} ELSE file END AS file) FROM {relation})"
+    return relation
+
+
+def _describe(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """Return column → type, with one level of structs opened as ``outer.inner``."""
+    try:
+        rows = con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+    except duckdb.Error as error:
+        raise DataError(f"cannot read the source: {_first_line(error)}") from None
+    found: dict[str, str] = {}
+    for name, kind, *_ in rows:
+        if name == "file":
+            continue
+        if str(kind).startswith("STRUCT(") and not str(kind).endswith("[]"):
+            inner = con.execute(
+                f"DESCRIBE SELECT unnest({_quote(name)}) FROM {relation}"
+            ).fetchall()
+            found.update({f"{name}.{field}": str(t) for field, t, *_ in inner})
+        else:
+            found[name] = str(kind)
+    return found
+
+
+def _reference(name: str, columns: Mapping[str, str]) -> str:
+    """SQL that fetches a column by its described name (``outer.inner`` where a struct was opened)."""
+    if "." in name and name in columns:
+        outer, inner = name.split(".", 1)
+        return f"{_quote(outer)}.{_quote(inner)}" if outer not in columns else _quote(name)
+    return _quote(name)
+
+
+def _sql(
+    source: Source,
+    relation: str,
+    columns: Mapping[str, str],
+    union: Mapping[str, str],
+    select: Mapping[str, str],
+    *,
+    raw: bool,
+    limit: int | None,
+) -> str:
+    number = "number_of_comma" if source.decimal == "," else "number_of"
+    nested = {name for name in columns if "." in name and name.split(".", 1)[0] not in columns}
+    inner = ["file"]
+    for name, kind in union.items():
+        if name not in columns:
+            reference = f"NULL::{kind}"
+        else:
+            outer, _, field = name.partition(".")
+            reference = f"{_quote(outer)}.{_quote(field)}" if name in nested else _quote(name)
+        if kind.startswith(("STRUCT", "MAP")) or kind.endswith("[]"):
+            reference = f"to_json({reference})::VARCHAR"
+        typed = (
+            f"{number}({reference})" if name in source.numbers and kind == "VARCHAR" else reference
+        )
+        inner.append(f"{typed} AS {_quote(name)}")
+        if raw:
+            inner.append(f"{reference} AS {_quote('raw.' + name)}")
+    outer_select = [
+        "file",
+        *(f"{expression} AS {_quote(alias)}" for alias, expression in select.items()),
+    ]
+    if raw:
+        outer_select += [_quote("raw." + name) for name in union]
+    tail = f" LIMIT {limit}" if limit is not None else ""
+    return f"SELECT {', '.join(outer_select)} FROM (SELECT {', '.join(inner)} FROM {relation}) AS source{tail}"
+
+
+def _rejected(con: duckdb.DuckDBPyConnection, table: str) -> list[Rejected]:
+    rows = con.execute(
+        f"SELECT s.file_path, e.line, any_value(e.csv_line), any_value(e.error_type) FROM {table} e "
+        f"JOIN {table}_scan s USING (scan_id, file_id) GROUP BY ALL ORDER BY 1, 2"
+    ).fetchall()
+    return [Rejected(str(f), int(n), str(text), str(kind).lower()) for f, n, text, kind in rows]
+
+
+def _binding_sentence(source: str, message: str, columns: Iterable[str]) -> str:
+    missing = re.search(r'[Cc]olumn "([^"]+)" (?:not found|does not exist)', message)
+    if missing is None:
+        missing = re.search(r'Referenced column "([^"]+)"', message)
+    if missing is not None:
+        return f"{source}: no column {missing.group(1)!r}{nearest(missing.group(1), columns)}"
+    return f"{source}: {_first_line(message)}"
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
