@@ -65,14 +65,28 @@ class LocalEngine:
                 con.execute(statement).fetchall()
         return con
 
-    def columns(self, source: Source, base: Path) -> dict[str, str]:
-        """Return the source's columns and their SQL types."""
+    def columns(
+        self, source: Source, base: Path, select: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """Return the source's columns, or those of a selection, and their SQL types."""
         con = self._connect()
-        found: dict[str, str] = {}
-        for relation, _ in self._relations(con, source, base):
-            for name, kind in _describe(con, relation).items():
-                found.setdefault(name, kind)
-        return found
+        relations = [relation for relation, _ in self._relations(con, source, base)]
+        union: dict[str, str] = {}
+        described = [_describe(con, relation) for relation in relations]
+        for columns in described:
+            union = {**columns, **union}
+        if select is None:
+            return union
+        query = _sql(source, relations[0], described[0], union, select, raw=True, limit=0)
+        try:
+            rows = con.execute(f"DESCRIBE {query}").fetchall()
+        except duckdb.Error as error:
+            raise ConfigError(_binding_sentence(source.name, str(error), union)) from None
+        return {name: str(kind) for name, kind, *_ in rows if name in select}
+
+    def files(self, source: Source, base: Path) -> list[Path]:
+        """Return the files of a source in reading order; none for a database."""
+        return [] if source.database is not None else resolve(source, base)
 
     def scan(
         self,

@@ -43,8 +43,12 @@ class Engine(Protocol):
 
     name: str
 
-    def columns(self, source: Source, base: Path) -> dict[str, str]:
-        """Return the source's columns and their types (SQL names; text for every column of a CSV file)."""
+    def columns(self, source: Source, base: Path, select: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Return the source's columns, or those of a selection, and their SQL types (all text for CSV)."""
+        ...
+
+    def files(self, source: Source, base: Path) -> list[Path]:
+        """Return the files of a source in reading order; none for a database."""
         ...
 
     def scan(
