@@ -43,7 +43,9 @@ class Engine(Protocol):
 
     name: str
 
-    def columns(self, source: Source, base: Path, select: Mapping[str, str] | None = None) -> dict[str, str]:
+    def columns(
+        self, source: Source, base: Path, select: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
         """Return the source's columns, or those of a selection, and their SQL types (all text for CSV)."""
         ...
 

@@ -76,7 +76,9 @@ class Reservoir:
         top = int(item.max()) + 1
         if top > len(self._seen):
             grown = max(top, 2 * len(self._seen))
-            self._values = np.vstack([self._values, np.zeros((grown - len(self._seen), self._size))])
+            self._values = np.vstack(
+                [self._values, np.zeros((grown - len(self._seen), self._size))]
+            )
             self._seen = np.concatenate([self._seen, np.zeros(grown - len(self._seen), np.int64)])
         _fill(item, value, self._rng.random(len(item)), self._values, self._seen)
 
@@ -194,7 +196,12 @@ def _link(user: Any, item: Any, kind: Any, quantity: Any, seq: Any, out: Any) ->
 
 
 def link_returns(
-    user: I64, time: I64, seq: I64, item: npt.NDArray[np.int32], kind: npt.NDArray[np.int8], quantity: F64
+    user: I64,
+    time: I64,
+    seq: I64,
+    item: npt.NDArray[np.int32],
+    kind: npt.NDArray[np.int8],
+    quantity: F64,
 ) -> I64:
     """Return for each row the sequence of the purchase it returns, −1 where it is no return or has none, int64 [n].
 
@@ -212,5 +219,3 @@ def link_returns(
     out = np.empty_like(linked)
     out[order] = linked
     return out
-
-

@@ -34,11 +34,18 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
-def write_parquet(table: pa.Table, path: Path, *, dictionary: list[str] | bool = False, group: int = 131_072) -> None:
+def write_parquet(
+    table: pa.Table, path: Path, *, dictionary: list[str] | bool = False, group: int = 131_072
+) -> None:
     """Write a table as Parquet under its final, new name and flush it to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
-        table, path, compression="lz4", use_dictionary=dictionary, row_group_size=group, write_statistics=True
+        table,
+        path,
+        compression="lz4",
+        use_dictionary=dictionary,
+        row_group_size=group,
+        write_statistics=True,
     )
     sync_file(path)
 
@@ -66,5 +73,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise DataError(f"{what} is being written by another process; wait until it has finished") from None
+            raise DataError(
+                f"{what} is being written by another process; wait until it has finished"
+            ) from None
         yield

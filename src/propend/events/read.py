@@ -31,8 +31,20 @@ _BLANK: Final = "('', 'nan', 'null', 'none', 'n/a', '#n/a', 'nil', '\\n')"
 _ZONED: Final = r"\d(Z|[+-]\d\d(:?\d\d)?)$"
 _NUMBERS: Final = (VALUE, QUANTITY, PRICE)
 _TEXTS: Final = (SESSION, CHANNEL, TEXT)
-_NUMERIC: Final = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
-                   "FLOAT", "DOUBLE", "DECIMAL")
+_NUMERIC: Final = (
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+)
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,16 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
     """
     for role in (USER, TIME):
         if role not in source.roles:
-            raise ConfigError(f"events source {source.name!r} names no {role} column; add {role} = '…' under [events.roles]")
+            raise ConfigError(
+                f"events source {source.name!r} names no {role} column; add {role} = '…' under [events.roles]"
+            )
     roles = dict(source.roles)
-    plain = {**roles, **{f"p:{k}": v for k, v in source.properties.items()},
-             **{f"i:{k}": v for k, v in source.of_item.items()}, **{f"u:{k}": v for k, v in source.of_user.items()}}
+    plain = {
+        **roles,
+        **{f"p:{k}": v for k, v in source.properties.items()},
+        **{f"i:{k}": v for k, v in source.of_item.items()},
+        **{f"u:{k}": v for k, v in source.of_user.items()},
+    }
     kinds = engine.columns(source, base, plain)
     select: dict[str, str] = {USER: _identifier(roles[USER], kinds[USER])}
     select[ITEM] = _identifier(roles[ITEM], kinds[ITEM]) if ITEM in roles else "NULL::VARCHAR"
@@ -89,13 +107,22 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
     for prefix, group in (("p", source.properties), ("i", source.of_item), ("u", source.of_user)):
         for name, expression in group.items():
             numeric = kinds[f"{prefix}:{name}"].startswith(_NUMERIC)
-            select[f"{prefix}:{name}"] = f"try_cast(({expression}) AS DOUBLE)" if numeric else _text(expression)
+            select[f"{prefix}:{name}"] = (
+                f"try_cast(({expression}) AS DOUBLE)" if numeric else _text(expression)
+            )
     engine.columns(source, base, select)  # names the first column or expression that cannot be read
     return Plan(
-        select, tuple(r for r in _NUMBERS if r in roles), tuple(r for r in _TEXTS if r in roles),
-        {name: "number" if kinds[f"p:{name}"].startswith(_NUMERIC) else "text" for name in source.properties},
-        tuple(source.of_item), tuple(source.of_user),
-        None if all(zoned) else config.zone_of(source), ARRIVAL in roles,
+        select,
+        tuple(r for r in _NUMBERS if r in roles),
+        tuple(r for r in _TEXTS if r in roles),
+        {
+            name: "number" if kinds[f"p:{name}"].startswith(_NUMERIC) else "text"
+            for name in source.properties
+        },
+        tuple(source.of_item),
+        tuple(source.of_user),
+        None if all(zoned) else config.zone_of(source),
+        ARRIVAL in roles,
         tuple((rule.label or rule.when, rule.type) for rule in source.types),
     )
 
@@ -106,7 +133,19 @@ def identifier(expression: str, kind: str) -> str:
 
 
 def _identifier(expression: str, kind: str) -> str:
-    if kind.startswith(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")):
+    if kind.startswith(
+        (
+            "TINYINT",
+            "SMALLINT",
+            "INTEGER",
+            "BIGINT",
+            "HUGEINT",
+            "UTINYINT",
+            "USMALLINT",
+            "UINTEGER",
+            "UBIGINT",
+        )
+    ):
         return f"({expression})::VARCHAR"
     text = f"trim(({expression})::VARCHAR)"
     whole = f"CASE WHEN suffix({text}, '.0') AND regexp_full_match({text}, '-?\\d+\\.0') THEN left({text}, length({text}) - 2) ELSE {text} END"
@@ -169,7 +208,8 @@ def _unreadable(source: EventSource, engine: Engine, base: Path) -> str:
     kinds = engine.columns(source, base)
     used = [n for n in source.numbers if kinds.get(n) == "VARCHAR"]
     tests = [
-        f'("{n}" IS NULL AND lower(trim("raw.{n}")) NOT IN {_BLANK})' for n in (name.replace('"', '""') for name in used)
+        f'("{n}" IS NULL AND lower(trim("raw.{n}")) NOT IN {_BLANK})'
+        for n in (name.replace('"', '""') for name in used)
     ]
     return " OR ".join(tests) if tests else "false"
 
@@ -191,6 +231,7 @@ def _first_rule(source: EventSource, then: object, otherwise: str) -> str:
     if not source.types:
         return otherwise
     cases = " ".join(
-        f"WHEN ({rule.when}) THEN {then(position, rule.type)}" for position, rule in enumerate(source.types)  # type: ignore[operator]
+        f"WHEN ({rule.when}) THEN {then(position, rule.type)}"
+        for position, rule in enumerate(source.types)  # type: ignore[operator]
     )
     return f"CASE {cases} ELSE {otherwise} END"

@@ -112,13 +112,19 @@ class Manifest:
         try:
             data = json.loads(text)
             if data["format"] != FORMAT:
-                raise DataError(f"{path}: the store has format {data['format']}, this version reads {FORMAT}; ingest the sources again")
-            data["runs"] = {int(b): [Run(**run) for run in runs] for b, runs in data["runs"].items()}
+                raise DataError(
+                    f"{path}: the store has format {data['format']}, this version reads {FORMAT}; ingest the sources again"
+                )
+            data["runs"] = {
+                int(b): [Run(**run) for run in runs] for b, runs in data["runs"].items()
+            }
             for key in ("users", "user_counts"):
                 data[key] = {int(b): value for b, value in data[key].items()}
             return cls(**data)
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: the store's manifest is damaged ({error}); restore it from a backup or ingest again") from None
+            raise DataError(
+                f"{path}: the store's manifest is damaged ({error}); restore it from a backup or ingest again"
+            ) from None
 
     def files(self) -> set[str]:
         """Return every file the manifest names."""
@@ -201,7 +207,9 @@ class Store:
                 files = self.manifest.users.get(bucket, [])
                 parts = [self._read(file, ["user_id"]).column(0) for file in files]
                 chunks = [chunk for part in parts for chunk in part.chunks]
-                self._user_lists[key] = pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+                self._user_lists[key] = (
+                    pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
+                )
             return self._user_lists[key]
 
     def names_of(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.object_]:
@@ -210,7 +218,11 @@ class Store:
         home = users % self.buckets
         for bucket in np.unique(home):
             rows = np.flatnonzero(home == bucket)
-            out[rows] = self.user_ids(int(bucket)).take(pa.array(users[rows] // self.buckets)).to_numpy(zero_copy_only=False)
+            out[rows] = (
+                self.user_ids(int(bucket))
+                .take(pa.array(users[rows] // self.buckets))
+                .to_numpy(zero_copy_only=False)
+            )
         return out
 
     def code_of(self, user: str) -> int:
@@ -257,15 +269,24 @@ class Store:
         """Read a bucket as timelines with these further columns (value, quantity, session, properties …)."""
         wanted = list(dict.fromkeys(columns))
         for name in wanted:
-            if name not in NUMBERS and name not in TEXTS and name not in self.manifest.properties and name not in (RETURN_OF,):
+            if (
+                name not in NUMBERS
+                and name not in TEXTS
+                and name not in self.manifest.properties
+                and name not in (RETURN_OF,)
+            ):
                 known = [*NUMBERS, *TEXTS, *self.manifest.properties]
                 raise DataError(f"no column {name!r} in the log{nearest(name, known)}")
         has_arrival = ARRIVAL in self.manifest.columns
         base = [USER, TIME, SEQUENCE, TYPE, ITEM, *([ARRIVAL] if has_arrival else [])]
         table = self.read_bucket(bucket, [*base, *wanted])
-        return as_timelines(table, wanted, has_arrival=has_arrival, properties=self.manifest.properties)
+        return as_timelines(
+            table, wanted, has_arrival=has_arrival, properties=self.manifest.properties
+        )
 
-    def read_bucket(self, bucket: int, columns: Sequence[str], users: pa.Array | None = None) -> pa.Table:
+    def read_bucket(
+        self, bucket: int, columns: Sequence[str], users: pa.Array | None = None
+    ) -> pa.Table:
         """Read columns of a bucket's events, sorted by (user, time, seq); ``users`` keeps only those codes."""
         for attempt in range(3):
             try:
@@ -276,7 +297,9 @@ class Store:
                 self.reload()
         raise AssertionError("unreachable")
 
-    def _read_runs(self, runs: Sequence[Run], columns: Sequence[str], users: pa.Array | None) -> pa.Table:
+    def _read_runs(
+        self, runs: Sequence[Run], columns: Sequence[str], users: pa.Array | None
+    ) -> pa.Table:
         schema = self.schema()
         wanted = list(dict.fromkeys([USER, TIME, SEQUENCE, *columns]))
         parts = []
@@ -286,12 +309,19 @@ class Store:
             filters = None if users is None else pc.field(USER).isin(users)
             file.close()
             part = pq.read_table(
-                self.folder / run.file, columns=there, filters=filters, memory_map=True, partitioning=None, use_threads=False,
+                self.folder / run.file,
+                columns=there,
+                filters=filters,
+                memory_map=True,
+                partitioning=None,
+                use_threads=False,
                 read_dictionary=[c for c in there if pa.types.is_dictionary(schema.field(c).type)],
             )
             for name in wanted:
                 if name not in there:
-                    part = part.append_column(name, pa.nulls(part.num_rows, schema.field(name).type))
+                    part = part.append_column(
+                        name, pa.nulls(part.num_rows, schema.field(name).type)
+                    )
             parts.append(part.select(wanted).cast(pa.schema([schema.field(c) for c in wanted])))
         if not parts:
             return pa.schema([schema.field(c) for c in wanted]).empty_table()
@@ -348,10 +378,16 @@ class Store:
             return writer.forget(user)
 
 
-QUARANTINE: Final = pa.schema([
-    ("source", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("user", pa.string()), ("reason", pa.string()),
-    ("original", pa.string()),
-])
+QUARANTINE: Final = pa.schema(
+    [
+        ("source", pa.string()),
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("user", pa.string()),
+        ("reason", pa.string()),
+        ("original", pa.string()),
+    ]
+)
 """Columns of the quarantine; ``original`` is the row as it came, as JSON."""
 
 
@@ -376,11 +412,19 @@ class Writer:
             return
         file = self._name(f"events/b{bucket:04d}")
         coded = [f.name for f in table.schema if pa.types.is_dictionary(f.type)]
-        keep = [name for name in table.column_names if name in (USER, TIME, SEQUENCE, TYPE, ITEM) or table[name].null_count < table.num_rows]
-        write_parquet(table.select(keep), self.store.folder / file, dictionary=[c for c in coded if c in keep])
+        keep = [
+            name
+            for name in table.column_names
+            if name in (USER, TIME, SEQUENCE, TYPE, ITEM) or table[name].null_count < table.num_rows
+        ]
+        write_parquet(
+            table.select(keep), self.store.folder / file, dictionary=[c for c in coded if c in keep]
+        )
         times = pc.min_max(table[TIME].cast(pa.int64())).as_py()
         with self._lock:
-            self.next.runs.setdefault(bucket, []).append(Run(file, table.num_rows, times["min"], times["max"]))
+            self.next.runs.setdefault(bucket, []).append(
+                Run(file, table.num_rows, times["min"], times["max"])
+            )
             self.next.columns = sorted({*self.next.columns, *keep})
 
     def add_users(self, bucket: int, ids: pa.Array) -> None:
@@ -388,7 +432,9 @@ class Writer:
         if len(ids) == 0:
             return
         start = self.next.user_counts.get(bucket, 0)
-        codes = (np.arange(start, start + len(ids), dtype=np.int64) * self.next.buckets + bucket).astype(np.int32)
+        codes = (
+            np.arange(start, start + len(ids), dtype=np.int64) * self.next.buckets + bucket
+        ).astype(np.int32)
         file = self._name(f"users/b{bucket:04d}")
         write_parquet(pa.table({"user": codes, "user_id": ids}), self.store.folder / file)
         with self._lock:
@@ -402,14 +448,21 @@ class Writer:
         start = len(self.store.item_ids())
         file = self._name("items")
         codes = np.arange(start, start + len(ids), dtype=np.int32)
-        write_parquet(pa.table({"item": codes, "item_id": pa.array(ids, pa.string())}), self.store.folder / file)
+        write_parquet(
+            pa.table({"item": codes, "item_id": pa.array(ids, pa.string())}),
+            self.store.folder / file,
+        )
         self.next.items.append(file)
 
     def add_quarantine(self, table: pa.Table) -> None:
         """Set rows aside."""
         if table.num_rows:
             file = self._name("quarantine")
-            write_parquet(table.cast(QUARANTINE), self.store.folder / file, dictionary=["source", "file", "reason"])
+            write_parquet(
+                table.cast(QUARANTINE),
+                self.store.folder / file,
+                dictionary=["source", "file", "reason"],
+            )
             with self._lock:
                 self.next.quarantine.append(file)
 
@@ -460,7 +513,9 @@ class Writer:
             blank = pc.if_else(pc.equal(ids, user), pa.scalar(None, pa.string()), ids)
             self.next.users[bucket], self.next.user_counts[bucket] = [], 0
             self.add_users(bucket, blank)
-        set_aside = self._rewrite_quarantine(lambda t: pc.fill_null(pc.not_equal(t["user"], user), True))
+        set_aside = self._rewrite_quarantine(
+            lambda t: pc.fill_null(pc.not_equal(t["user"], user), True)
+        )
         attributes = 0
         table = store.table("users")
         if table is not None:
@@ -500,17 +555,30 @@ def event_schema(properties: dict[str, str]) -> pa.Schema:
     """Return the Arrow schema of events with these free properties (name → ``number`` or ``text``)."""
     coded = pa.dictionary(pa.int32(), pa.string())
     fields: list[tuple[str, pa.DataType]] = [
-        (USER, pa.int32()), (TIME, MOMENT), (SEQUENCE, pa.int64()), (TYPE, pa.int16()), (ITEM, pa.int32()),
-        *((name, pa.float64()) for name in NUMBERS), *((name, coded) for name in TEXTS), (ARRIVAL, MOMENT),
-        (RETURN_OF, pa.int64()), (ROW_HASH, pa.uint64()), (MESSAGE_HASH, pa.uint64()), (SOURCE, pa.int16()),
+        (USER, pa.int32()),
+        (TIME, MOMENT),
+        (SEQUENCE, pa.int64()),
+        (TYPE, pa.int16()),
+        (ITEM, pa.int32()),
+        *((name, pa.float64()) for name in NUMBERS),
+        *((name, coded) for name in TEXTS),
+        (ARRIVAL, MOMENT),
+        (RETURN_OF, pa.int64()),
+        (ROW_HASH, pa.uint64()),
+        (MESSAGE_HASH, pa.uint64()),
+        (SOURCE, pa.int16()),
     ]
-    fields += [(name, pa.float64() if kind == "number" else coded) for name, kind in properties.items()]
+    fields += [
+        (name, pa.float64() if kind == "number" else coded) for name, kind in properties.items()
+    ]
     return pa.schema(fields)
 
 
 def sort_order(table: pa.Table) -> npt.NDArray[np.intp]:
     """Return the row order by (user, time, seq)."""
-    user, time, seq = (np.asarray(table[name].combine_chunks().cast(pa.int64())) for name in (USER, TIME, SEQUENCE))
+    user, time, seq = (
+        np.asarray(table[name].combine_chunks().cast(pa.int64())) for name in (USER, TIME, SEQUENCE)
+    )
     return np.lexsort((seq, time, user))
 
 
@@ -530,13 +598,22 @@ def as_timelines(
         values = _flat(table[name])
         if pa.types.is_dictionary(values.type):
             texts[name] = Column(
-                np.asarray(pc.fill_null(values.indices, -1)).astype(np.int32), tuple(values.dictionary.to_pylist())
+                np.asarray(pc.fill_null(values.indices, -1)).astype(np.int32),
+                tuple(values.dictionary.to_pylist()),
             )
         else:
             numbers[name] = np.asarray(pc.fill_null(values.cast(pa.float64()), np.nan))
     del properties
     return Timelines(
-        users, offsets, time, np.asarray(_flat(table[TYPE])), item, np.asarray(_flat(table[SEQUENCE])), numbers, texts, arrival
+        users,
+        offsets,
+        time,
+        np.asarray(_flat(table[TYPE])),
+        item,
+        np.asarray(_flat(table[SEQUENCE])),
+        numbers,
+        texts,
+        arrival,
     )
 
 
@@ -552,12 +629,14 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
 def _item_ids(folder: Path, files: tuple[str, ...]) -> tuple[str, ...]:
     ids: list[str] = []
     for file in files:
-        ids += pq.read_table(folder / file, columns=["item_id"], partitioning=None).column(0).to_pylist()
+        ids += (
+            pq.read_table(folder / file, columns=["item_id"], partitioning=None)
+            .column(0)
+            .to_pylist()
+        )
     return tuple(ids)
 
 
 def buckets_of(ids: pa.Array, buckets: int) -> npt.NDArray[np.int64]:
     """Return the bucket of each user id, int64 [n]."""
     return (hash_column(ids) % np.uint64(buckets)).astype(np.int64)
-
-

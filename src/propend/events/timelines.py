@@ -58,7 +58,11 @@ class Timelines:
 
     def select(self, rows: npt.NDArray[np.bool_]) -> Timelines:
         """Return the timelines with only the events where ``rows`` is true; users stay, even without events."""
-        counts = np.add.reduceat(np.append(rows, False).astype(np.int64), self.offsets[:-1]) if len(self.users) else np.zeros(0, np.int64)
+        counts = (
+            np.add.reduceat(np.append(rows, False).astype(np.int64), self.offsets[:-1])
+            if len(self.users)
+            else np.zeros(0, np.int64)
+        )
         counts[np.diff(self.offsets) == 0] = 0
         return replace(
             self,
@@ -88,9 +92,18 @@ class Timelines:
         chosen = np.asarray(indices, np.int64)
         lengths = self.offsets[chosen + 1] - self.offsets[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        rows = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) + np.repeat(self.offsets[chosen], lengths)
+        rows = (
+            np.arange(offsets[-1])
+            - np.repeat(offsets[:-1], lengths)
+            + np.repeat(self.offsets[chosen], lengths)
+        )
         return Timelines(
-            self.users[chosen], offsets, self.time[rows], self.type[rows], self.item[rows], self.seq[rows],
+            self.users[chosen],
+            offsets,
+            self.time[rows],
+            self.type[rows],
+            self.item[rows],
+            self.seq[rows],
             {name: values[rows] for name, values in self.numbers.items()},
             {name: column.take(rows) for name, column in self.texts.items()},
             None if self.arrival is None else self.arrival[rows],

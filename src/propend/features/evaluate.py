@@ -47,9 +47,19 @@ _FIRST_MOMENT: Final = -(1 << 62)
 _LAST_MOMENT: Final = (1 << 62) - 1
 _NONE: Final = np.zeros(0, np.int64)
 _SCANS: Final = {
-    "min": k.MIN, "max": k.MAX, "std": k.STD, "first": k.FIRST, "last": k.LAST, "next": k.FIRST,
-    "days_since": k.DAYS_SINCE, "days_since_first": k.DAYS_SINCE_FIRST, "days_until": k.DAYS_UNTIL,
-    "mean_gap": k.MEAN_GAP, "std_gap": k.STD_GAP, "active_days": k.ACTIVE_DAYS, "trend": k.TREND,
+    "min": k.MIN,
+    "max": k.MAX,
+    "std": k.STD,
+    "first": k.FIRST,
+    "last": k.LAST,
+    "next": k.FIRST,
+    "days_since": k.DAYS_SINCE,
+    "days_since_first": k.DAYS_SINCE_FIRST,
+    "days_until": k.DAYS_UNTIL,
+    "mean_gap": k.MEAN_GAP,
+    "std_gap": k.STD_GAP,
+    "active_days": k.ACTIVE_DAYS,
+    "trend": k.TREND,
 }
 
 
@@ -119,7 +129,11 @@ class _Evaluation:
                 self._bounds[key] = (here, self.at(ends), cutoffs)
             else:
                 starts = self._shift(window, _FIRST_MOMENT)
-                low = self.timelines.offsets[self.rows.user] if window.length is None else self.at(starts)
+                low = (
+                    self.timelines.offsets[self.rows.user]
+                    if window.length is None
+                    else self.at(starts)
+                )
                 self._bounds[key] = (low, here, starts)
         return self._bounds[key]
 
@@ -189,7 +203,11 @@ class _Evaluation:
             n = len(self.timelines)
             if types:
                 codes = [self.schema.types.index(t) for t in types]
-                chosen = self.timelines.type == codes[0] if len(codes) == 1 else np.isin(self.timelines.type, codes)
+                chosen = (
+                    self.timelines.type == codes[0]
+                    if len(codes) == 1
+                    else np.isin(self.timelines.type, codes)
+                )
             else:
                 chosen = np.ones(n, np.bool_)
             if where is not None:
@@ -204,7 +222,11 @@ class _Evaluation:
         forward = a.window.forward or a.function in FORWARD_ONLY
         low, high, start = self.window(a.window, forward=forward)
         mask = self.mask(a.types, a.where)
-        values = None if a.field is None else self.column(self.schema.event_column(tuple(a.field.split("."))))
+        values = (
+            None
+            if a.field is None
+            else self.column(self.schema.event_column(tuple(a.field.split("."))))
+        )
         if a.function in ("any", "none", "count", "sum", "mean"):
             return self._sum(a, low, high, mask, values, forward)
         if a.function == "distinct":
@@ -212,7 +234,9 @@ class _Evaluation:
             return self._distinct(a, low, high, mask, values, forward)
         return self._scan(a, low, high, start, mask, values, forward)
 
-    def _sum(self, a: Aggregate, low: I64, high: I64, mask: Bool, values: Values | None, forward: bool) -> F64:
+    def _sum(
+        self, a: Aggregate, low: I64, high: I64, mask: Bool, values: Values | None, forward: bool
+    ) -> F64:
         key = (a.types, a.where, a.field)
         if key not in self._prefixes:
             units, present = _NONE, mask
@@ -241,9 +265,15 @@ class _Evaluation:
             case "sum":
                 return total / k.MICRO if len(units) else np.zeros(len(self.rows))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(n > 0, total / k.MICRO / n, np.nan) if len(units) else np.full(len(self.rows), np.nan)
+            return (
+                np.where(n > 0, total / k.MICRO / n, np.nan)
+                if len(units)
+                else np.full(len(self.rows), np.nan)
+            )
 
-    def _distinct(self, a: Aggregate, low: I64, high: I64, mask: Bool, values: Values, forward: bool) -> F64:
+    def _distinct(
+        self, a: Aggregate, low: I64, high: I64, mask: Bool, values: Values, forward: bool
+    ) -> F64:
         key = ("distinct", a.types, a.where, a.field)
         if key not in self._prefixes:
             codes = values.codes if isinstance(values, Column) else _codes(values)
@@ -253,21 +283,53 @@ class _Evaluation:
             self._prefixes[key] = (codes, previous)
         codes, previous = self._prefixes[key]
         out = np.empty(len(self.rows), np.float64)
-        k.count_distinct(low, high, mask, codes, previous, _NONE if forward else self.arrival, self.rows.cutoff, out)
+        k.count_distinct(
+            low,
+            high,
+            mask,
+            codes,
+            previous,
+            _NONE if forward else self.arrival,
+            self.rows.cutoff,
+            out,
+        )
         return out
 
     def _scan(
-        self, a: Aggregate, low: I64, high: I64, start: I64, mask: Bool, values: Values | None, forward: bool
+        self,
+        a: Aggregate,
+        low: I64,
+        high: I64,
+        start: I64,
+        mask: Bool,
+        values: Values | None,
+        forward: bool,
     ) -> Values:
         numbers = np.zeros(0)
         if isinstance(values, Column):
             numbers, mask = values.codes.astype(np.float64), mask & (values.codes >= 0)
         elif values is not None:
             numbers, mask = values, mask & ~np.isnan(values)
-        day = local_day(self.timelines.time, self.schema.zone) if a.function == "active_days" else _NONE
+        day = (
+            local_day(self.timelines.time, self.schema.zone)
+            if a.function == "active_days"
+            else _NONE
+        )
         out = np.empty(len(self.rows), np.float64)
         arrival = _NONE if forward else self.arrival
-        k.scan(_SCANS[a.function], low, high, start, self.rows.cutoff, self.timelines.time, arrival, mask, numbers, day, out)
+        k.scan(
+            _SCANS[a.function],
+            low,
+            high,
+            start,
+            self.rows.cutoff,
+            self.timelines.time,
+            arrival,
+            mask,
+            numbers,
+            day,
+            out,
+        )
         if isinstance(values, Column):
             return Column(np.where(np.isnan(out), -1, out).astype(np.int32), values.values)
         return out
@@ -288,7 +350,11 @@ class _Evaluation:
                 return self._calendar(name)
             case Field():
                 values = self.profile[".".join(e.path[1:])]
-                return values.take(self.rows.user) if isinstance(values, Column) else values[self.rows.user]
+                return (
+                    values.take(self.rows.user)
+                    if isinstance(values, Column)
+                    else values[self.rows.user]
+                )
             case Probability():
                 return self.scores[e.task][self.rows.user]
             case _:
@@ -297,7 +363,9 @@ class _Evaluation:
     def _calendar(self, name: str) -> F64:
         distinct, inverse = np.unique(self.rows.cutoff, return_inverse=True)
         local = [wall(int(m), self.schema.zone) for m in distinct]
-        parts = [float({"hour": t.hour, "weekday": t.weekday(), "month": t.month}[name]) for t in local]
+        parts = [
+            float({"hour": t.hour, "weekday": t.weekday(), "month": t.month}[name]) for t in local
+        ]
         return np.array(parts)[inverse]
 
 
@@ -328,11 +396,15 @@ def _combine(e: Expression, value: Any) -> F64:
             return _compare(e, value(e.left), value(e.right))
         case In():
             left = value(e.left)
-            hits = [_compare(Compare("=", e.left, o), left, _literal_like(left, o)) for o in e.options]
+            hits = [
+                _compare(Compare("=", e.left, o), left, _literal_like(left, o)) for o in e.options
+            ]
             return np.any([h > 0 for h in hits], axis=0).astype(np.float64)
         case IsMissing():
             left = value(e.left)
-            return (left.codes < 0 if isinstance(left, Column) else np.isnan(left)).astype(np.float64)
+            return (left.codes < 0 if isinstance(left, Column) else np.isnan(left)).astype(
+                np.float64
+            )
         case Not():
             return (~_truth(value(e.inner))).astype(np.float64)
         case And():
@@ -359,14 +431,18 @@ def _truth(values: Values) -> Bool:
 
 def _number(values: Values, e: Expression) -> F64:
     if isinstance(values, Column):
-        raise ExpressionError(f"{e} calculates with text; only numbers can be added, multiplied or compared by size")
+        raise ExpressionError(
+            f"{e} calculates with text; only numbers can be added, multiplied or compared by size"
+        )
     return values
 
 
 def _compare(e: Compare, left: Values, right: Values) -> F64:
     if isinstance(left, Column) or isinstance(right, Column):
         if not (isinstance(left, Column) and isinstance(right, Column)):
-            raise ExpressionError(f"{e} compares text with a number; put the text in single quotes, or compare with a number")
+            raise ExpressionError(
+                f"{e} compares text with a number; put the text in single quotes, or compare with a number"
+            )
         if e.op not in ("=", "!="):
             raise ExpressionError(f"{e} orders text; only = and != (and in) compare text")
         index = {text: code for code, text in enumerate(left.values)}
@@ -376,7 +452,14 @@ def _compare(e: Compare, left: Values, right: Values) -> F64:
         equal = left.codes == other
         return (there & (equal if e.op == "=" else ~equal)).astype(np.float64)
     there = ~np.isnan(left) & ~np.isnan(right)
-    compare = {"=": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+    compare = {
+        "=": np.equal,
+        "!=": np.not_equal,
+        "<": np.less,
+        "<=": np.less_equal,
+        ">": np.greater,
+        ">=": np.greater_equal,
+    }
     return (there & compare[e.op](left, right)).astype(np.float64)
 
 
@@ -399,8 +482,13 @@ def _codes(values: F64) -> npt.NDArray[np.int64]:
 
 
 def evaluate(
-    expressions: Sequence[Expression], timelines: Timelines, rows: Rows, schema: Schema, *,
-    profile: Mapping[str, Values] | None = None, scores: Mapping[str, F64] | None = None,
+    expressions: Sequence[Expression],
+    timelines: Timelines,
+    rows: Rows,
+    schema: Schema,
+    *,
+    profile: Mapping[str, Values] | None = None,
+    scores: Mapping[str, F64] | None = None,
 ) -> list[Values]:
     """Return each expression's answers, one per row: float64 [m] with NaN for missing, or coded text.
 
@@ -420,12 +508,19 @@ def evaluate(
 
 
 def matrix(
-    expressions: Sequence[Expression], timelines: Timelines, rows: Rows, schema: Schema, *,
-    profile: Mapping[str, Values] | None = None, scores: Mapping[str, F64] | None = None,
+    expressions: Sequence[Expression],
+    timelines: Timelines,
+    rows: Rows,
+    schema: Schema,
+    *,
+    profile: Mapping[str, Values] | None = None,
+    scores: Mapping[str, F64] | None = None,
 ) -> F64:
     """Return float64 [m, number of expressions]; text answers as their codes, −1 as NaN (see ``evaluate``)."""
     out = np.empty((len(rows), len(expressions)), np.float64, order="F")
-    for position, values in enumerate(evaluate(expressions, timelines, rows, schema, profile=profile, scores=scores)):
+    for position, values in enumerate(
+        evaluate(expressions, timelines, rows, schema, profile=profile, scores=scores)
+    ):
         if isinstance(values, Column):
             out[:, position] = np.where(values.codes < 0, np.nan, values.codes)
         else:

@@ -36,7 +36,20 @@ __all__ = [
 MICRO: Final = 1_000_000
 _DAY: Final = 86_400_000_000.0
 
-MIN, MAX, STD, FIRST, LAST, DAYS_SINCE, DAYS_SINCE_FIRST, DAYS_UNTIL, MEAN_GAP, STD_GAP, ACTIVE_DAYS, TREND = range(12)
+(
+    MIN,
+    MAX,
+    STD,
+    FIRST,
+    LAST,
+    DAYS_SINCE,
+    DAYS_SINCE_FIRST,
+    DAYS_UNTIL,
+    MEAN_GAP,
+    STD_GAP,
+    ACTIVE_DAYS,
+    TREND,
+) = range(12)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -90,8 +103,17 @@ def prefix(mask: Any, value: Any, counts: Any, totals: Any) -> None:
 
 @nb.njit(cache=True, nogil=True)
 def sums(
-    low: Any, high: Any, counts: Any, totals: Any, late: Any, arrival: Any, cutoff: Any, mask: Any, value: Any,
-    out_count: Any, out_total: Any,
+    low: Any,
+    high: Any,
+    counts: Any,
+    totals: Any,
+    late: Any,
+    arrival: Any,
+    cutoff: Any,
+    mask: Any,
+    value: Any,
+    out_count: Any,
+    out_total: Any,
 ) -> None:
     """Write count and total of masked events in [low, high) that had arrived by the cutoff.
 
@@ -136,7 +158,9 @@ def previous(offsets: Any, mask: Any, key: Any, last: Any, out: Any) -> None:
 
 
 @nb.njit(cache=True, nogil=True)
-def count_distinct(low: Any, high: Any, mask: Any, key: Any, prev: Any, arrival: Any, cutoff: Any, out: Any) -> None:
+def count_distinct(
+    low: Any, high: Any, mask: Any, key: Any, prev: Any, arrival: Any, cutoff: Any, out: Any
+) -> None:
     """Write the number of different keys among masked events in [low, high): those with no equal one before in it."""
     check = len(arrival) > 0
     for row in range(len(low)):
@@ -154,7 +178,16 @@ def count_distinct(low: Any, high: Any, mask: Any, key: Any, prev: Any, arrival:
 
 @nb.njit(cache=True, nogil=True)
 def scan(
-    what: int, low: Any, high: Any, start: Any, cutoff: Any, time: Any, arrival: Any, mask: Any, value: Any, day: Any,
+    what: int,
+    low: Any,
+    high: Any,
+    start: Any,
+    cutoff: Any,
+    time: Any,
+    arrival: Any,
+    mask: Any,
+    value: Any,
+    day: Any,
     out: Any,
 ) -> None:
     """Write an order-dependent aggregate of the masked events in [low, high); NaN where it has none.
@@ -189,7 +222,9 @@ def scan(
                 if what == FIRST or what == DAYS_UNTIL or what == DAYS_SINCE_FIRST:
                     break
                 best = value[i] if what == MIN or what == MAX else 0.0
-                if what == TREND and start[row] < -(1 << 61):  # window 'ever': from the first event on
+                if what == TREND and start[row] < -(
+                    1 << 61
+                ):  # window 'ever': from the first event on
                     middle = time[i] + (now - time[i]) // 2
             if what == MIN:
                 best = min(best, value[i])

@@ -58,14 +58,23 @@ class Schema:
         first, last = store.span
         return cls(
             types=store.types,
-            numbers=tuple(n for n in NUMBERS if n in there) + tuple(p for p, k in kinds.items() if k == "number"),
-            texts=tuple(n for n in TEXTS if n in there) + tuple(p for p, k in kinds.items() if k == "text"),
+            numbers=tuple(n for n in NUMBERS if n in there)
+            + tuple(p for p, k in kinds.items() if k == "number"),
+            texts=tuple(n for n in TEXTS if n in there)
+            + tuple(p for p, k in kinds.items() if k == "text"),
             items={} if items is None else attribute_columns(items, ITEM, store.item_ids()),
             item_ids=store.item_ids(),
-            users={} if users is None else {
-                f.name: "text" if pa.types.is_string(f.type) else "number" for f in users.schema if f.name != USER
+            users={}
+            if users is None
+            else {
+                f.name: "text" if pa.types.is_string(f.type) else "number"
+                for f in users.schema
+                if f.name != USER
             },
-            tasks=tasks, zone=zone, first=first, last=last,
+            tasks=tasks,
+            zone=zone,
+            first=first,
+            last=last,
         )
 
     @property
@@ -108,25 +117,37 @@ class Schema:
             elif isinstance(part, Field):
                 self._check_profile(part)
             elif isinstance(part, Probability) and part.task not in self.tasks:
-                raise ExpressionError(f"no task {part.task!r} to take p() of{nearest(part.task, self.tasks)}")
+                raise ExpressionError(
+                    f"no task {part.task!r} to take p() of{nearest(part.task, self.tasks)}"
+                )
 
     def _check_aggregate(self, aggregate: Aggregate, forward: bool | None) -> None:
         for name in aggregate.types:
             if name not in self.types:
-                raise ExpressionError(f"no event type {name!r} in the log{nearest(name, self.types)}")
+                raise ExpressionError(
+                    f"no event type {name!r} in the log{nearest(name, self.types)}"
+                )
         looks_ahead = aggregate.window.forward or aggregate.function in FORWARD_ONLY
         if forward is True and not looks_ahead:
-            raise ExpressionError(f"{aggregate} looks back, but a target looks ahead; write 'next' and a length, for example next 30d")
+            raise ExpressionError(
+                f"{aggregate} looks back, but a target looks ahead; write 'next' and a length, for example next 30d"
+            )
         if forward is False and looks_ahead:
-            raise ExpressionError(f"{aggregate} looks past the cutoff, which a feature or population may not; write 'last' instead of 'next'")
+            raise ExpressionError(
+                f"{aggregate} looks past the cutoff, which a feature or population may not; write 'last' instead of 'next'"
+            )
         if aggregate.field is not None:
             column = self.event_column(tuple(aggregate.field.split(".")))
             if aggregate.function in ("sum", "mean", "min", "max", "std") and self.is_text(column):
-                raise ExpressionError(f"{aggregate.function}() needs a number, but {aggregate.field!r} is text; use distinct({aggregate.field}) or count()")
+                raise ExpressionError(
+                    f"{aggregate.function}() needs a number, but {aggregate.field!r} is text; use distinct({aggregate.field}) or count()"
+                )
         if aggregate.where is not None:
             for part in aggregate.where.parts():
                 if isinstance(part, Aggregate):
-                    raise ExpressionError(f"where may not hold another aggregate ({part}); combine aggregates with 'and' outside")
+                    raise ExpressionError(
+                        f"where may not hold another aggregate ({part}); combine aggregates with 'and' outside"
+                    )
                 if isinstance(part, Field):
                     self.event_column(part.path)
 
@@ -138,7 +159,9 @@ class Schema:
             raise ExpressionError(f"no user attribute {name!r}{nearest(name, self.users)}")
         if part.path[0] == "calendar" and part.path[1:] in {(name,) for name in CALENDAR}:
             return
-        raise ExpressionError(f"{part} means nothing here; write an aggregate such as any(purchase) last 30d, or profile.{part.path[-1]}")
+        raise ExpressionError(
+            f"{part} means nothing here; write an aggregate such as any(purchase) last 30d, or profile.{part.path[-1]}"
+        )
 
     def columns_for(self, expressions: tuple[Expression, ...] | list[Expression]) -> list[str]:
         """Return the event columns the expressions read, beyond time, type and item."""
@@ -156,7 +179,12 @@ class Schema:
 
 def _outside_where(expression: Expression) -> Iterator[Expression]:
     """Yield the parts of an expression, without those inside a ``where``."""
-    inside = {id(p) for a in expression.parts() if isinstance(a, Aggregate) and a.where is not None for p in a.where.parts()}
+    inside = {
+        id(p)
+        for a in expression.parts()
+        if isinstance(a, Aggregate) and a.where is not None
+        for p in a.where.parts()
+    }
     for part in expression.parts():
         if id(part) not in inside:
             yield part
@@ -179,5 +207,3 @@ def attribute_columns(table: pa.Table, key: str, ids: tuple[str, ...]) -> dict[s
             numbers = np.append(np.asarray(pc.fill_null(values.cast(pa.float64()), np.nan)), np.nan)
             found[name] = numbers[rows]
     return found
-
-
