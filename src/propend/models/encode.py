@@ -18,12 +18,15 @@ VALUE: Final = 0
 MISSING: Final = 1
 LEVEL: Final = 2
 OTHER: Final = 3
+HINGE: Final = 4
 
 LIMIT: Final = 8.0
 """Standardised values are held within ± this many standard deviations."""
 SKEWED: Final = 2.0
 """|skewness| above which the signed logarithm is tried."""
 MOST_LEVELS: Final = 100
+LARGEST: Final = 1e100
+"""Larger numbers count as this, so that their squares stay finite."""
 FEWEST_ROWS: Final = 5
 """A category code seen in fewer rows shares one column with the other rare ones."""
 
@@ -34,10 +37,13 @@ class Design:
 
     Numbers: missing → median, with an indicator where the training rows had any; heavy tails
     (skewness above 2, and less after it) → signed logarithm ``sign(x)·log1p(|x| / unit)``; then
-    standardised by mean and deviation of the values within the 0.1 % and 99.9 % quantiles, and held
-    within ± 8. Categories: one column per code seen in at least 5 rows (at most 100), one for all
-    other codes, one for missing. All columns are centred, so a row's sum of weighted columns is its
-    difference from the average row.
+    standardised by mean and deviation of all but the extreme 0.1 % on either side, and held within
+    ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and
+    at quantiles of the others, so that the effect is a bent line (a linear spline).
+
+    Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
+    one for missing. All columns are centred, so a row's sum of weighted columns is its difference
+    from the average row. Sample weights play no part here.
 
     >>> import numpy as np
     >>> X = np.array([[1.0, 0.0], [3.0, 1.0], [np.nan, 1.0]] * 5)
@@ -58,13 +64,13 @@ class Design:
     scale: Array
 
     @classmethod
-    def fit(cls, X: Array, categories: Mapping[int, int]) -> Design:
-        """Learn the encoding of ``X`` [n, d]."""
+    def fit(cls, X: Array, categories: Mapping[int, int], bends: int = 0) -> Design:
+        """Learn the encoding of ``X`` [n, d], numbers with up to ``bends`` hinges each."""
         width = X.shape[1]
         median, unit = np.zeros(width), np.zeros(width)
         derived: list[tuple[int, int, float, float, float]] = []
         for index in range(width):
-            column = X[:, index]
+            column = np.clip(X[:, index], -LARGEST, LARGEST)
             present = column[~np.isnan(column)]
             holes = 1.0 - len(present) / len(column)
             if index in categories:
@@ -73,8 +79,10 @@ class Design:
                 median[index] = np.median(present) if len(present) else 0.0
                 unit[index] = _log_unit(present)
                 filled = np.where(np.isnan(column), median[index], column)
-                centre, scale = _spread(_signed_log(filled, unit[index]))
+                logged = _signed_log(filled, unit[index])
+                centre, scale = _spread(logged)
                 derived.append((index, VALUE, 0.0, centre, scale))
+                derived += _hinges(index, _held((logged - centre) * scale), bends)
             if 0 < holes < 1:
                 derived.append((index, MISSING, 0.0, holes, 1.0))
         source, kind, level, centres, scales = zip(*derived, strict=True)
@@ -107,16 +115,21 @@ class Design:
             out[:, other] = ~np.isnan(column) & ~np.isin(column, self.level[own])
         out -= self.centre
         out *= self.scale
-        return np.clip(out, -LIMIT, LIMIT, out=out)
+        return _held(out)
 
     def _values(self, X: Array, out: Array) -> None:
         values = np.flatnonzero(self.kind == VALUE)
         sources = self.source[values]
         block = X[:, sources]
-        block = np.where(np.isnan(block), self.median[sources], block)
+        block = np.clip(np.where(np.isnan(block), self.median[sources], block), -LARGEST, LARGEST)
         logged = np.flatnonzero(self.unit[sources] > 0)
         block[:, logged] = _signed_log(block[:, logged], self.unit[sources[logged]])
         out[:, values] = block
+        hinges = np.flatnonzero(self.kind == HINGE)
+        if len(hinges):
+            block = _held((block - self.centre[values]) * self.scale[values])
+            place = np.searchsorted(sources, self.source[hinges])
+            out[:, hinges] = np.maximum(block[:, place] - self.level[hinges], 0.0)
 
     def state(self) -> State:
         """The encoding as plain arrays."""
@@ -138,6 +151,29 @@ def _levels(index: int, codes: Array, rows: int) -> list[tuple[int, int, float, 
     return [*levels, (index, OTHER, 0.0, float(rest), 1.0)]
 
 
+def _hinges(index: int, z: Array, bends: int) -> list[tuple[int, int, float, float, float]]:
+    """``max(z - knot, 0)``: the slope may change at common values and at quantiles of the rest."""
+    if not bends:
+        return []
+    values, counts = np.unique(z, return_counts=True)
+    common = values[counts * (bends + 1) > len(z)]
+    rest = z[~np.isin(z, common)]
+    shares = np.arange(1, bends + 1) / (bends + 1)
+    if len(rest) >= FEWEST_ROWS * bends:
+        common = np.r_[common, np.quantile(rest, shares, method="inverted_cdf")]
+    knots = np.unique(common)
+    found = []
+    for knot in knots[(knots > z.min()) & (knots < z.max())]:
+        hinge = np.maximum(z - knot, 0.0)
+        spread = float(hinge.std())
+        found.append((index, HINGE, float(knot), float(hinge.mean()), 1.0 / spread))
+    return found
+
+
+def _held(z: Array) -> Array:
+    return np.clip(z, -LIMIT, LIMIT)
+
+
 def _signed_log(values: Array, unit: npt.ArrayLike) -> Array:
     scale = np.asarray(unit, dtype=np.float64)
     if scale.ndim == 0 and scale == 0:
@@ -151,22 +187,27 @@ def _log_unit(present: Array) -> float:
     if len(sizes) < 8:
         return 0.0
     unit = float(np.median(sizes))
-    before = abs(_skewness(present))
-    after = abs(_skewness(_signed_log(present, unit)))
+    inner = np.clip(present, *_inner(present))
+    before, after = abs(_skewness(inner)), abs(_skewness(_signed_log(inner, unit)))
     return unit if before > SKEWED and after < 0.8 * before else 0.0
 
 
 def _skewness(values: Array) -> float:
-    largest = float(np.abs(values).max())
+    largest = float(np.abs(values).max()) or 1.0
     centred = values / largest - np.mean(values / largest)
     deviation = float(np.sqrt(np.mean(centred**2)))
     return float(np.mean((centred / deviation) ** 3)) if deviation > 1e-12 else 0.0
 
 
+def _inner(values: Array) -> tuple[float, float]:
+    """The range left when the extreme 0.1 % (at least one value, if rows allow) is taken off."""
+    low = float(np.quantile(values, 0.001, method="higher"))
+    return low, float(np.quantile(values, 0.999, method="lower"))
+
+
 def _spread(values: Array) -> tuple[float, float]:
     """Mean and inverse deviation of the values without their extreme 0.1 % on either side."""
-    low, high = np.quantile(values, (0.001, 0.999))
-    for held in (np.clip(values, low, high), values):
+    for held in (np.clip(values, *_inner(values)), values):
         mean, deviation = float(held.mean()), float(held.std())
         if deviation > 1e-12 * max(1e-12, abs(mean)):
             return mean, 1.0 / deviation

@@ -79,7 +79,7 @@ class BgNbd:
         )
         r, alpha, a, b = np.exp(best.x)
         likelihood = -float(best.fun) * float(w.sum()) - float((w * x).sum()) * np.log(unit)
-        return cls(float(r), float(alpha) * unit, float(a), float(b), likelihood)
+        return cls(float(r), float(alpha) * unit, float(a), float(b), float(likelihood))
 
     def expected_purchases(
         self,
@@ -171,7 +171,7 @@ class GammaGamma:
         best = _minimise(lambda log: _spend_loss(log, x, z / unit, w), [[0.0] * 3, [1.0, 1.0, 1.0]])
         p, q, gamma = np.exp(best.x)
         likelihood = -float(best.fun) * float(w.sum()) - float(w.sum()) * np.log(unit)
-        return cls(float(p), float(q), float(gamma) * unit, likelihood)
+        return cls(float(p), float(q), float(gamma) * unit, float(likelihood))
 
     @property
     def mean(self) -> float:

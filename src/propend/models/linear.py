@@ -10,16 +10,18 @@ import msgspec
 import numpy as np
 
 from propend.errors import ModelError
-from propend.models.encode import Design
+from propend.models.encode import HINGE, VALUE, Design
 from propend.models.model import Answer, Array, Data, Link, Missing, Model
 from propend.models.storage import State
 
 __all__ = ["LinearParameters", "LinearRegression", "LogisticParameters", "LogisticRegression"]
 
 Penalty = Literal["l2", "l1", "elastic_net"]
+Bends = Annotated[int, msgspec.Meta(ge=0, le=50)]
 _MIX = {"l2": 0.0, "l1": 1.0}
 _ROWS = 16_384
 _SAFE = 50.0
+_MANY = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class LogisticParameters:
     """Weight of the penalty beside the summed loss (scikit-learn's 1 / C)."""
     mix: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     """Share of L1 in ``elastic_net``."""
+    bends: Bends = 4
+    """Places where a number's slope may change; 0 for a straight line."""
     steps: Annotated[int, msgspec.Meta(ge=1)] = 1000
 
 
@@ -45,6 +49,8 @@ class LinearParameters:
     strength: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     mix: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     tweedie_power: Annotated[float, msgspec.Meta(gt=1, lt=2)] = 1.5
+    bends: Bends = 4
+    """Places where a number's slope may change; 0 for a straight line."""
     steps: Annotated[int, msgspec.Meta(ge=1)] = 1000
 
 
@@ -87,7 +93,8 @@ class _Linear(Model):
         return out
 
     def _importance(self) -> Array:
-        spread = np.where(self._design.kind == 0, 1.0, np.sqrt(self._binary_variance()))
+        standard = np.isin(self._design.kind, (VALUE, HINGE))
+        spread = np.where(standard, 1.0, np.sqrt(self._binary_variance()))
         size = np.abs(self._coefficients).sum(axis=0) * spread
         return np.asarray(
             np.bincount(self._design.source, weights=size, minlength=self.width), dtype=np.float64
@@ -132,8 +139,8 @@ class LogisticRegression(_Linear):
     parameters: LogisticParameters
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
-        self._design = Design.fit(data.X, self.categories)
-        fitted = _sklearn_logistic(self.parameters, seed)
+        self._design = Design.fit(data.X, self.categories, self.parameters.bends)
+        fitted = _sklearn_logistic(self.parameters, self._design.width, seed)
         _quietly(fitted, self._design.transform(data.X), data.y, data.weight)
         beta, intercept = fitted.coef_, fitted.intercept_
         if self.answer == "which":
@@ -185,8 +192,8 @@ class LinearRegression(_Linear):
         if self.link == "log" and (least < 0 or (self.family == "gamma" and least == 0)):
             bound = "above 0" if self.family == "gamma" else "0 or more"
             raise ModelError(f"y must be {bound} for '{self.name}' of family {self.family}")
-        self._design = Design.fit(data.X, self.categories)
-        fitted = _sklearn_linear(self.parameters, self.family, data, seed)
+        self._design = Design.fit(data.X, self.categories, self.parameters.bends)
+        fitted = _sklearn_linear(self.parameters, self.family, data, self._design.width, seed)
         _quietly(fitted, self._design.transform(data.X), data.y, data.weight)
         self._coefficients = np.ascontiguousarray(fitted.coef_.reshape(1, -1))
         self._intercepts = np.array([fitted.intercept_], dtype=np.float64)
@@ -196,18 +203,21 @@ class LinearRegression(_Linear):
         return margin if self.link == "identity" else np.exp(np.minimum(margin, _SAFE))
 
 
-def _sklearn_logistic(parameters: LogisticParameters, seed: int) -> Any:
+def _sklearn_logistic(parameters: LogisticParameters, columns: int, seed: int) -> Any:
     import sklearn
     from sklearn.linear_model import LogisticRegression as Fitter
 
     settings: dict[str, Any] = {
+        "solver": _newton(columns),
         "C": 1.0 / parameters.strength,
+        "tol": 1e-6,
         "max_iter": parameters.steps,
         "random_state": seed,
     }
     if parameters.penalty != "l2":
         settings |= {
             "solver": "saga",
+            "tol": 1e-4,
             "l1_ratio": _MIX.get(parameters.penalty, parameters.mix),
         }
         if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8):
@@ -215,7 +225,9 @@ def _sklearn_logistic(parameters: LogisticParameters, seed: int) -> Any:
     return Fitter(**settings)
 
 
-def _sklearn_linear(parameters: LinearParameters, family: str, data: Data, seed: int) -> Any:
+def _sklearn_linear(
+    parameters: LinearParameters, family: str, data: Data, columns: int, seed: int
+) -> Any:
     from sklearn.linear_model import ElasticNet, Ridge, TweedieRegressor
 
     per_row = parameters.strength / float(data.weights.sum())
@@ -227,7 +239,18 @@ def _sklearn_linear(parameters: LinearParameters, family: str, data: Data, seed:
     if parameters.penalty != "l2":
         raise ModelError(f"family {family} knows the penalty l2 only, not {parameters.penalty}")
     power = {"poisson": 1.0, "gamma": 2.0}.get(family, parameters.tweedie_power)
-    return TweedieRegressor(power=power, alpha=per_row, link="log", max_iter=parameters.steps)
+    return TweedieRegressor(
+        power=power,
+        alpha=per_row,
+        link="log",
+        max_iter=parameters.steps,
+        solver=_newton(columns),
+    )
+
+
+def _newton(columns: int) -> str:
+    """Newton's steps are few and exact, and dear only in columns."""
+    return "newton-cholesky" if columns <= _MANY else "lbfgs"
 
 
 def _quietly(fitter: Any, Z: Array, y: Array, weight: Array | None) -> None:
