@@ -171,6 +171,42 @@ def test_a_damaged_booster_is_refused() -> None:
         type(model).from_state(state)
 
 
+<<<<<<< HEAD
+=======
+def odd_rows() -> dict[str, tuple[np.ndarray, np.ndarray, dict[int, int]]]:
+    """Inputs at the edge of what is allowed."""
+    rng = np.random.default_rng(0)
+    half = np.arange(300) % 2.0
+    ids = np.column_stack([rng.integers(0, 100_000, 300), rng.normal(size=300)]).astype(float)
+    return {
+        "two rows": (rng.normal(size=(2, 2)), half[:2], {}),
+        "five rows": (rng.normal(size=(5, 2)), half[:5], {}),
+        "constant": (np.zeros((300, 2)), half, {}),
+        "all missing": (np.full((300, 2), np.nan), half, {}),
+        "huge values": (1e300 * rng.normal(size=(300, 2)), half, {}),
+        "ids as categories": (ids, half, {0: 100_000}),
+    }
+
+
+@pytest.mark.parametrize("name", names())
+def test_odd_rows_are_served(name: str) -> None:
+    settings = {"threads": 1} if name in ("trees", "two_part") else {}
+    settings |= {"money": 0} if name == "rfm" else {}
+    for what, (X, y, categories) in odd_rows().items():
+        for answer in find(name).answers:
+            model = create(name, answer, **settings)
+            model.fit(X, y, categories=categories, validation=(X, y, None))
+            assert np.isfinite(model.predict(X)).all(), what
+            again = find(name).from_state(model.state())
+            assert np.array_equal(again.predict(X), model.predict(X)), what
+
+
+def test_labels_beyond_reason_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"y holds values beyond 1e\+30"):
+        create("linear", "amount").fit([[1.0], [2.0]], [0.0, 1e200])
+
+
+>>>>>>> models
 def test_importing_models_is_light() -> None:
     code = (
         "import sys, propend.models, propend.learn.metrics, propend.learn.calibration\n"

@@ -48,7 +48,9 @@ def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple
     chosen = tuple(types if types is not None else schema.types)[:_MOST_TYPES]
     windows = windows_for(schema.days)
     found: dict[Expression, None] = {}
-    selections: list[tuple[str, ...]] = [(), *((t,) for t in chosen)] if len(chosen) > 1 else [(t,) for t in chosen]
+    selections: list[tuple[str, ...]] = (
+        [(), *((t,) for t in chosen)] if len(chosen) > 1 else [(t,) for t in chosen]
+    )
     for of in selections:
         found.update(dict.fromkeys(_rhythm(of, windows)))
         found.update(dict.fromkeys(_volume(of, windows, schema)))
@@ -63,14 +65,27 @@ def _rhythm(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression
     since, first = Aggregate("days_since", of), Aggregate("days_since_first", of)
     days = Aggregate("active_days", of)
     gap = Arithmetic("/", Arithmetic("-", first, since), Arithmetic("-", days, Literal_(1)))
-    found: list[Expression] = [since, first, gap, Arithmetic("/", since, gap), Arithmetic("/", since, first)]
+    found: list[Expression] = [
+        since,
+        first,
+        gap,
+        Arithmetic("/", since, gap),
+        Arithmetic("/", since, first),
+    ]
     found += [Aggregate("count", of, window=w) for w in windows]
-    found += [Aggregate("active_days", of, window=w) for w in windows if w.length is None or w.length.days >= 30]
+    found += [
+        Aggregate("active_days", of, window=w)
+        for w in windows
+        if w.length is None or w.length.days >= 30
+    ]
     found += [Aggregate("std_gap", of), Aggregate("mean_gap", of)]
     long = [w for w in windows if w.length is not None and w.length.days >= 7]
     found += [Aggregate("trend", of, window=w) for w in (*long[-2:], EVER)]
     pairs = zip(long, long[1:], strict=False)
-    found += [Arithmetic("/", Aggregate("count", of, window=a), Aggregate("count", of, window=b)) for a, b in pairs]
+    found += [
+        Arithmetic("/", Aggregate("count", of, window=a), Aggregate("count", of, window=b))
+        for a, b in pairs
+    ]
     return found
 
 
@@ -103,8 +118,10 @@ def _calendar(windows: tuple[Window, ...]) -> list[Expression]:
 
     hour, weekday = Field(("hour",)), Field(("weekday",))
     return [
-        share(Compare(">=", weekday, Literal_(5))), share(Compare("<", hour, Literal_(9))),
-        share(Compare(">=", hour, Literal_(18))), Aggregate("mean", (), "hour", None, window),
+        share(Compare(">=", weekday, Literal_(5))),
+        share(Compare("<", hour, Literal_(9))),
+        share(Compare(">=", hour, Literal_(18))),
+        Aggregate("mean", (), "hour", None, window),
     ]
 
 

@@ -20,8 +20,22 @@ from propend.expression.nodes import (
 
 __all__ = ["in_words", "question_in_words"]
 
-_UNITS: Final = {"s": "second", "min": "minute", "h": "hour", "d": "day", "w": "week", "mo": "month", "y": "year"}
-_PLURAL: Final = {"purchase": "purchases", "search": "searches", "push": "pushes", "category": "categories", "city": "cities"}
+_UNITS: Final = {
+    "s": "second",
+    "min": "minute",
+    "h": "hour",
+    "d": "day",
+    "w": "week",
+    "mo": "month",
+    "y": "year",
+}
+_PLURAL: Final = {
+    "purchase": "purchases",
+    "search": "searches",
+    "push": "pushes",
+    "category": "categories",
+    "city": "cities",
+}
 
 
 def in_words(e: Expression) -> str:
@@ -87,16 +101,31 @@ def _known_ratio(e: Expression) -> str | None:
     if not (isinstance(e, Arithmetic) and e.op == "/"):
         return None
     left, right = e.left, e.right
-    if isinstance(left, Arithmetic) and left.op == "-" and isinstance(right, Arithmetic) and right.op == "-" and right.right == Literal_(1):
+    if (
+        isinstance(left, Arithmetic)
+        and left.op == "-"
+        and isinstance(right, Arithmetic)
+        and right.op == "-"
+        and right.right == Literal_(1)
+    ):
         return f"mean days between days with {_events(_first(left))}"
-    if isinstance(left, Aggregate) and left.function == "days_since" and isinstance(right, Arithmetic):
+    if (
+        isinstance(left, Aggregate)
+        and left.function == "days_since"
+        and isinstance(right, Arithmetic)
+    ):
         return f"days since the last {_event(left)}, relative to the user's usual gap"
     if isinstance(left, Aggregate) and isinstance(right, Aggregate):
         if left.function == "days_since" and right.function == "days_since_first":
             return f"time since the last {_event(left)} as a share of time since the first"
         if left.function == "sum" and right.function == "active_days":
             return f"mean {left.field} of {_events(left)} per active day"
-        if left.function == "count" and left.where is not None and right.where is None and left.window == right.window:
+        if (
+            left.function == "count"
+            and left.where is not None
+            and right.where is None
+            and left.window == right.window
+        ):
             return f"share of {_events(right)}{_where(left)}{_when(left.window)}"
         if left.function == "distinct" and right.function == "count":
             return f"share of different {_plural(left.field or '')} among {_events(left)}"
@@ -118,11 +147,22 @@ def _aggregate(a: Aggregate) -> str:
         case "none":
             return f"has {_some(a)}{when}"
         case "count":
-            return f"number of {events}{when}" if a.field is None else f"number of {events} with a {of}{when}"
+            return (
+                f"number of {events}{when}"
+                if a.field is None
+                else f"number of {events} with a {of}{when}"
+            )
         case "sum":
             return f"total {of} of {events}{when}"
         case "mean" | "min" | "max" | "std" | "first" | "last":
-            word = {"mean": "average", "min": "smallest", "max": "largest", "std": "spread of the", "first": "first", "last": "latest"}[a.function]
+            word = {
+                "mean": "average",
+                "min": "smallest",
+                "max": "largest",
+                "std": "spread of the",
+                "first": "first",
+                "last": "latest",
+            }[a.function]
             return f"{word} {of} of {events}{when}"
         case "next":
             return f"next {of}" + ("" if not a.types else f" of {events}") + when
@@ -161,7 +201,11 @@ def _where(a: Aggregate) -> str:
     if a.where is None:
         return ""
     text = str(a.where)
-    fixed = {"weekday >= 5": " at the weekend", "hour < 9": " before 9 in the morning", "hour >= 18": " in the evening"}
+    fixed = {
+        "weekday >= 5": " at the weekend",
+        "hour < 9": " before 9 in the morning",
+        "hour >= 18": " in the evening",
+    }
     return fixed.get(text, f" where {text.replace('item.', '')}")
 
 

@@ -296,6 +296,8 @@ def gini(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None
     1.0
     """
     labels, scores, weights = _clean(y, p, weight)
+    if not _varies(labels, weights):
+        return NAN
     perfect = _concentration(_ranked(labels, labels, weights))
     return _ratio(_concentration(_ranked(labels, scores, weights)), perfect)
 
@@ -310,6 +312,8 @@ def top_decile_lift(
 def r2(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> float:
     """Share of the variance explained; NaN where y does not vary."""
     labels, scores, weights = _clean(y, p, weight)
+    if not _varies(labels, weights):
+        return NAN
     centred = labels - _mean(labels, weights)
     left = float((weights * (scores - labels) ** 2).sum())
     return 1.0 - _ratio(left, float((weights * centred**2).sum()))
@@ -318,6 +322,8 @@ def r2(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) 
 def spearman(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> float:
     """Correlation of the (mid-)ranks; NaN where one side does not vary."""
     labels, scores, weights = _clean(y, p, weight)
+    if not (_varies(labels, weights) and _varies(scores, weights)):
+        return NAN
     a, b = _middle_ranks(labels, weights), _middle_ranks(scores, weights)
     a, b = a - _mean(a, weights), b - _mean(b, weights)
     spread = float((weights * a * a).sum() * (weights * b * b).sum())
@@ -459,7 +465,14 @@ def _clean(
             f"labels, scores and weights must be of one length, got {labels.shape}, "
             f"{scores.shape} and {weights.shape}"
         )
+    if np.isnan(labels).any() or np.isnan(scores).any() or np.isnan(weights).any():
+        raise DataError("labels, scores and weights must not be missing (NaN); leave the rows out")
     return labels, scores, weights
+
+
+def _varies(values: Array, weight: Array) -> bool:
+    used = values[weight > 0]
+    return len(used) > 0 and bool(used.min() < used.max())
 
 
 def _ranked(y: Array, p: Array, weight: Array) -> _Ranked:

@@ -81,7 +81,11 @@ class Fitted:
         names = tuple(map(str, self.features))
         top = np.argsort(-np.abs(parts), axis=1)[:, :most]
         return [
-            [Reason(names[j], in_words(self.features[j]), float(X[i, j]), float(parts[i, j])) for j in top[i] if parts[i, j] != 0]
+            [
+                Reason(names[j], in_words(self.features[j]), float(X[i, j]), float(parts[i, j]))
+                for j in top[i]
+                if parts[i, j] != 0
+            ]
             for i in range(len(X))
         ]
 
@@ -97,8 +101,14 @@ class _Scores:
 
 
 def train(
-    frame: Frame, task: Task, plan: Plan, *, models: Sequence[tuple[str, dict[str, Any]]] | None = None, seed: int = 7,
-    draws: int = 200, progress: Callable[[str, int, int | None], None] | None = None,
+    frame: Frame,
+    task: Task,
+    plan: Plan,
+    *,
+    models: Sequence[tuple[str, dict[str, Any]]] | None = None,
+    seed: int = 7,
+    draws: int = 200,
+    progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Fitted:
     """Train, judge forward in time and refit; see the module's description.
 
@@ -115,18 +125,50 @@ def train(
     done = 0
     for (train_rows, test_rows), (inner, later) in zip(folds, held, strict=True):
         for name, settings in (*candidates, *baselines):
-            _one_fold(frame, task, name, settings, train_rows, test_rows, inner, later, scores[name], seed)
+            _one_fold(
+                frame, task, name, settings, train_rows, test_rows, inner, later, scores[name], seed
+            )
             done += 1
             if progress:
                 progress(f"train {task.name}", done, total)
     truth = np.concatenate([frame.y[test] for _, test in folds])
     users = np.concatenate([frame.user[test] for _, test in folds])
-    chosen = [_champion(task, frame, [n for n, _ in candidates], scores, [h[1] for h in held[: i + 1]], seed) for i in range(len(folds))]
+    chosen = [
+        _champion(
+            task, frame, [n for n, _ in candidates], scores, [h[1] for h in held[: i + 1]], seed
+        )
+        for i in range(len(folds))
+    ]
     nested = np.concatenate([scores[name].test[i] for i, name in enumerate(chosen)])
     champion = chosen[-1]
     threshold = _threshold(task, frame, scores[champion], [h[1] for h in held])
-    fitted = _final(frame, task, plan, champion, dict(candidates)[champion], scores[champion], [b for _, b in folds], threshold, seed)
-    fitted.card = _card(frame, task, plan, fitted, scores, nested, truth, users, folds, [n for n, _ in candidates], [n for n, _ in baselines], chosen, draws, seed)
+    fitted = _final(
+        frame,
+        task,
+        plan,
+        champion,
+        dict(candidates)[champion],
+        scores[champion],
+        [b for _, b in folds],
+        threshold,
+        seed,
+    )
+    fitted.card = _card(
+        frame,
+        task,
+        plan,
+        fitted,
+        scores,
+        nested,
+        truth,
+        users,
+        folds,
+        [n for n, _ in candidates],
+        [n for n, _ in baselines],
+        chosen,
+        draws,
+        seed,
+    )
     if progress:
         progress(f"train {task.name}", total, total)
     return fitted
@@ -171,7 +213,10 @@ def _held_out(frame: Frame, plan: Plan, train_rows: Bool, seed: int) -> tuple[Bo
     cutoffs = np.unique(frame.cutoff[train_rows])
     later = train_rows & (frame.cutoff == cutoffs[-1])
     inner = train_rows & (frame.cutoff <= cutoffs[-1] - plan.horizon.microseconds)
-    if min((frame.y[inner] > 0).sum(), (frame.y[later] > 0).sum()) >= LEAST and inner.sum() > 2 * LEAST:
+    if (
+        min((frame.y[inner] > 0).sum(), (frame.y[later] > 0).sum()) >= LEAST
+        and inner.sum() > 2 * LEAST
+    ):
         return inner, later
     users = np.unique(frame.user[train_rows])
     drawn = np.random.default_rng(seed).permutation(users)[: max(1, len(users) // 4)]
@@ -180,8 +225,16 @@ def _held_out(frame: Frame, plan: Plan, train_rows: Bool, seed: int) -> tuple[Bo
 
 
 def _one_fold(
-    frame: Frame, task: Task, name: str, settings: dict[str, Any], train_rows: Bool, test_rows: Bool, inner: Bool, later: Bool,
-    scores: _Scores, seed: int,
+    frame: Frame,
+    task: Task,
+    name: str,
+    settings: dict[str, Any],
+    train_rows: Bool,
+    test_rows: Bool,
+    inner: Bool,
+    later: Bool,
+    scores: _Scores,
+    seed: int,
 ) -> None:
     """Fit on the earlier slice to stop and calibrate, then on all training rows to predict the test."""
     held = (frame.X[later], frame.y[later], None)
@@ -193,7 +246,9 @@ def _one_fold(
     raw = second.predict(frame.X[test_rows])
     scores.raw.append(raw)
     if task.answer == "yes_no":
-        calibrator = calibration.choose(raw_later, frame.y[later], groups=frame.user[later], seed=seed)
+        calibrator = calibration.choose(
+            raw_later, frame.y[later], groups=frame.user[later], seed=seed
+        )
         scores.validation.append(calibrator.apply(raw_later))
         scores.test.append(calibrator.apply(raw))
     else:
@@ -202,12 +257,23 @@ def _one_fold(
 
 
 def _fit(
-    frame: Frame, task: Task, name: str, settings: dict[str, Any], rows: Bool, seed: int, validation: Any = None
+    frame: Frame,
+    task: Task,
+    name: str,
+    settings: dict[str, Any],
+    rows: Bool,
+    seed: int,
+    validation: Any = None,
 ) -> Model:
     model = catalog.create(name, task.answer, **settings)  # type: ignore[arg-type]
     categories = {j: len(values) for j, values in frame.categories.items() if values}
     return model.fit(
-        frame.X[rows], frame.y[rows], columns=frame.names, categories=categories, validation=validation, seed=seed
+        frame.X[rows],
+        frame.y[rows],
+        columns=frame.names,
+        categories=categories,
+        validation=validation,
+        seed=seed,
     )
 
 
@@ -217,7 +283,11 @@ def _rounds(model: Model) -> int:
 
 def _refit(settings: dict[str, Any], name: str, rounds: int) -> dict[str, Any]:
     """Return settings for all rows: as many trees as the held-out slice asked for, and a tenth more for the extra rows."""
-    return {**settings, "trees": max(10, round(1.1 * rounds))} if name == "trees" and rounds else settings
+    return (
+        {**settings, "trees": max(10, round(1.1 * rounds))}
+        if name == "trees" and rounds
+        else settings
+    )
 
 
 # ---- baselines and champion
@@ -228,12 +298,27 @@ def _baselines(frame: Frame, task: Task) -> list[tuple[str, dict[str, Any]]]:
     names = set(frame.names)
     types = [t for a in task.target.aggregates() for t in a.types]
     of = next((t for t in types if f"days_since({t})" in names), None)
-    found: list[tuple[str, dict[str, Any]]] = [("base_rate", {})] if task.answer == "yes_no" else [("mean", {}), ("always_zero", {})]
-    recency = next((n for n in (f"days_since({of})", "days_since(*)", *sorted(n for n in names if n.startswith("days_since("))) if n in names), None)
+    found: list[tuple[str, dict[str, Any]]] = (
+        [("base_rate", {})] if task.answer == "yes_no" else [("mean", {}), ("always_zero", {})]
+    )
+    recency = next(
+        (
+            n
+            for n in (
+                f"days_since({of})",
+                "days_since(*)",
+                *sorted(n for n in names if n.startswith("days_since(")),
+            )
+            if n in names
+        ),
+        None,
+    )
     if recency is not None:
         found.append(("scorecard", {"column": recency}))
         event = recency.removeprefix("days_since(").removesuffix(")")
-        frequency = next((n for n in (f"active_days({event})", f"count({event})") if n in names), None)
+        frequency = next(
+            (n for n in (f"active_days({event})", f"count({event})") if n in names), None
+        )
         money = next((n for n in (f"sum({event}.value)", f"count({event})") if n in names), None)
         if frequency and money:
             found.append(("rfm", {"recency": recency, "frequency": frequency, "money": money}))
@@ -244,14 +329,23 @@ def _loss(task: Task) -> Callable[[Any, Any, Any], float]:
     return metrics.log_loss if task.answer == "yes_no" else metrics.rmse
 
 
-def _champion(task: Task, frame: Frame, names: list[str], scores: dict[str, _Scores], held: list[Bool], seed: int) -> str:
+def _champion(
+    task: Task,
+    frame: Frame,
+    names: list[str],
+    scores: dict[str, _Scores],
+    held: list[Bool],
+    seed: int,
+) -> str:
     """Return the model that does best on the held-out slices so far; a simpler one stays where the gain is noise."""
     y = np.concatenate([frame.y[rows] for rows in held])
     users = np.concatenate([frame.user[rows] for rows in held])
     best = names[0]
     for name in names[1:]:
         ours, theirs = (np.concatenate(scores[n].validation[: len(held)]) for n in (name, best))
-        gain = metrics.bootstrap_difference(_loss(task), y, ours, theirs, groups=users, n=100, seed=seed)
+        gain = metrics.bootstrap_difference(
+            _loss(task), y, ours, theirs, groups=users, n=100, seed=seed
+        )
         if gain.high < 0 or (gain.value < 0 and best == "linear"):
             best = name
     return best
@@ -265,16 +359,30 @@ def _threshold(task: Task, frame: Frame, scores: _Scores, held: list[Bool]) -> f
 
 
 def _final(
-    frame: Frame, task: Task, plan: Plan, name: str, settings: dict[str, Any], scores: _Scores, tests: list[Bool],
-    threshold: float | None, seed: int,
+    frame: Frame,
+    task: Task,
+    plan: Plan,
+    name: str,
+    settings: dict[str, Any],
+    scores: _Scores,
+    tests: list[Bool],
+    threshold: float | None,
+    seed: int,
 ) -> Fitted:
     """Fit the champion on every row with a known label; calibrate on its forward test scores."""
     rows = frame.at(plan.final) & ~np.isnan(frame.y)
-    model = _fit(frame, task, name, _refit(settings, name, max(scores.rounds, default=0)), rows, seed)
+    model = _fit(
+        frame, task, name, _refit(settings, name, max(scores.rounds, default=0)), rows, seed
+    )
     calibrator: Calibrator = calibration.Identity()
     if task.answer == "yes_no":
         users = np.concatenate([frame.user[t] for t in tests])
-        calibrator = calibration.choose(np.concatenate(scores.raw), np.concatenate([frame.y[t] for t in tests]), groups=users, seed=seed)
+        calibrator = calibration.choose(
+            np.concatenate(scores.raw),
+            np.concatenate([frame.y[t] for t in tests]),
+            groups=users,
+            seed=seed,
+        )
     return Fitted(task, name, model, calibrator, frame.features, frame.categories, threshold)
 
 
@@ -282,33 +390,88 @@ def _final(
 
 
 def _card(
-    frame: Frame, task: Task, plan: Plan, fitted: Fitted, scores: dict[str, _Scores], nested: F64, truth: F64, users: I64,
-    folds: list[tuple[Bool, Bool]], candidates: list[str], baselines: list[str], chosen: list[str], draws: int, seed: int,
+    frame: Frame,
+    task: Task,
+    plan: Plan,
+    fitted: Fitted,
+    scores: dict[str, _Scores],
+    nested: F64,
+    truth: F64,
+    users: I64,
+    folds: list[tuple[Bool, Bool]],
+    candidates: list[str],
+    baselines: list[str],
+    chosen: list[str],
+    draws: int,
+    seed: int,
 ) -> dict[str, Any]:
-    headline = ("auroc", "average_precision", "log_loss", "brier", "ece") if task.answer == "yes_no" else ("rmse", "mae", "bias", "gini")
-    of = partial(metrics.yes_no_metrics, threshold=fitted.threshold) if task.answer == "yes_no" else metrics.amount_metrics
+    headline = (
+        ("auroc", "average_precision", "log_loss", "brier", "ece")
+        if task.answer == "yes_no"
+        else ("rmse", "mae", "bias", "gini")
+    )
+    of = (
+        partial(metrics.yes_no_metrics, threshold=fitted.threshold)
+        if task.answer == "yes_no"
+        else metrics.amount_metrics
+    )
     pooled = {name: np.concatenate(s.test) for name, s in scores.items()}
     main = [getattr(metrics, name) for name in headline]
     intervals = {
-        m.__name__: _range(metrics.bootstrap_interval(m, truth, nested, groups=users, n=draws, seed=seed)) for m in main
+        m.__name__: _range(
+            metrics.bootstrap_interval(m, truth, nested, groups=users, n=draws, seed=seed)
+        )
+        for m in main
     }
     compared = main[:2] if task.answer == "yes_no" else [metrics.rmse, metrics.gini]
     margins = {
-        base: {m.__name__: _range(metrics.bootstrap_difference(m, truth, nested, pooled[base], groups=users, n=draws, seed=seed)) for m in compared}
+        base: {
+            m.__name__: _range(
+                metrics.bootstrap_difference(
+                    m, truth, nested, pooled[base], groups=users, n=draws, seed=seed
+                )
+            )
+            for m in compared
+        }
         for base in baselines
     }
     ends = np.cumsum([test.sum() for _, test in folds])[:-1]
     card: dict[str, Any] = {
-        "task": task.name, "ask": task.ask, "title": task.title, "answer": task.answer, "rows": len(frame), "users": len(np.unique(frame.user)),
-        "positives": int((frame.y > 0).sum()), "folds": len(folds), "protocol": plan.protocol, "data_hash": frame.data_hash(), "seed": seed,
-        "sample": frame.share, "champion": fitted.name, "champions": chosen, "calibration": fitted.calibrator.name,
-        "metrics": of(truth, nested), "intervals": intervals,
+        "task": task.name,
+        "ask": task.ask,
+        "title": task.title,
+        "answer": task.answer,
+        "rows": len(frame),
+        "users": len(np.unique(frame.user)),
+        "positives": int((frame.y > 0).sum()),
+        "folds": len(folds),
+        "protocol": plan.protocol,
+        "data_hash": frame.data_hash(),
+        "seed": seed,
+        "sample": frame.share,
+        "champion": fitted.name,
+        "champions": chosen,
+        "calibration": fitted.calibrator.name,
+        "metrics": of(truth, nested),
+        "intervals": intervals,
         "baseline": {name: of(truth, pooled[name]) for name in baselines},
         "margins": margins,
         "models": {name: of(truth, pooled[name]) for name in candidates},
         "by_fold": [
-            {"cutoff": int(fold.test), "train_rows": int(a.sum()), "rows": len(y), "positives": int((y > 0).sum()), **of(y, p)}
-            for fold, (a, _), y, p in zip(plan.folds[-len(folds):], folds, np.split(truth, ends), np.split(nested, ends), strict=True)
+            {
+                "cutoff": int(fold.test),
+                "train_rows": int(a.sum()),
+                "rows": len(y),
+                "positives": int((y > 0).sum()),
+                **of(y, p),
+            }
+            for fold, (a, _), y, p in zip(
+                plan.folds[-len(folds) :],
+                folds,
+                np.split(truth, ends),
+                np.split(nested, ends),
+                strict=True,
+            )
         ],
         "lift": _table(metrics.lift_by_decile(truth, nested)),
         "drivers": _drivers(fitted, frame),
@@ -319,7 +482,12 @@ def _card(
 
 
 def _range(interval: metrics.Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "level": interval.level}
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "level": interval.level,
+    }
 
 
 def _table(table: Any) -> dict[str, list[float]]:
@@ -344,5 +512,12 @@ def _drivers(fitted: Fitted, frame: Frame, most: int = 15) -> list[dict[str, Any
             there = ~np.isnan(sample[:, j])
             if there.sum() > 2 and sample[there, j].std() > 0 and parts[there, j].std() > 0:
                 direction = float(metrics.spearman(parts[there, j], sample[there, j]))
-        found.append({"feature": frame.names[j], "words": in_words(frame.features[j]), "share": float(importance[j]) / total, "direction": direction})
+        found.append(
+            {
+                "feature": frame.names[j],
+                "words": in_words(frame.features[j]),
+                "share": float(importance[j]) / total,
+                "direction": direction,
+            }
+        )
     return found

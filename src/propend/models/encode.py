@@ -25,6 +25,8 @@ LIMIT: Final = 8.0
 SKEWED: Final = 2.0
 """|skewness| above which the signed logarithm is tried."""
 MOST_LEVELS: Final = 100
+LARGEST: Final = 1e100
+"""Larger numbers count as this, so that their squares stay finite."""
 FEWEST_ROWS: Final = 5
 """A category code seen in fewer rows shares one column with the other rare ones."""
 
@@ -33,23 +35,32 @@ FEWEST_ROWS: Final = 5
 class Design:
     """A fitted encoding; every derived column knows the column it comes from.
 
-    Numbers: missing → median, with an indicator where the training rows had any; heavy tails
-    (skewness above 2, and less after it) → signed logarithm ``sign(x)·log1p(|x| / unit)``; then
-    standardised by mean and deviation of all but the extreme 0.1 % on either side, and held within
-    ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and at
-    quantiles of the others, so that the effect is a bent line (a linear spline).
+        Numbers: missing → median, with an indicator where the training rows had any; heavy tails
+        (skewness above 2, and less after it) → signed logarithm ``sign(x)·log1p(|x| / unit)``; then
+        standardised by mean and deviation of all but the extreme 0.1 % on either side, and held within
+    <<<<<<< HEAD
+        ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and at
+        quantiles of the others, so that the effect is a bent line (a linear spline).
 
-    Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
-    one for missing. All columns are centred, so a row's sum of weighted columns is its difference
-    from the average row.
+        Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
+        one for missing. All columns are centred, so a row's sum of weighted columns is its difference
+        from the average row.
+    =======
+        ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and
+        at quantiles of the others, so that the effect is a bent line (a linear spline).
 
-    >>> import numpy as np
-    >>> X = np.array([[1.0, 0.0], [3.0, 1.0], [np.nan, 1.0]] * 5)
-    >>> design = Design.fit(X, {1: 2})
-    >>> design.source
-    array([0, 0, 1, 1, 1])
-    >>> design.transform(X).mean(axis=0).round(12) + 0.0
-    array([0., 0., 0., 0., 0.])
+        Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
+        one for missing. All columns are centred, so a row's sum of weighted columns is its difference
+        from the average row. Sample weights play no part here.
+    >>>>>>> models
+
+        >>> import numpy as np
+        >>> X = np.array([[1.0, 0.0], [3.0, 1.0], [np.nan, 1.0]] * 5)
+        >>> design = Design.fit(X, {1: 2})
+        >>> design.source
+        array([0, 0, 1, 1, 1])
+        >>> design.transform(X).mean(axis=0).round(12) + 0.0
+        array([0., 0., 0., 0., 0.])
     """
 
     median: Array
@@ -68,7 +79,7 @@ class Design:
         median, unit = np.zeros(width), np.zeros(width)
         derived: list[tuple[int, int, float, float, float]] = []
         for index in range(width):
-            column = X[:, index]
+            column = np.clip(X[:, index], -LARGEST, LARGEST)
             present = column[~np.isnan(column)]
             holes = 1.0 - len(present) / len(column)
             if index in categories:
@@ -119,7 +130,7 @@ class Design:
         values = np.flatnonzero(self.kind == VALUE)
         sources = self.source[values]
         block = X[:, sources]
-        block = np.where(np.isnan(block), self.median[sources], block)
+        block = np.clip(np.where(np.isnan(block), self.median[sources], block), -LARGEST, LARGEST)
         logged = np.flatnonzero(self.unit[sources] > 0)
         block[:, logged] = _signed_log(block[:, logged], self.unit[sources[logged]])
         out[:, values] = block

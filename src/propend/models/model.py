@@ -45,6 +45,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 Validation: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None]
 
 _BLOCK = 65_536
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,11 @@ class Model(ABC):
     >>> X = np.array([[1.0], [2.0], [np.nan], [4.0], [5.0], [6.0]])
     >>> model = LogisticRegression("yes_no").fit(X, [0, 0, 0, 1, 1, 1], columns=("visits",))
     >>> model.predict(X).round(1)
+<<<<<<< HEAD
     array([0.2, 0.3, 0.4, 0.5, 0.8, 0.9])
+=======
+    array([0.1, 0.2, 0.4, 0.5, 0.8, 0.9])
+>>>>>>> models
     >>> model.predict([[1.0, 2.0]])
     Traceback (most recent call last):
     propend.errors.ModelError: 'logistic' was fitted on 1 column (visits) and got 2; \
@@ -490,6 +495,8 @@ def _vector(values: npt.ArrayLike, rows: int, what: str) -> Array:
     bad = np.count_nonzero(~np.isfinite(vector))
     if bad:
         raise ModelError(f"{what} is missing or infinite in {bad} of {rows} rows; leave them out")
+    if rows and np.abs(vector).max() > _LARGEST:
+        raise ModelError(f"{what} holds values beyond {_LARGEST:g}; check their unit")
     return vector
 
 

@@ -50,7 +50,9 @@ class Plan:
         )
 
 
-def plan_cutoffs(first: int, now: int, horizon: Duration, *, folds: int = 3, history: float | None = None) -> Plan:
+def plan_cutoffs(
+    first: int, now: int, horizon: Duration, *, folds: int = 3, history: float | None = None
+) -> Plan:
     """Lay out cutoffs on a log that runs from ``first`` to ``now`` (UTC microseconds).
 
     The last test is asked one horizon before ``now``; earlier ones step back by up to a horizon. Training cutoffs

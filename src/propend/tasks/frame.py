@@ -62,21 +62,38 @@ class Frame:
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels, to stand beside every figure."""
         digest = hashlib.sha256()
-        for array in (self.user, self.cutoff, np.nan_to_num(self.y, nan=-1.0), np.nan_to_num(self.X, nan=-1.0)):
+        for array in (
+            self.user,
+            self.cutoff,
+            np.nan_to_num(self.y, nan=-1.0),
+            np.nan_to_num(self.X, nan=-1.0),
+        ):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
 
 def build_frame(
-    store: Store, schema: Schema, engine: Engine, task: Task, features: Sequence[Expression], cutoffs: Sequence[int], *,
-    labels: bool = True, most_rows: int = MOST_ROWS, scores: dict[str, dict[int, float]] | None = None,
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    *,
+    labels: bool = True,
+    most_rows: int = MOST_ROWS,
+    scores: dict[str, dict[int, float]] | None = None,
 ) -> Frame:
     """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
 
     Raises ``NotEnoughDataError`` where nobody is in the population at any cutoff.
     """
     users = store.table("users")
-    attributes = {} if users is None or not schema.users else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
+    attributes = (
+        {}
+        if users is None or not schema.users
+        else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
+    )
     ids = None if users is None else users[USER].combine_chunks()
     share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
     columns = schema.columns_for([task.target, task.population, *features])
@@ -88,13 +105,19 @@ def build_frame(
             draw = hash_column(names) >> np.uint64(11)
             timelines = timelines.users_at(np.flatnonzero(draw / np.float64(1 << 53) < share))
             names = store.user_ids(bucket).take(pa.array(timelines.users // store.buckets))
-        return _evaluate(timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels)
+        return _evaluate(
+            timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels
+        )
 
     parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
     if sum(len(part.y) for part in parts) == 0:
-        raise NotEnoughDataError(f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population")
+        raise NotEnoughDataError(
+            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
+        )
     X, categories = _stack([part.values for part in parts], len(features))
-    y, user, cutoff = (np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff"))
+    y, user, cutoff = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff")
+    )
     return Frame(X, y, user, cutoff, tuple(features), categories, share)
 
 
@@ -107,8 +130,13 @@ class _Part:
 
 
 def _evaluate(
-    timelines: Timelines, schema: Schema, task: Task, features: Sequence[Expression], cutoffs: Sequence[int],
-    profile: dict[str, Values], labels: bool,
+    timelines: Timelines,
+    schema: Schema,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    profile: dict[str, Values],
+    labels: bool,
 ) -> _Part:
     rows = Rows.every(len(timelines.users), cutoffs)
     asked = evaluate([task.population], timelines, rows, schema, profile=profile)[0]
@@ -118,11 +146,17 @@ def _evaluate(
     y = np.full(len(rows), np.nan)
     if labels:
         answers = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
-        y = np.where(answers.codes < 0, np.nan, answers.codes) if isinstance(answers, Column) else answers
+        y = (
+            np.where(answers.codes < 0, np.nan, answers.codes)
+            if isinstance(answers, Column)
+            else answers
+        )
     return _Part(values, y, timelines.users[rows.user], rows.cutoff)
 
 
-def profile_of(attributes: dict[str, Values], ids: pa.Array | None, names: pa.Array) -> dict[str, Values]:
+def profile_of(
+    attributes: dict[str, Values], ids: pa.Array | None, names: pa.Array
+) -> dict[str, Values]:
     """Return user attributes in the order of ``names``; users without a row have missing values."""
     import pyarrow.compute as pc
 
@@ -151,7 +185,9 @@ def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[
         counts: dict[str, int] = {}
         for c in column:
             assert isinstance(c, Column)
-            for text, n in zip(c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True):
+            for text, n in zip(
+                c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True
+            ):
                 counts[text] = counts.get(text, 0) + int(n)
         common = sorted(sorted(counts, key=lambda t: (-counts[t], t))[:MOST_CATEGORIES])
         categories[j] = tuple(common)
@@ -167,14 +203,28 @@ def _recode(column: Values, index: dict[str, int]) -> F64:
 
 
 def scoring_frame(
-    store: Store, schema: Schema, engine: Engine, task: Task, features: Sequence[Expression], now: int,
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    now: int,
     categories: dict[int, tuple[str, ...]],
 ) -> Frame:
     """Evaluate features for everyone in the population at ``now``, with the codes a fitted model knows."""
-    frame = build_frame(store, schema, engine, task, features, [now], labels=False, most_rows=1 << 62)
+    frame = build_frame(
+        store, schema, engine, task, features, [now], labels=False, most_rows=1 << 62
+    )
     X = frame.X
     for j, known in categories.items():
-        mapping = np.array([*(float(known.index(t)) if t in known else np.nan for t in frame.categories[j]), np.nan])
+        mapping = np.array(
+            [
+                *(float(known.index(t)) if t in known else np.nan for t in frame.categories[j]),
+                np.nan,
+            ]
+        )
         codes = np.where(np.isnan(X[:, j]), len(frame.categories[j]), X[:, j]).astype(np.int64)
         X[:, j] = mapping[codes]
-    return Frame(X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share)
+    return Frame(
+        X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share
+    )

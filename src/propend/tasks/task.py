@@ -54,10 +54,14 @@ class Task:
         _ = task.horizon
         for a in target.aggregates():
             if not (a.window.forward or a.function in FORWARD_ONLY):
-                raise ExpressionError(f"task {name!r}: {a} looks back, but a target looks ahead; write 'next', for example next 30d")
+                raise ExpressionError(
+                    f"task {name!r}: {a} looks back, but a target looks ahead; write 'next', for example next 30d"
+                )
         for a in task.population.aggregates():
             if a.window.forward or a.function in FORWARD_ONLY:
-                raise ExpressionError(f"task {name!r}: the population {a} looks past the cutoff; write 'last' instead of 'next'")
+                raise ExpressionError(
+                    f"task {name!r}: the population {a} looks past the cutoff; write 'last' instead of 'next'"
+                )
         return task
 
     @property
@@ -68,9 +72,15 @@ class Task:
     @property
     def horizon(self) -> Duration:
         """How far ahead the target looks: its longest window. Raises ``ExpressionError`` where it has none."""
-        lengths = [a.window.length for a in self.target.aggregates() if a.window.forward and a.window.length is not None]
+        lengths = [
+            a.window.length
+            for a in self.target.aggregates()
+            if a.window.forward and a.window.length is not None
+        ]
         if not lengths:
-            raise ExpressionError(f"the target {self.target} of task {self.name!r} has no window ahead; add for example 'next 30d'")
+            raise ExpressionError(
+                f"the target {self.target} of task {self.name!r} has no window ahead; add for example 'next 30d'"
+            )
         return max(lengths, key=lambda d: d.microseconds)
 
     @property
@@ -81,7 +91,12 @@ class Task:
             return "yes_no"
         if isinstance(t, Aggregate) and t.function in _COUNTS:
             return "count"
-        if isinstance(t, Aggregate) and t.function in ("next", "first") and t.field is not None and t.field.split(".")[-1] not in ("value", "quantity", "price"):
+        if (
+            isinstance(t, Aggregate)
+            and t.function in ("next", "first")
+            and t.field is not None
+            and t.field.split(".")[-1] not in ("value", "quantity", "price")
+        ):
             return "which"
         return "amount"
 
