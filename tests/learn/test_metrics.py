@@ -128,11 +128,6 @@ def test_one_class_and_no_rows_give_nan_not_a_crash() -> None:
         metrics.lift_by_decile(y, [0.5] * len(y))
         assert all(np.isnan(v) for v in metrics.amount_metrics([], []).values())
     assert np.isnan(metrics.bias([0, 0], [1, 2]))
-<<<<<<< HEAD
-
-
-def test_lengths_are_checked() -> None:
-=======
     for metric in (metrics.r2, metrics.gini, metrics.spearman):
         assert np.isnan(metric([0.1] * 3, [1, 2, 3], [0.3, 0.7, 0.9]))
 
@@ -140,7 +135,6 @@ def test_lengths_are_checked() -> None:
 def test_lengths_and_gaps_are_checked() -> None:
     with pytest.raises(DataError, match=r"must not be missing \(NaN\)"):
         metrics.auroc([0, 1], [0.5, np.nan])
->>>>>>> models
     with pytest.raises(DataError, match="one length"):
         metrics.auroc([0, 1], [0.5])
     with pytest.raises(DataError, match="one group per row"):

@@ -47,11 +47,7 @@ def test_a_wild_value_does_not_run_away() -> None:
     y = 10 + X[:, 0]
     y[0], X[0, 0] = 10.0, 1e12
     model = LinearRegression("amount").fit(X, y)
-<<<<<<< HEAD
-    assert np.allclose(model.predict(X[1:]), y[1:], atol=0.3)
-=======
     assert np.abs(model.predict(X[1:]) - y[1:]).mean() < 0.1
->>>>>>> models
     assert abs(model.predict([[1e300]])[0] - 10) < 20
 
 

@@ -171,8 +171,6 @@ def test_a_damaged_booster_is_refused() -> None:
         type(model).from_state(state)
 
 
-<<<<<<< HEAD
-=======
 def odd_rows() -> dict[str, tuple[np.ndarray, np.ndarray, dict[int, int]]]:
     """Inputs at the edge of what is allowed."""
     rng = np.random.default_rng(0)
@@ -206,7 +204,6 @@ def test_labels_beyond_reason_are_refused() -> None:
         create("linear", "amount").fit([[1.0], [2.0]], [0.0, 1e200])
 
 
->>>>>>> models
 def test_importing_models_is_light() -> None:
     code = (
         "import sys, propend.models, propend.learn.metrics, propend.learn.calibration\n"

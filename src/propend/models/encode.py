@@ -35,32 +35,23 @@ FEWEST_ROWS: Final = 5
 class Design:
     """A fitted encoding; every derived column knows the column it comes from.
 
-        Numbers: missing → median, with an indicator where the training rows had any; heavy tails
-        (skewness above 2, and less after it) → signed logarithm ``sign(x)·log1p(|x| / unit)``; then
-        standardised by mean and deviation of all but the extreme 0.1 % on either side, and held within
-    <<<<<<< HEAD
-        ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and at
-        quantiles of the others, so that the effect is a bent line (a linear spline).
+    Numbers: missing → median, with an indicator where the training rows had any; heavy tails
+    (skewness above 2, and less after it) → signed logarithm ``sign(x)·log1p(|x| / unit)``; then
+    standardised by mean and deviation of all but the extreme 0.1 % on either side, and held within
+    ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and
+    at quantiles of the others, so that the effect is a bent line (a linear spline).
 
-        Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
-        one for missing. All columns are centred, so a row's sum of weighted columns is its difference
-        from the average row.
-    =======
-        ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and
-        at quantiles of the others, so that the effect is a bent line (a linear spline).
+    Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
+    one for missing. All columns are centred, so a row's sum of weighted columns is its difference
+    from the average row. Sample weights play no part here.
 
-        Categories: one column per code seen in at least 5 rows (at most 100), one for all other codes,
-        one for missing. All columns are centred, so a row's sum of weighted columns is its difference
-        from the average row. Sample weights play no part here.
-    >>>>>>> models
-
-        >>> import numpy as np
-        >>> X = np.array([[1.0, 0.0], [3.0, 1.0], [np.nan, 1.0]] * 5)
-        >>> design = Design.fit(X, {1: 2})
-        >>> design.source
-        array([0, 0, 1, 1, 1])
-        >>> design.transform(X).mean(axis=0).round(12) + 0.0
-        array([0., 0., 0., 0., 0.])
+    >>> import numpy as np
+    >>> X = np.array([[1.0, 0.0], [3.0, 1.0], [np.nan, 1.0]] * 5)
+    >>> design = Design.fit(X, {1: 2})
+    >>> design.source
+    array([0, 0, 1, 1, 1])
+    >>> design.transform(X).mean(axis=0).round(12) + 0.0
+    array([0., 0., 0., 0., 0.])
     """
 
     median: Array

@@ -107,11 +107,7 @@ class Model(ABC):
     >>> X = np.array([[1.0], [2.0], [np.nan], [4.0], [5.0], [6.0]])
     >>> model = LogisticRegression("yes_no").fit(X, [0, 0, 0, 1, 1, 1], columns=("visits",))
     >>> model.predict(X).round(1)
-<<<<<<< HEAD
-    array([0.2, 0.3, 0.4, 0.5, 0.8, 0.9])
-=======
     array([0.1, 0.2, 0.4, 0.5, 0.8, 0.9])
->>>>>>> models
     >>> model.predict([[1.0, 2.0]])
     Traceback (most recent call last):
     propend.errors.ModelError: 'logistic' was fitted on 1 column (visits) and got 2; \
