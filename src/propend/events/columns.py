@@ -19,7 +19,9 @@ __all__ = ["Column", "TimeFormat", "parse_number", "time_format"]
 
 _DOT: Final = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+([eE][-+]?\d+)?|\d+\.")
 _COMMA: Final = re.compile(r"\d{1,3}([. ]\d{3})+(,\d+)?|\d+(,\d+)?")
-_AROUND: Final = re.compile(r"^([-+(]?)\s*(?:[A-Za-z]{3}\b|[$£€¥￥₹₩₽元])?\s*([-+]?)(.*?)\s*(?:[A-Za-z]{3}|[$£€¥￥₹₩₽元%])?\)?$")
+_AROUND: Final = re.compile(
+    r"^([-+(]?)\s*(?:[A-Za-z]{3}\b|[$£€¥￥₹₩₽元])?\s*([-+]?)(.*?)\s*(?:[A-Za-z]{3}|[$£€¥￥₹₩₽元%])?\)?$"
+)
 _SIGN: Final = re.compile(r"[$£€¥￥₹₩₽元]")
 _ENOUGH: Final = 0.98
 _EPOCHS: Final = (("epoch_s", 1.0), ("epoch_ms", 1e3), ("epoch_us", 1e6))
@@ -142,7 +144,9 @@ class Column:
         """Cells as floats, shape (rows,), NaN where empty or not a number."""
         sign = "," if self.decimal == "," else "."
         known = {value: parse_number(value, sign) for value in self.counts}
-        return np.array([_nan(known.get(cell)) if cell is not None else math.nan for cell in self.cells])
+        return np.array(
+            [_nan(known.get(cell)) if cell is not None else math.nan for cell in self.cells]
+        )
 
     @cached_property
     def is_whole(self) -> bool:
@@ -217,7 +221,10 @@ def time_format(column: Column, hints: Sequence[str] = (), where: str = "") -> T
     if not shapes or _is_day_number(column, of_shape):
         return None
     example = of_shape[shapes.most_common(1)[0][0]][0]
-    zoned = sum(n for s, n in shapes.items() if s.endswith("%z") or s == "iso z") >= 0.9 * shapes.total()
+    zoned = (
+        sum(n for s, n in shapes.items() if s.endswith("%z") or s == "iso z")
+        >= 0.9 * shapes.total()
+    )
     if set(shapes) <= {"iso", "iso z"}:
         return TimeFormat((), zoned, share, example=example)
     formats: dict[str, None] = {}
@@ -260,14 +267,20 @@ def _is_day_number(column: Column, of_shape: dict[str, list[str]]) -> bool:
     return len(days) > column.distinct / 2 and good < _ENOUGH * len(days)
 
 
-def _written(shape: str, values: list[str], column: str, hints: Sequence[str], where: str) -> list[str]:
+def _written(
+    shape: str, values: list[str], column: str, hints: Sequence[str], where: str
+) -> list[str]:
     if shape in ("iso", "iso z"):
         return sorted({_iso_format(value) for value in values})
     if "<1>" not in shape:
         return [shape]
     day_first = shape.replace("<1>", "%d").replace("<2>", "%m")
     month_first = shape.replace("<1>", "%m").replace("<2>", "%d")
-    hinted = [f for f in hints if f in (day_first, month_first) or f == day_first[:8] or f == month_first[:8]]
+    hinted = [
+        f
+        for f in hints
+        if f in (day_first, month_first) or f == day_first[:8] or f == month_first[:8]
+    ]
     if hinted:
         return [day_first if hinted[0].startswith("%d") else month_first]
     parts = [re.match(r"(\d+)\D(\d+)", value) for value in values]
@@ -289,8 +302,10 @@ def _iso_format(value: str) -> str:
     zone = _ZONED.search(value[10:])
     body = value[: 10 + zone.start()] if zone else value
     clock = {0: "", 5: "%H:%M", 8: "%H:%M:%S"}.get(max(len(body) - 11, 0), "%H:%M:%S.%f")
-    return "%Y-%m-%d" + (body[10] + clock if clock else "") + (
-        (" %z" if zone.group().startswith(" ") else "%z") if zone else ""
+    return (
+        "%Y-%m-%d"
+        + (body[10] + clock if clock else "")
+        + ((" %z" if zone.group().startswith(" ") else "%z") if zone else "")
     )
 
 

@@ -22,8 +22,17 @@ from propend.engine import Engine
 from propend.errors import ConfigError, DataError
 from propend.events.columns import Column, TimeFormat, time_format
 from propend.events.propose import LogShape, propose_funnels, propose_tasks
-from propend.events.sample import Group, Sample, find_files, group_files, quote, read_keys, take_sample
+from propend.events.sample import (
+    Group,
+    Sample,
+    find_files,
+    group_files,
+    quote,
+    read_keys,
+    take_sample,
+)
 from propend.events.vocabulary import (
+    ATTRIBUTES,
     CONSTANT_TYPES,
     COUNTRIES,
     CURRENCY_SIGNS,
@@ -45,14 +54,19 @@ __all__ = ["Finding", "Guess", "guess"]
 _SURE_ENOUGH: Final = 0.45
 _CJK: Final = re.compile(r"[\u4e00-\u9fff]")
 _KANA: Final = re.compile(r"[\u3040-\u30ff]")
-_ID_NAME: Final = re.compile(r"(^|_)(id|no|code|key|number|zip|phone|mobile|postcode|upc|ean)$|id$|编号|编码|号$|邮编|zip_code")
-_TEXT_WORDS: Final = frozenset({"and", "or", "not", "in", "is", "missing", "where", "for", "ever", "true", "false"})
+_ID_NAME: Final = re.compile(
+    r"(^|_)(id|no|code|key|number|zip|phone|mobile|postcode|upc|ean)$|id$|编号|编码|号$|邮编|zip_code"
+)
+_TEXT_WORDS: Final = frozenset(
+    {"and", "or", "not", "in", "is", "missing", "where", "for", "ever", "true", "false"}
+)
 _SQL_WORDS: Final = frozenset(
-    "all and any as asc both case cast check collate column constraint create default desc distinct do else end "
-    "except false for foreign from group having in initially intersect into lateral leading limit not null offset "
-    "on only or order primary references returning select some table then to trailing true union unique user using "
-    "variadic when where window with".split()
-)  # fmt: skip
+    """all and any as asc both case cast check collate column constraint create default desc
+    distinct do else end except false for foreign from group having in initially intersect into
+    lateral leading limit not null offset on only or order primary references returning select
+    some table then to trailing true union unique user using variadic when where window
+    with""".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,9 @@ class _Reading:
     @property
     def where(self) -> str:
         first = self.group.files[0].name
-        return first if len(self.group.files) == 1 else f"{first} and {len(self.group.files) - 1} more"
+        return (
+            first if len(self.group.files) == 1 else f"{first} and {len(self.group.files) - 1} more"
+        )
 
     def column(self, role: str) -> Column | None:
         return self.roles[role][0] if role in self.roles else None
@@ -139,12 +155,21 @@ def guess(
         return _no_log(readings, base)
     findings: list[Finding] = []
     sources = [_event_source(log, logs[0], files, base, findings) for log in logs]
-    config: dict[str, Any] = {"workspace": _workspace(base, readings, logs, findings), "events": sources}
+    config: dict[str, Any] = {
+        "workspace": _workspace(base, readings, logs, findings),
+        "events": sources,
+    }
     for side, (reading, key, sure) in tables.items():
         config[side] = _table(reading, key, side, sure, files, base, findings)
     used = [*logs, *(reading for reading, _, _ in tables.values())]
     findings += [
-        Finding(r.name, "unused file", r.where, 0.5, "neither a log of users nor a table with a matching key")
+        Finding(
+            r.name,
+            "unused file",
+            r.where,
+            0.5,
+            "neither a log of users nor a table with a matching key",
+        )
         for r in readings
         if r not in used
     ]
@@ -184,7 +209,9 @@ def _assign(reading: _Reading, role: str, fits: Callable[[_Reading, Column, floa
     best: tuple[float, Column | None, float] = (_SURE_ENOUGH - 1e-9, None, 0.0)
     for column in reading.free():
         named = match(column.name, words, pattern)
-        score = named * fits(reading, column, named) if role != "time" else fits(reading, column, named)
+        score = (
+            named * fits(reading, column, named) if role != "time" else fits(reading, column, named)
+        )
         if score > best[0]:
             best = (score, column, named)
     score, found, named = best
@@ -215,11 +242,15 @@ def _fits_other_time(reading: _Reading, column: Column, _: float) -> float:
 
 def _fits_message(_: _Reading, column: Column, __: float) -> float:
     own = plain(column.name) == "id"
-    return 0.0 if column.uniqueness < 0.9 or (own and column.uniqueness < 1) else 0.6 if own else 0.95
+    return (
+        0.0 if column.uniqueness < 0.9 or (own and column.uniqueness < 1) else 0.6 if own else 0.95
+    )
 
 
 def _fits_id(reading: _Reading, column: Column, _: float) -> float:
-    if isinstance(reading.times.get(column.name), TimeFormat) and _is_dated(reading.times[column.name]):
+    if isinstance(reading.times.get(column.name), TimeFormat) and _is_dated(
+        reading.times[column.name]
+    ):
         return 0.0
     if column.is_number and not column.is_whole:
         return 0.0
@@ -238,7 +269,9 @@ def _fits_type(_: _Reading, column: Column, named: float) -> float:
         return 0.98
     if _is_taobao(column):
         return 0.7
-    telling = re.search(r"event|behaviou?r|action|activity|interaction|行为|事件|操作|动作", plain(column.name))
+    telling = re.search(
+        r"event|behaviou?r|action|activity|interaction|行为|事件|操作|动作", plain(column.name)
+    )
     return (0.8 if telling else 0.6 if known > 0 else 0.0) if named else 0.0
 
 
@@ -260,7 +293,11 @@ def _fits_money(_: _Reading, column: Column, __: float) -> float:
 
 
 def _fits_rating(_: _Reading, column: Column, __: float) -> float:
-    return 0.95 if column.is_number and column.distinct <= 101 and np.nanmax(column.numbers) <= 100 else 0.0
+    return (
+        0.95
+        if column.is_number and column.distinct <= 101 and np.nanmax(column.numbers) <= 100
+        else 0.0
+    )
 
 
 def _fits_channel(_: _Reading, column: Column, __: float) -> float:
@@ -307,7 +344,11 @@ def _assign_by_place(reading: _Reading) -> None:
             continue
         for column in reading.free():
             if _looks_like_id(reading, column, nameless) and not _is_twin(reading, column):
-                reading.roles[role] = (column, 0.5 if nameless else 0.4, "the first column of ids that repeat")
+                reading.roles[role] = (
+                    column,
+                    0.5 if nameless else 0.4,
+                    "the first column of ids that repeat",
+                )
                 break
     if nameless:
         _assign_nameless_numbers(reading)
@@ -328,11 +369,17 @@ def _looks_like_id(reading: _Reading, column: Column, nameless: bool) -> bool:
 def _is_twin(reading: _Reading, column: Column) -> bool:
     """Whether a column of ids says the same as the user's."""
     user = reading.column("user")
-    return user is not None and _agreement(column, user)[0] > 0.99 and _agreement(user, column)[0] > 0.99
+    return (
+        user is not None
+        and _agreement(column, user)[0] > 0.99
+        and _agreement(user, column)[0] > 0.99
+    )
 
 
 def _assign_nameless_numbers(reading: _Reading) -> None:
-    numbers = [c for c in reading.free() if c.is_number and c.distinct > 1 and not _is_twin(reading, c)]
+    numbers = [
+        c for c in reading.free() if c.is_number and c.distinct > 1 and not _is_twin(reading, c)
+    ]
     whole = [c for c in numbers if c.is_whole and np.nanmax(np.abs(c.numbers)) < 10_000]
     money = [c for c in numbers if not c.is_whole]
     if money and "value" not in reading.roles:
@@ -348,7 +395,11 @@ def _settle_money(reading: _Reading) -> None:
     roles = reading.roles
     if "value" in roles and "price" in roles and "quantity" not in roles:
         value = roles["value"][0]
-        if plain(value.name) == "amount" and value.is_whole and float(np.nanmedian(value.numbers)) <= 3:
+        if (
+            plain(value.name) == "amount"
+            and value.is_whole
+            and float(np.nanmedian(value.numbers)) <= 3
+        ):
             roles["quantity"] = (value, 0.5, "small whole numbers beside a price")
             del roles["value"]
     if "rating" in roles and ("value" in roles or "price" in roles):
@@ -420,7 +471,8 @@ def _joins(log: _Reading, role: str, table: _Reading, key: Column, engine: Engin
 def _no_log(readings: list[_Reading], base: Path) -> Guess:
     for reading in readings:
         if "time" in reading.roles and (len(readings) == 1 or reading.roles["time"][1] > 0.8):
-            names = ", ".join(c.name for c in reading.sample.columns)
+            names = ", ".join(c.name for c in reading.sample.columns[:12])
+            names += ", …" if len(reading.sample.columns) > 12 else ""
             raise ConfigError(
                 f"{reading.where}: {reading.roles['time'][0].name!r} holds times, but no column says who did it "
                 f"(columns: {names}); rename that column to user_id, write propend.toml with roles.user = '…', "
@@ -453,7 +505,11 @@ def _label(sample: Sample) -> tuple[str, float]:
     """Return the column a table without time is probably about, and how sure."""
     few = [c for c in sample.columns if 2 <= c.distinct <= 20]
     scored = [(match(c.name, LABELS), c.name) for c in few]
-    scored += [(0.6, c.name) for c in few if re.search(r"(^|_)(churn|fraud|default|label|target)", plain(c.name))]
+    scored += [
+        (0.6, c.name)
+        for c in few
+        if re.search(r"(^|_)(churn|fraud|default|label|target)", plain(c.name))
+    ]
     best = max(scored, default=(0.0, ""), key=lambda pair: pair[0])
     if best[0] > 0.5:
         return best[1], round(0.9 * best[0], 2)
@@ -484,9 +540,12 @@ def _event_source(
         formats += [f for f in arrival.formats if f not in formats]
     if formats:
         source["times"] = formats
-    what = ", ".join(formats) or ("timestamps" if log.roles["time"][0].is_native_time else "ISO 8601")
-    zoned = "each with its zone" if written.zoned else "without a zone (the workspace's is used)"
-    say("times", what, written.share, f"for example {written.example}, {zoned}")
+    clock = "counted in UTC" if written.epoch else "each with its zone"
+    what = ", ".join(formats) or (
+        "timestamps" if log.roles["time"][0].is_native_time else "ISO 8601"
+    )
+    zone = clock if written.zoned else "without a zone (the workspace's is used)"
+    say("times", what, written.share, f"for example {written.example}, {zone}")
     source |= _types(log, say)
     used_numbers = [log.roles[r] for r in ("value", "price", "quantity") if r in log.roles]
     numbers = [column for column, _, _ in used_numbers]
@@ -507,7 +566,10 @@ def _keep_catalogue_clean(log: _Reading, main: _Reading) -> None:
 
 
 def _place(reading: _Reading, given: Sequence[str | Path], base: Path) -> dict[str, Any]:
-    source: dict[str, Any] = {"name": reading.name, "files": _file_keys(reading.group.files, given, base)}
+    source: dict[str, Any] = {
+        "name": reading.name,
+        "files": _file_keys(reading.group.files, given, base),
+    }
     if not reading.group.header:
         source["header"] = False
     return source
@@ -524,14 +586,28 @@ def _role_expressions(log: _Reading, say: Callable[[str, str, float, str], None]
             reason += f"; {empty:.0%} of the lines have none"
         expressions[role] = _reference(column.name)
         say(role, expressions[role], sure, reason)
+        if (
+            role in ("user", "item")
+            and column.is_text
+            and all(v.endswith(".0") for v in column.counts)
+        ):
+            tidy = f"regexp_replace({expressions[role]}, '\\.0$', '')"
+            say(f"tidy.{role}", tidy, 0.5, f"would write {column.examples(1)} without its .0")
     price, quantity = log.column("price"), log.column("quantity")
     if "value" not in log.roles and price is not None:
         single = quantity is None
-        value = _reference(price.name) + ("" if quantity is None else f" * {_reference(quantity.name)}")
+        value = _reference(price.name) + (
+            "" if quantity is None else f" * {_reference(quantity.name)}"
+        )
         place = list(ROLES).index("value")
         before = {role: e for role, e in expressions.items() if list(ROLES).index(role) < place}
         expressions = before | {"value": value} | expressions
-        say("value", value, 0.7 if single else 0.9, "no column of totals" if not single else "the only money")
+        say(
+            "value",
+            value,
+            0.7 if single else 0.9,
+            "no column of totals" if not single else "the only money",
+        )
     return {role: expressions[role] for role in ROLES if role in expressions}
 
 
@@ -574,7 +650,9 @@ def _constant_type(log: _Reading) -> tuple[str, float, str]:
     if not log.group.header and "value" in log.roles and log.roles["value"][0].is_whole:
         return "rating", 0.6, "whole numbers from 1 to 5"
     time = log.roles["time"][0].name
-    names = " ".join([log.name, time, *(c.name for r, (c, _, _) in log.roles.items() if r == "session")]).lower()
+    names = " ".join(
+        [log.name, time, *(c.name for r, (c, _, _) in log.roles.items() if r == "session")]
+    ).lower()
     named = next((kind for pattern, kind in CONSTANT_TYPES if re.search(pattern, names)), None)
     money = any(role in log.roles for role in ("value", "price", "quantity"))
     if named in ("redemption", "return"):
@@ -614,6 +692,7 @@ def _leftovers(
     """Part the columns without a role into item attributes, user attributes, properties and unused ones."""
     found: dict[str, dict[str, str]] = {"of_item": {}, "of_user": {}, "properties": {}}
     numbers: dict[str, list[Column]] = {key: [] for key in found}
+    homes: dict[str, list[tuple[Column, float, str]]] = {key: [] for key in found}
     for column in log.sample.columns:
         if column in log.free():
             key, sure, reason = _home(log, column)
@@ -624,12 +703,14 @@ def _leftovers(
         if key == "unused":
             say("unused", column.name, sure, reason)
             continue
-        owner = key.removeprefix("of_")
-        name = _own_name(column.name, owner, found[key])
-        found[key][name] = _reference(column.name)
-        say(f"{key}.{name}", _reference(column.name), sure, reason)
-        if column.is_number and not _ID_NAME.search(plain(column.name)):
-            numbers[key].append(column)
+        homes[key].append((column, sure, reason))
+    for key, columns in homes.items():
+        names = _own_names([c.name for c, _, _ in columns], key.removeprefix("of_"))
+        for name, (column, sure, reason) in zip(names, columns, strict=True):
+            found[key][name] = _reference(column.name)
+            say(f"{key}.{name}", _reference(column.name), sure, reason)
+            if column.is_number and not _ID_NAME.search(plain(column.name)):
+                numbers[key].append(column)
     return [(key, mapping, numbers[key]) for key, mapping in found.items() if mapping]
 
 
@@ -652,8 +733,16 @@ def _home(log: _Reading, column: Column) -> tuple[str, float, str]:
         if enough and agree >= (0.8 if own else 0.9) and lift >= (0.3 if own else 0.5):
             best = max(best, (lift + 0.2 * own, role, agree))
     if best[1]:
-        return f"of_{best[1]}", best[2] * 0.95, f"the same for each {best[1]} on {best[2]:.0%} of the lines"
-    if column.uniqueness > 0.95 and column.filled > 20 and (column.is_whole or not column.is_number):
+        return (
+            f"of_{best[1]}",
+            best[2] * 0.95,
+            f"the same for each {best[1]} on {best[2]:.0%} of the lines",
+        )
+    if (
+        column.uniqueness > 0.95
+        and column.filled > 20
+        and (column.is_whole or not column.is_number)
+    ):
         return "unused", 0.6, "nearly every line has its own"
     return "properties", 0.5, f"varies from line to line ({column.examples()})"
 
@@ -661,7 +750,11 @@ def _home(log: _Reading, column: Column) -> tuple[str, float, str]:
 def _agreement(column: Column, by: Column) -> tuple[float, float, int]:
     """How far ``by`` determines ``column``: agreement beyond the first line of each group, its lift over the
     commonest value, and the number of groups with at least two lines."""
-    pairs = Counter((b, c) for b, c in zip(by.cells, column.cells, strict=True) if b is not None and c is not None)
+    pairs = Counter(
+        (b, c)
+        for b, c in zip(by.cells, column.cells, strict=True)
+        if b is not None and c is not None
+    )
     sizes: Counter[str] = Counter()
     largest: dict[str, int] = {}
     for (group, _), n in pairs.items():
@@ -677,7 +770,9 @@ def _agreement(column: Column, by: Column) -> tuple[float, float, int]:
     return agree, lift, len(repeated)
 
 
-def _number_keys(numbers: Iterable[Column], say: Callable[[str, str, float, str], None]) -> dict[str, Any]:
+def _number_keys(
+    numbers: Iterable[Column], say: Callable[[str, str, float, str], None]
+) -> dict[str, Any]:
     texts = list({c.name: c for c in numbers if c.is_text}.values())
     comma = [c for c in texts if c.decimal == ","]
     dot = [c for c in texts if c.decimal == "."]
@@ -687,7 +782,12 @@ def _number_keys(numbers: Iterable[Column], say: Callable[[str, str, float, str]
         say("decimal", ",", 0.9, f"for example {comma[0].examples(1)}")
     odd = dot if result else comma
     for column in odd:
-        say("numbers", column.name, 0.2, "writes decimals otherwise than the other columns; left as text")
+        say(
+            "numbers",
+            column.name,
+            0.2,
+            "writes decimals otherwise than the other columns; left as text",
+        )
     kept = [c.name for c in texts if c not in odd]
     return ({"numbers": kept} if kept else {}) | result
 
@@ -707,21 +807,25 @@ def _table(
     owner = side.removesuffix("s")
     table = _place(reading, given, base)
     table["key"] = _reference(key.name)
-    findings.append(Finding(reading.name, f"{side}.key", table["key"], sure, f"joins the log's {owner} column"))
-    attributes: dict[str, str] = {}
-    numbers: list[Column] = []
-    for column in reading.sample.columns:
-        if column.name == key.name:
-            continue
+    findings.append(
+        Finding(reading.name, f"{side}.key", table["key"], sure, f"joins the log's {owner} column")
+    )
+    others = [c for c in reading.sample.columns if c.name != key.name]
+    kept = [c for c in others if c.distinct >= 2]
+    names = _own_names([c.name for c in kept], owner)
+    table["attributes"] = {n: _reference(c.name) for n, c in zip(names, kept, strict=True)}
+    for name, column in zip(names, kept, strict=True):
+        reference = _reference(column.name)
+        findings.append(
+            Finding(
+                reading.name, f"{side}.{name}", reference, 0.8, f"for example {column.examples()}"
+            )
+        )
+    for column in others:
         if column.distinct < 2:
             why = f"always {column.examples(1)}" if column.filled else "empty"
             findings.append(Finding(reading.name, "unused", column.name, 0.8, why))
-            continue
-        name = _own_name(column.name, owner, attributes)
-        attributes[name] = _reference(column.name)
-        if column.is_number and not _ID_NAME.search(plain(column.name)):
-            numbers.append(column)
-    table["attributes"] = attributes
+    numbers = [c for c in kept if c.is_number and not _ID_NAME.search(plain(c.name))]
 
     def say(role: str, column: str, confidence: float, reason: str) -> None:
         findings.append(Finding(reading.name, role, column, confidence, reason))
@@ -741,8 +845,14 @@ def _workspace(
         zone, sure, why = "Asia/Tokyo", 0.6, "Japanese text"
     elif chinese:
         zone, sure, why = "Asia/Shanghai", 0.6, "Chinese text"
-    naive = not all(t.zoned for r in logs if isinstance(t := r.times[r.roles["time"][0].name], TimeFormat))
-    need = "the times carry no zone" if naive else "the times carry their own zone; this one is for days and hours"
+    naive = not all(
+        t.zoned for r in logs if isinstance(t := r.times[r.roles["time"][0].name], TimeFormat)
+    )
+    need = (
+        "the times carry no zone"
+        if naive
+        else "the times carry their own zone; this one is for days and hours"
+    )
     findings.append(Finding("workspace", "zone", zone, sure, f"a guess: {why}; {need}"))
     currency, sure, why = _currency(readings, country, chinese, japanese)
     findings.append(Finding("workspace", "currency", currency, sure, why))
@@ -756,19 +866,31 @@ def _currency(
         for column in reading.sample.columns:
             sign = column.currency_sign
             if sign in ("¥", "￥"):
-                return ("CNY", 0.9, f"{sign} and Chinese text") if chinese and not japanese else ("JPY", 0.7, f"the sign {sign}")
+                return (
+                    ("CNY", 0.9, f"{sign} and Chinese text")
+                    if chinese and not japanese
+                    else ("JPY", 0.7, f"the sign {sign}")
+                )
             if sign is not None and sign in CURRENCY_SIGNS:
                 return CURRENCY_SIGNS[sign], 0.9, f"the sign {sign}"
     for reading in readings:
         for role in ("value", "price"):
             found = reading.column(role)
-            parts = set(plain(found.name).split("_")) | set(re.findall("元", found.name)) if found else set()
+            parts = (
+                set(plain(found.name).split("_")) | set(re.findall("元", found.name))
+                if found
+                else set()
+            )
             for word in sorted(parts & set(CURRENCY_WORDS)):
                 return CURRENCY_WORDS[word], 0.7, f"the word {word!r} in a column's name"
     if country is not None:
         return COUNTRIES[country][1], 0.7, f"a guess: most lines are from {country.title()}"
     if japanese or chinese:
-        return ("JPY", 0.5, "a guess: Japanese text") if japanese else ("CNY", 0.6, "a guess: Chinese text")
+        return (
+            ("JPY", 0.5, "a guess: Japanese text")
+            if japanese
+            else ("CNY", 0.6, "a guess: Chinese text")
+        )
     return "EUR", 0.1, "nothing in the data says which; set your own"
 
 
@@ -804,13 +926,17 @@ def _questions(config: dict[str, Any], logs: list[_Reading], findings: list[Find
     for task in propose_tasks(shape):
         if task.ask:
             tasks.append({"name": task.name, "ask": task.ask, "title": task.title})
-        findings.append(Finding("tasks", task.name, task.ask, 0.8 if task.ask else 0.0, task.reason))
+        findings.append(
+            Finding("tasks", task.name, task.ask, 0.8 if task.ask else 0.0, task.reason)
+        )
     if tasks:
         config["tasks"] = tasks
     funnels = propose_funnels(types)
     if funnels:
         config["funnels"] = funnels
-        findings.append(Finding("funnels", "main", " → ".join(funnels[0]["steps"]), 0.8, "these steps occur"))  # type: ignore[call-overload]
+        findings.append(
+            Finding("funnels", "main", " → ".join(funnels[0]["steps"]), 0.8, "these steps occur")
+        )  # type: ignore[call-overload]
 
 
 def _types_of(source: dict[str, Any], log: _Reading) -> set[str]:
@@ -842,26 +968,49 @@ def _shape(log: _Reading, types: set[str], has_value: bool) -> LogShape:
 
 
 def _reference(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in _SQL_WORDS else quote(name)
+    return (
+        name
+        if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.lower() not in _SQL_WORDS
+        else quote(name)
+    )
 
 
-def _own_name(column: str, owner: str, taken: dict[str, str]) -> str:
-    known = attribute(column)
-    name = known[0] if known is not None and known[1] == owner and known[0] not in taken else plain(column)
-    if name in _TEXT_WORDS or (name in ROLES and owner == "properties"):
-        name += "_property"
-    number = 2
-    unique = name
-    while unique in taken:
-        unique, number = f"{name}_{number}", number + 1
-    return unique
+def _own_names(columns: Sequence[str], owner: str) -> list[str]:
+    """Name attributes or properties: each standard name goes to the column it fits best, the rest keep their own.
+
+    >>> _own_names(["manufacturer_id", "brand", "package size"], "item")
+    ['manufacturer_id', 'brand', 'size']
+    """
+    best: dict[str, tuple[float, str]] = {}
+    for column in columns:
+        known = attribute(column)
+        if known is not None and known[1] == owner:
+            score = match(column, *ATTRIBUTES[known[0]][1:])
+            best[known[0]] = max(
+                best.get(known[0], (0.0, "")), (score, column), key=lambda pair: pair[0]
+            )
+    standard = {column: name for name, (_, column) in best.items()}
+    names: list[str] = []
+    for column in columns:
+        name = standard.get(column, plain(column))
+        if name in _TEXT_WORDS or (name in ROLES and owner == "properties"):
+            name += "_property"
+        unique, number = name, 2
+        while unique in names or (unique in best and column not in standard):
+            unique, number = f"{name}_{number}", number + 1
+        names.append(unique)
+    return names
 
 
 def _name_sources(readings: list[_Reading]) -> None:
     taken: set[str] = set()
     for reading in readings:
         files = reading.group.files
-        stem = re.sub(r"\.(gz|csv|tsv|txt|jsonl|ndjson|json|parquet|pq|inter|item|user|data|dat)$", "", files[0].name)
+        stem = re.sub(
+            r"\.(gz|csv|tsv|txt|jsonl|ndjson|json|parquet|pq|inter|item|user|data|dat)$",
+            "",
+            files[0].name,
+        )
         while stem != (shorter := re.sub(r"\.\w+$", "", stem)):
             stem = shorter
         name = plain(stem if len(files) == 1 else files[0].parent.name)

@@ -30,7 +30,11 @@ class LogShape:
     @property
     def is_sparse(self) -> bool:
         """Whether most users would leave a population that looks back a few months."""
-        return self.is_cohort and self.span_days > 180 and self.active_days_per_user < _MANY_ACTIVE_DAYS
+        return (
+            self.is_cohort
+            and self.span_days > 180
+            and self.active_days_per_user < _MANY_ACTIVE_DAYS
+        )
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ def propose_tasks(shape: LogShape) -> list[Proposal]:
     ]
     if shape.has_value and "purchase" in shape.types:
         ask = "sum(purchase.value) next {h}d"
-        wanted.append(("value", ask, "purchase", 90, 180, "Value of purchases in the next {h} days"))
+        wanted.append(
+            ("value", ask, "purchase", 90, 180, "Value of purchases in the next {h} days")
+        )
     return [_fit(*want, shape=shape) for want in wanted]
 
 
@@ -81,7 +87,11 @@ def propose_funnels(types: Collection[str]) -> list[dict[str, object]]:
 def _title(verb: str, main: str) -> str:
     if main == "*":
         return "Active in the next {h} days"
-    return "Buys in the next {h} days" if verb == "buys" else f"At least one {main} in the next {{h}} days"
+    return (
+        "Buys in the next {h} days"
+        if verb == "buys"
+        else f"At least one {main} in the next {{h}} days"
+    )
 
 
 def _fit(
@@ -93,7 +103,9 @@ def _fit(
         reason = f"the log spans {shape.span_days:.1f} days; at least {need} are needed"
         return Proposal(f"{stem}_{horizon}d", "", title.format(h=horizon), reason)
     days = fitting[-1]
-    behind = back if days == horizon else _nice(min(back, days * back / horizon, shape.span_days / 3))
+    behind = (
+        back if days == horizon else _nice(min(back, days * back / horizon, shape.span_days / 3))
+    )
     name, ask, title = f"{stem}_{days}d", ask.format(h=days), title.format(h=days)
     if shape.is_sparse:
         anyone = "purchase" if "purchase" in shape.types else "*"

@@ -133,7 +133,9 @@ def _header(path: Path, kind: str, scratch: Path) -> tuple[bool, tuple[str, ...]
         try:
             return True, tuple(pq.read_schema(path).names)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path} is not readable as Parquet: {str(error).splitlines()[0]}") from None
+            raise DataError(
+                f"{path} is not readable as Parquet: {str(error).splitlines()[0]}"
+            ) from None
     if kind == "jsonl":
         return True, _keys(path)
     small = path
@@ -153,7 +155,9 @@ def _keys(path: Path) -> tuple[str, ...]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"{path}: not JSON lines (one object on each line); convert it or leave it out")
+            raise DataError(
+                f"{path}: not JSON lines (one object on each line); convert it or leave it out"
+            )
         keys.update(dict.fromkeys(row))
     return tuple(sorted(keys))
 

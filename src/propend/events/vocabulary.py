@@ -1,3 +1,4 @@
+# ruff: noqa: E501, SIM905 - tables of words read best as lines of words
 """The words people give to columns, event types, countries and currencies, as tables."""
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "plain",
 ]
 
+# fmt: off
 ROLE_WORDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "time": (
         (
@@ -198,7 +200,7 @@ CURRENCY_SIGNS: Final = {"£": "GBP", "€": "EUR", "$": "USD", "₹": "INR", "�
 CURRENCY_WORDS: Final = {
     "dollar": "USD", "usd": "USD", "eur": "EUR", "euro": "EUR", "gbp": "GBP", "pound": "GBP", "rmb": "CNY",
     "cny": "CNY", "yen": "JPY", "jpy": "JPY", "inr": "INR", "brl": "BRL", "chf": "CHF", "元": "CNY",
-}  # fmt: skip
+}
 """Words in column names that say the currency."""
 
 COUNTRIES: Final[dict[str, tuple[str | None, str]]] = {
@@ -215,8 +217,10 @@ COUNTRIES: Final[dict[str, tuple[str | None, str]]] = {
     "south korea": ("Asia/Seoul", "KRW"), "india": ("Asia/Kolkata", "INR"), "in": ("Asia/Kolkata", "INR"),
     "singapore": ("Asia/Singapore", "SGD"), "united states": (None, "USD"), "us": (None, "USD"), "usa": (None, "USD"),
     "canada": (None, "CAD"), "australia": (None, "AUD"), "brazil": (None, "BRL"),
-}  # fmt: skip
+}
 """Country (lower case) → (its time zone where it has one, currency)."""
+
+# fmt: on
 
 _RECBOLE: Final = re.compile(r":(token|float|token_seq|float_seq)$")
 _UNIT: Final = re.compile(r"[(（\[].*?[)）\]]\s*$")
