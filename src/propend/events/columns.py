@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -271,7 +271,7 @@ def _written(
     shape: str, values: list[str], column: str, hints: Sequence[str], where: str
 ) -> list[str]:
     if shape in ("iso", "iso z"):
-        return sorted({_iso_format(value) for value in values})
+        return []  # always understood, whatever else is declared
     if "<1>" not in shape:
         return [shape]
     day_first = shape.replace("<1>", "%d").replace("<2>", "%m")
@@ -298,17 +298,6 @@ def _written(
     )
 
 
-def _iso_format(value: str) -> str:
-    zone = _ZONED.search(value[10:])
-    body = value[: 10 + zone.start()] if zone else value
-    clock = {0: "", 5: "%H:%M", 8: "%H:%M:%S"}.get(max(len(body) - 11, 0), "%H:%M:%S.%f")
-    return (
-        "%Y-%m-%d"
-        + (body[10] + clock if clock else "")
-        + ((" %z" if zone.group().startswith(" ") else "%z") if zone else "")
-    )
-
-
 def _epoch(column: Column) -> TimeFormat | None:
     if not column.is_number:
         return None
@@ -324,13 +313,13 @@ def _epoch(column: Column) -> TimeFormat | None:
 def _seconds(value: str, written: TimeFormat) -> float:
     if written.epoch:
         return _nan(parse_number(value)) / written.epoch
-    formats: Iterable[str] = written.formats
-    if not written.formats:
-        try:
-            return _stamp(datetime.fromisoformat(value.removesuffix(" UTC")))
-        except ValueError:
-            return math.nan
-    return next((s for f in formats if math.isfinite(s := _strptime(value, f))), math.nan)
+    known = next((s for f in written.formats if math.isfinite(s := _strptime(value, f))), math.nan)
+    if math.isfinite(known):
+        return known
+    try:
+        return _stamp(datetime.fromisoformat(value.removesuffix(" UTC")))
+    except ValueError:
+        return math.nan
 
 
 def _strptime(value: str, written: str) -> float:

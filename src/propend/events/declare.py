@@ -149,9 +149,11 @@ def _workspace(workspace: dict[str, Any], findings: tuple[Finding, ...]) -> str:
 def _event_source(source: dict[str, Any], findings: tuple[Finding, ...]) -> str:
     name = source["name"]
     lines = ["[[events]]", *_place(source)]
-    for key in ("times", "type"):
-        if key in source:
-            lines.append(_line(key, source[key], _finding(findings, name, key)))
+    lines += [
+        _line(key, source[key], _finding(findings, name, key))
+        for key in ("times", "type")
+        if key in source
+    ]
     if "times" not in source:
         lines += _comment(_finding(findings, name, "times"), "times")
     if "types" in source:
@@ -167,9 +169,6 @@ def _event_source(source: dict[str, Any], findings: tuple[Finding, ...]) -> str:
             (_line(inner, value, None), _finding(findings, name, f"{lead}{inner}"))
             for inner, value in source[key].items()
         )
-        if key == "roles":
-            lines += [f"# {f.role.removeprefix('tidy.')} = {_value(f.column)}  # {f.reason}" for f in findings
-                      if f.source == name and f.role.startswith("tidy.")]  # fmt: skip
         lines += [f"# {f.column}: {f.reason} ({_sure(f)})" for f in findings
                   if key == "type_map" and f.source == name and f.role == key and f.confidence < 0.8]  # fmt: skip
     return "\n".join([*lines, *_unused(findings, name)])

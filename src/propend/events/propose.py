@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from propend.events.vocabulary import FUNNEL, STRENGTH
 
@@ -74,7 +74,7 @@ def propose_tasks(shape: LogShape) -> list[Proposal]:
     return [_fit(*want, shape=shape) for want in wanted]
 
 
-def propose_funnels(types: Collection[str]) -> list[dict[str, object]]:
+def propose_funnels(types: Collection[str]) -> list[dict[str, Any]]:
     """Return the default funnel where at least two of its steps occur.
 
     >>> propose_funnels({"view", "purchase", "cart"})

@@ -27,6 +27,8 @@ _BYTES_PER_ROW: Final = 160
 _MOST_FILES: Final = 24
 _BLOCKS: Final = 16
 _HEAD: Final = 1 << 18
+_BLANK: Final = frozenset(("", "nan", "null", "none", "n/a", "#n/a", "nil", "\\n"))
+"""What the reader takes for a missing value, too."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def group_files(files: Sequence[Path]) -> list[Group]:
     found: dict[tuple[str, bool, tuple[str, ...]], list[Path]] = {}
     with tempfile.TemporaryDirectory(prefix="propend-init-") as folder:
         for path in files:
-            kind = kind_of(path)
+            kind: str = kind_of(path)
             if kind == "database":
                 raise DataError(
                     f"{path} is a database; write propend.toml by hand with database = {str(path)!r} and table = '…'"
@@ -125,7 +127,8 @@ def quote(name: str) -> str:
 
 def _cells(column: pa.ChunkedArray) -> tuple[str | None, ...]:
     texts = column.cast(pa.string()).to_pylist()
-    return tuple((t.strip() or None) if t is not None else None for t in texts)
+    stripped = (t.strip() if t is not None else "" for t in texts)
+    return tuple(None if t.lower() in _BLANK else t for t in stripped)
 
 
 def _header(path: Path, kind: str, scratch: Path) -> tuple[bool, tuple[str, ...]]:

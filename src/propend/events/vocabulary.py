@@ -1,9 +1,10 @@
-# ruff: noqa: E501, SIM905 - tables of words read best as lines of words
+# ruff: noqa: SIM905 - tables of words read best as lines of words
 """The words people give to columns, event types, countries and currencies, as tables."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 # fmt: off
-ROLE_WORDS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+ROLE_WORDS: Final[dict[str, tuple[Sequence[str], str]]] = {
     "time": (
         (
             "eventtime eventtimestamp timestamp datetime occurredat happenedat eventdate ts time date createdat "
@@ -115,7 +116,7 @@ NOT_THE_TIME: Final = re.compile(
 MAY_LEAD: Final = frozenset({"numberof", "num"})
 """Words that count when they open a name (``number_of_cds``)."""
 
-ATTRIBUTES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
+ATTRIBUTES: Final[dict[str, tuple[str, Sequence[str], str]]] = {
     "name": (
         "item",
         "description name title productname itemname movietitle producttitle productdescription".split(),
@@ -188,7 +189,7 @@ STRENGTH: Final = ("purchase", "checkout", "redemption", "cart", "favourite", "r
 FUNNEL: Final = ("view", "cart", "checkout", "purchase")
 """Steps of the default funnel, in order."""
 
-LABELS: Final = (
+LABELS: Final[Sequence[str]] = (
     "churn churned label target y outcome converted conversion response responded fraud fraudfound default revenue "
     "class visit purchased subscribed deposit income clicked click"
 ).split()
@@ -241,7 +242,7 @@ def plain(name: str) -> str:
     return word if not word[0].isdigit() else f"n{word}"
 
 
-def match(name: str, words: tuple[str, ...] | list[str], pattern: str = "(?!)") -> float:
+def match(name: str, words: Sequence[str], pattern: str = "(?!)") -> float:
     """Say how well a column's name fits a vocabulary: 1 is the best word itself, 0 is no fit.
 
     >>> words, pattern = ROLE_WORDS["user"]
