@@ -254,7 +254,8 @@ def _looks_like_id(reading: Reading, column: Column, nameless: bool) -> bool:
         return False
     many = column.distinct >= max(3, min(50, 0.002 * column.filled))
     in_sequence = column.is_number and column.distinct <= 60 and np.nanmax(column.numbers) < 100
-    return many and column.uniqueness < 0.98 and not in_sequence
+    first = column is reading.sample.columns[0]
+    return many and column.uniqueness < 0.98 and (first or not in_sequence)
 
 
 def is_twin(reading: Reading, column: Column) -> bool:
