@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Guessing the roles of columns: small logs of every kind, the public data sets, and bad input."""
 
 from __future__ import annotations
@@ -194,7 +195,9 @@ def test_parquet_with_epoch_milliseconds(tmp_path: Path, engine: Engine) -> None
     source = only(found)
     assert source["times"] == ["epoch_ms"]
     assert source["type_map"] == {"addtocart": "cart", "transaction": "purchase"}
-    assert "spans 299 days" in said(found, "buys_30d").reason  # the sample reaches to the end of the file
+    assert (
+        "spans 299 days" in said(found, "buys_30d").reason
+    )  # the sample reaches to the end of the file
 
 
 def test_sample_reaches_the_end_of_a_large_csv(tmp_path: Path, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""What a column of text holds: numbers (which decimal sign, which currency), times (which format), words."""
+"""What a column of text holds: numbers (in which notation), times (in which format) or words."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Column:
 
     @property
     def is_text(self) -> bool:
-        """Whether the source holds it as text (then it needs ``numbers`` to be read as a number)."""
+        """Whether the source holds it as text (numbers are then read through ``numbers``)."""
         return self.kind.upper() in ("VARCHAR", "JSON")
 
     @property
@@ -121,7 +121,7 @@ class Column:
 
     @cached_property
     def decimal(self) -> str | None:
-        """``.`` or ``,`` where the cells are numbers that only that sign can explain; ``both``; or ``None``."""
+        """The sign that alone makes the cells numbers (``.`` or ``,``), ``both``, or ``None``."""
         dot = self._fits(".")
         comma = self._fits(",") if self.is_text else 0.0
         if max(dot, comma) < _ENOUGH:
@@ -168,7 +168,7 @@ class Column:
         return best[0][0] if best and best[0][1] >= self.filled / 2 else None
 
     def seconds(self, written: TimeFormat) -> np.ndarray:
-        """Cells as seconds since 1970, shape (rows,); naive times are taken as UTC (a day's error is harmless here)."""
+        """Cells as seconds since 1970, shape (rows,); naive times are taken as UTC."""
         known = {value: _seconds(value, written) for value in self.counts}
         return np.array([known[cell] if cell is not None else math.nan for cell in self.cells])
 
@@ -181,8 +181,10 @@ class Column:
 def parse_number(text: str, decimal: str = ".") -> float | None:
     """Read a number with currency signs and thousands separators; ``None`` where it is none.
 
-    >>> parse_number("¥1,234.50"), parse_number("1.234,50 €", ","), parse_number("(12.5)"), parse_number("A1")
-    (1234.5, 1234.5, -12.5, None)
+    >>> parse_number("¥1,234.50"), parse_number("1.234,50 €", ",")
+    (1234.5, 1234.5)
+    >>> parse_number("(12.5)"), parse_number("A1")
+    (-12.5, None)
     """
     around = _AROUND.match(text.strip())
     if around is None:
@@ -199,7 +201,8 @@ def parse_number(text: str, decimal: str = ".") -> float | None:
 def time_format(column: Column, hints: Sequence[str] = (), where: str = "") -> TimeFormat | None:
     """Find how a column writes times; ``None`` where it holds none.
 
-    ``hints`` are formats that settle day-first or month-first. Raises ``ConfigError`` where nothing settles it.
+    ``hints`` are formats that settle day-first or month-first. Raises ``ConfigError`` where nothing
+    settles it.
 
     >>> time_format(Column("t", "VARCHAR", ("31/12/2010 8:26", "1/12/2010 9:00"))).formats
     ('%d/%m/%Y %H:%M',)
@@ -235,7 +238,7 @@ def time_format(column: Column, hints: Sequence[str] = (), where: str = "") -> T
 
 
 def _shape(value: str) -> str | None:
-    """Return a value's format, with ``<1>`` and ``<2>`` where day and month cannot be told apart in it."""
+    """Return a value's format; ``<1>`` and ``<2>`` stand for day and month in either order."""
     if _ISO.fullmatch(value):
         return "iso z" if _ZONED.search(value[10:]) else "iso"
     for date, date_format in _DATES:
@@ -293,7 +296,8 @@ def _written(
     example = values[0]
     what = "both orders of day and month occur" if over[0] else "no value tells day from month"
     raise ConfigError(
-        f"{where}: {what} in column {column!r} (for example {example!r}); say which it is with the time format "
+        f"{where}: {what} in column {column!r} (for example {example!r}); "
+        f"say which it is with the time format "
         f"{day_first!r} (day first) or {month_first!r} (month first)"
     )
 

@@ -16,10 +16,10 @@ from propend.events.guess import Finding, Guess
 __all__ = ["declare", "to_toml"]
 
 _HEAD: Final = """\
-# A Propend workspace. `propend init` guessed what follows from the files; change what is wrong, then: propend run
-# Behind each line stands how sure the guess is (0% to 100%) and why.
-# A role or attribute is a column or an SQL expression over columns; a column whose name is not one plain word
-# stands in double quotes: user = '"user id"'."""
+# A Propend workspace. `propend init` guessed what follows from the files; change what is wrong,
+# then: propend run. Behind a line stands how sure the guess is (0% to 100%) and why.
+# A role or attribute is a column or an SQL expression over columns; a column whose name is not
+# one plain word stands in double quotes: user = '"user id"'."""
 
 _MORE_WORKSPACE: Final = """\
 # buckets = 0                    # parts of the store; 0: chosen by size
@@ -30,21 +30,21 @@ _MORE_SOURCE: Final[tuple[tuple[str, str], ...]] = (
     ("delimiter", '# delimiter = "auto"           # or ",", ";", "|", "whitespace"'),
     (
         "header",
-        "# header = true                # false where the first line is data already; then name the columns:",
+        "# header = true                # false where line one is data; then name the columns:",
     ),
     ("columns", '# columns = ["user", "time"]'),
     (
         "numbers",
-        '# numbers = ["price"]          # text columns to be read as numbers (¥1,234.50 is understood)',
+        '# numbers = ["price"]          # text to be read as numbers (also ¥1,234.50)',
     ),
     ("decimal", '# decimal = ","                # where 1.234,50 is written'),
     (
         "times",
-        '# times = ["%d/%m/%Y %H:%M"]   # or "epoch_s", "epoch_ms", "epoch_us"; not given: 2024-12-31 23:59:00',
+        '# times = ["%d/%m/%Y %H:%M"]   # or "epoch_s", "epoch_ms", "epoch_us"; else ISO 8601',
     ),
     (
         "zone",
-        "# zone = \"Europe/Berlin\"        # of this source's times, where it differs from the workspace's",
+        '# zone = "Europe/Berlin"       # where it differs from the workspace\'s',
     ),
     (
         "types",
@@ -53,7 +53,7 @@ _MORE_SOURCE: Final[tuple[tuple[str, str], ...]] = (
 )
 
 _TAIL: Final = """\
-# [clean]                          # what to do with suspicious lines: "keep", "flag" or "quarantine"
+# [clean]                          # suspicious lines: "keep", "flag" or "quarantine"
 # exact_duplicates = "quarantine"
 # bots = "flag"
 # outliers = "flag"
@@ -63,7 +63,7 @@ _TAIL: Final = """\
 # cost = 0.05                      # of one push, in the workspace's currency
 # margin = 0.3                     # share of a purchase's value that is profit
 # budget = 1000.0                  # most that may be spent in one run
-# holdout = 0.1                    # share kept silent at random, so that the effect can be measured"""
+# holdout = 0.1                    # share kept silent at random, to measure the effect"""
 
 
 def to_toml(guess: Guess) -> str:
@@ -91,9 +91,10 @@ def to_toml(guess: Guess) -> str:
 
 
 def declare(folder: Path, guess: Guess, *, overwrite: bool = False) -> Path:
-    """Write ``propend.toml`` into a workspace folder (made where it is missing) and return its path.
+    """Write ``propend.toml`` into a workspace folder (made where missing) and return its path.
 
-    The file appears whole or not at all. Raises ``ConfigError`` where there is one already, unless ``overwrite``.
+    The file appears whole or not at all. Raises ``ConfigError`` where there is one already, unless
+    ``overwrite``.
 
     >>> folder = Path(tempfile.mkdtemp()) / "shop"
     >>> declare(folder, Guess({"workspace": {"name": "shop"}}, ())).name
@@ -136,7 +137,7 @@ def _link(draft: Path, path: Path) -> None:
         draft.replace(path)
 
 
-# -- blocks -----------------------------------------------------------------------------------------------------------
+# -- blocks
 
 
 def _workspace(workspace: dict[str, Any], findings: tuple[Finding, ...]) -> str:
@@ -169,13 +170,16 @@ def _event_source(source: dict[str, Any], findings: tuple[Finding, ...]) -> str:
             (_line(inner, value, None), _finding(findings, name, f"{lead}{inner}"))
             for inner, value in source[key].items()
         )
-        lines += [f"# {f.column}: {f.reason} ({_sure(f)})" for f in findings
-                  if key == "type_map" and f.source == name and f.role == key and f.confidence < 0.8]  # fmt: skip
+        lines += [
+            f"# {_one_line(f.column)}: {f.reason} ({_sure(f)})"
+            for f in findings
+            if key == "type_map" == f.role and f.source == name and f.confidence < 0.8
+        ]
     return "\n".join([*lines, *_unused(findings, name)])
 
 
 _ABOUT: Final = {
-    "roles": "                  # more roles: text, channel, message_id, arrival, quantity, price, session",
+    "roles": "                  # more roles: text, channel, message_id, arrival, price, …",
     "type_map": "               # the log's word = the standard word",
     "of_item": "                # what the log repeats about the item",
     "of_user": "                # what the log repeats about the user",
@@ -220,7 +224,7 @@ def _funnel(funnel: dict[str, Any]) -> str:
 
 
 def _without_place(findings: tuple[Finding, ...], config: dict[str, Any]) -> Iterator[str]:
-    """Findings that have no key of their own: plain tables, unused files, tasks that were left out."""
+    """Findings without a key of their own: plain tables, unused files, tasks left out."""
     for found in findings:
         if found.role == "table":
             yield f"# {found.source}: {_one_line(found.reason)}"
@@ -230,7 +234,8 @@ def _without_place(findings: tuple[Finding, ...], config: dict[str, Any]) -> Ite
             yield f"# Left out: task {found.role} ({_one_line(found.reason)})"
     if not config.get("events"):
         yield (
-            '# No event log was found. If there is one, declare it:\n# [[events]]\n# files = ["…"]\n'
+            "# No event log was found. If there is one, declare it:\n"
+            '# [[events]]\n# files = ["…"]\n'
             '# [events.roles]\n# user = "…"\n# time = "…"'
         )
 
@@ -245,7 +250,7 @@ def _unused(findings: tuple[Finding, ...], source: str) -> list[str]:
     ]
 
 
-# -- lines ------------------------------------------------------------------------------------------------------------
+# -- lines
 
 
 def _finding(findings: tuple[Finding, ...], source: str, role: str) -> Finding | None:

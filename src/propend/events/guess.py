@@ -1,7 +1,7 @@
 """Guess what a pile of files holds: which are the event log, and which column plays which role.
 
-A guess looks at names (English and Chinese vocabularies in :mod:`propend.events.vocabulary`) and at a sample of the
-contents from all over the files; each finding says how sure it is and why.
+A guess looks at names (English and Chinese vocabularies in :mod:`propend.events.vocabulary`) and at
+a sample of the contents from all over the files; each finding says how sure it is and why.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Guess:
 
     @property
     def has_events(self) -> bool:
-        """Whether an event log was found; without one there is only a table for ``propend predict --table``."""
+        """Whether an event log was found, and not just a table for ``propend predict --table``."""
         return bool(self.config.get("events"))
 
 
@@ -66,10 +66,11 @@ def guess(
     rows: int = 50_000,
     times: Sequence[str] = (),
 ) -> Guess:
-    """Guess the sources and column roles of a workspace in folder ``base`` from files (folders, globs).
+    """Guess the sources and roles of a workspace in folder ``base`` from files (folders, globs).
 
-    ``rows`` is about how many lines are looked at per source, spread over its files. ``times`` settles day-first or
-    month-first dates where the data cannot. Nothing is written; see :func:`propend.events.declare.declare`.
+    ``rows`` is about how many lines are looked at per source, spread over its files. ``times``
+    settles day-first or month-first dates where the data cannot. Nothing is written; see
+    :func:`propend.events.declare.declare`.
 
     >>> import tempfile
     >>> from propend.engine import connect
@@ -82,8 +83,8 @@ def guess(
     >>> found.config["events"][0]["type"]
     'purchase'
 
-    Raises ``DataError`` where a file is missing, empty or has one column, and ``ConfigError`` where there are times
-    but nobody who did anything, or where day and month cannot be told apart.
+    Raises ``DataError`` where a file is missing, empty or has one column, and ``ConfigError`` where
+    there are times but nobody who did anything, or where day and month cannot be told apart.
     """
     paths = find_files(files, Path.cwd())
     readings = [read_roles(take_sample(group, engine, rows), times) for group in group_files(paths)]
@@ -119,7 +120,7 @@ def guess(
 def _split(
     readings: list[Reading], engine: Engine
 ) -> tuple[list[Reading], dict[str, tuple[Reading, Column, float]]]:
-    """Part the readings into event logs (the richest first) and at most one items and one users table."""
+    """Part the readings into event logs (richest first) and at most one items and users table."""
     logs = [r for r in readings if "time" in r.roles and "user" in r.roles]
     logs.sort(key=lambda r: -_richness(r))
     if not logs:
@@ -155,7 +156,8 @@ def _richness(reading: Reading) -> float:
 def _keys(reading: Reading) -> list[Column]:
     return [
         c for c in reading.sample.columns
-        if c.uniqueness >= 0.99 and c.filled >= 0.99 * reading.sample.rows and (c.is_whole or not c.is_number)
+        if min(c.uniqueness, c.filled / reading.sample.rows) >= 0.99
+        and (c.is_whole or not c.is_number)
     ]  # fmt: skip
 
 
@@ -180,8 +182,10 @@ def _no_log(readings: list[Reading], base: Path) -> Guess:
             names = ", ".join(c.name for c in reading.sample.columns[:12])
             names += ", …" if len(reading.sample.columns) > 12 else ""
             raise ConfigError(
-                f"{reading.where}: {reading.roles['time'][0].name!r} holds times, but no column says who did it "
-                f"(columns: {names}); rename that column to user_id, write propend.toml with roles.user = '…', "
+                f"{reading.where}: {reading.roles['time'][0].name!r} holds times, but "
+                "no column says who did it "
+                f"(columns: {names}); rename that column to user_id, "
+                "write propend.toml with roles.user = '…', "
                 "or, for a plain table, use: propend predict --table FILE --label COLUMN"
             )
     config: dict[str, Any] = {"workspace": {"name": _workspace_name(base)}}

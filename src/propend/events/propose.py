@@ -1,4 +1,4 @@
-"""Default questions about the future and a default funnel: what a log of this span and these types supports."""
+"""Default questions about the future and a default funnel: those that the log can support."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def read_roles(sample: Sample, hints: Sequence[str]) -> Reading:
     if len(sample.columns) < 2:
         only = sample.columns[0].name if sample.columns else ""
         raise DataError(
-            f"{sample.group.files[0]} holds one column ({only!r}); a log needs at least who and when: "
+            f"{sample.group.files[0]} holds one column ({only!r}); a log needs "
+            "at least who and when: "
             "check the delimiter, or leave the file out"
         )
     reading = Reading(sample)
@@ -221,7 +222,7 @@ _FITS: Final[tuple[tuple[str, Callable[[Reading, Column, float], float]], ...]] 
 
 
 def _assign_by_place(reading: Reading) -> None:
-    """Where names say nothing: event types by their words, users and items as the columns of repeated ids."""
+    """Where names say nothing: types by their words, users and items as columns of repeated ids."""
     if "type" not in reading.roles:
         for column in reading.free():
             if column.distinct <= 50 and _known_types(column) >= 0.6:
@@ -299,8 +300,8 @@ def _settle_money(reading: Reading) -> None:
 
 
 def agreement(column: Column, by: Column) -> tuple[float, float, int]:
-    """How far ``by`` determines ``column``: agreement beyond the first line of each group, its lift over the
-    commonest value, and the number of groups with at least two lines."""
+    """How far ``by`` determines ``column``: agreement beyond each group's first line, its lift over
+    the     commonest value, and the number of groups with at least two lines."""
     pairs = Counter(
         (b, c)
         for b, c in zip(by.cells, column.cells, strict=True)

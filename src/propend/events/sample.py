@@ -1,4 +1,4 @@
-"""A small sample from all over a pile of files: which of them belong together, and what their columns hold."""
+"""A sample from all over a pile of files: which belong together, and what their columns hold."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def group_files(files: Sequence[Path]) -> list[Group]:
             kind: str = kind_of(path)
             if kind == "database":
                 raise DataError(
-                    f"{path} is a database; write propend.toml by hand with database = {str(path)!r} and table = '…'"
+                    f"{path} is a database; write propend.toml by hand "
+                    f"with database = {str(path)!r} and table = '…'"
                 )
             header, columns = _header(path, kind, Path(folder))
             key = (kind, header, columns)

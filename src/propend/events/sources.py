@@ -206,7 +206,7 @@ def _return_rules(log: Reading) -> list[dict[str, str]]:
 def _leftovers(
     log: Reading, say: Callable[[str, str, float, str], None]
 ) -> list[tuple[str, dict[str, str], list[Column]]]:
-    """Part the columns without a role into item attributes, user attributes, properties and unused ones."""
+    """Part the columns without a role: attributes of item and user, properties, unused ones."""
     found: dict[str, dict[str, str]] = {"of_item": {}, "of_user": {}, "properties": {}}
     numbers: dict[str, list[Column]] = {key: [] for key in found}
     homes: dict[str, list[tuple[Column, float, str]]] = {key: [] for key in found}
@@ -333,7 +333,7 @@ def reference(name: str) -> str:
 
 
 def own_names(columns: Sequence[str], owner: str) -> list[str]:
-    """Name attributes or properties: each standard name goes to the column it fits best, the rest keep their own.
+    """Name attributes or properties: a standard name goes to the column it fits best.
 
     >>> own_names(["manufacturer_id", "brand", "package size"], "item")
     ['manufacturer_id', 'brand', 'size']
@@ -360,7 +360,7 @@ def own_names(columns: Sequence[str], owner: str) -> list[str]:
 
 
 def _file_keys(files: tuple[Path, ...], given: Sequence[str | Path], base: Path) -> list[str]:
-    """Return the ``files`` of a source: the folders and globs as they were given where they mean just these files."""
+    """Return a source's ``files``: folders and globs as given where they mean just these files."""
     wanted = set(files)
     keys: list[str] = []
     for argument in given:
