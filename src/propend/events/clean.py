@@ -9,7 +9,6 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-
 __all__ = ["REASONS", "Finding", "Reservoir", "is_bot", "link_returns", "repeats"]
 
 I64 = npt.NDArray[np.int64]
