@@ -87,12 +87,29 @@ class Workspace:
 
     # ---- verbs
 
-    def ingest(self, *, progress: Progress | None = None) -> list[IngestReport]:
-        """Bring every declared source into the store that is not there yet."""
+    def ingest(
+        self, files: Sequence[str | Path] = (), *, progress: Progress | None = None
+    ) -> list[IngestReport]:
+        """Bring every declared source into the store that is not there yet.
+
+        ``files`` are further files, read as the first declared source is.
+        """
         from propend.events.ingest import ingest
 
+        only = None
+        if files:
+            if not self.config.events:
+                raise ConfigError(
+                    f"{self.folder} declares no [[events]] source to read the files as; add one to propend.toml"
+                )
+            first = self.config.events[0]
+            only = msgspec.structs.replace(
+                first,
+                files=tuple(str(Path(f).resolve()) for f in files),
+                name=f"{first.name} (further files)",
+            )
         reports = ingest(
-            self.config, self.folder, self.store_folder, self.engine, progress=progress
+            self.config, self.folder, self.store_folder, self.engine, only=only, progress=progress
         )
         self._forget_cached()
         return reports
