@@ -240,11 +240,10 @@ class Aggregate(Expression):
             raise ExpressionError(
                 f"{self.function}() needs a field: write for example {self.function}({of}.value)"
             )
-        if self.function in FORWARD_ONLY and not self.window.forward:
-            if self.window.length is not None:
-                raise ExpressionError(
-                    f"{self.function}() looks forward; write 'next {self.window.length}'"
-                )
+        if self.function in FORWARD_ONLY and self.window.direction == "last":
+            raise ExpressionError(
+                f"{self.function}() looks forward; write 'next {self.window.length}'"
+            )
         if self.function in BACKWARD_ONLY and self.window.forward:
             raise ExpressionError(f"{self.function}() looks back; write 'last' instead of 'next'")
 

@@ -144,8 +144,10 @@ def _tree(text: str, start: str) -> Any:
     try:
         return _parser().parse(text, start=start)
     except UnexpectedInput as error:
-        expected = set(getattr(error, "expected", None) or getattr(error, "allowed", None) or ())
-        at = error.pos_in_stream
+        expected: set[str] = set()
+        for name in ("expected", "allowed"):
+            expected |= set(getattr(error, name, None) or ())
+        at: int | None = error.pos_in_stream
         if at is None or getattr(getattr(error, "token", None), "type", "") == "$END":
             raise ExpressionError(f"{text!r} ends too soon{_ending(text, expected)}") from None
         raise ExpressionError(
@@ -270,7 +272,7 @@ def _aggregate(tree: Any, text: str) -> Expression:
         types,
         field,
         None if where is None else _build(where, text),
-        _window(window, function),
+        _window(window),
     )
 
 
@@ -296,7 +298,7 @@ def _selection(selector: Any, function: str) -> tuple[tuple[str, ...], str | Non
             return words[:1], ".".join(words[1:]) or None
 
 
-def _window(tree: Any, function: str) -> Window:
+def _window(tree: Any) -> Window:
     if tree is None or tree.data == "ever":
         return Window()
     length = Duration.parse(str(tree.children[0]))
