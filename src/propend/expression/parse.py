@@ -233,9 +233,8 @@ def _build(tree: Any, text: str) -> Expression:
         case "is_missing":
             return IsMissing(_build(children[0], text))
         case "arithmetic":
-            return Arithmetic(
-                str(children[1]), _build(children[0], text), _build(children[2], text)
-            )  # type: ignore[arg-type]
+            operator: Any = str(children[1])
+            return Arithmetic(operator, _build(children[0], text), _build(children[2], text))
         case "field":
             return Field(_words(children[0]))
         case "aggregate":
