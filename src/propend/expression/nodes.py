@@ -164,11 +164,16 @@ class Expression:
     def parts(self) -> Iterator[Expression]:
         """Yield this expression and every expression inside it, outermost first."""
         yield self
+        for inner in self.operands():
+            yield from inner.parts()
+
+    def operands(self) -> Iterator[Expression]:
+        """Yield the expressions directly inside this one."""
         for slot in fields(self):  # type: ignore[arg-type]
             value = getattr(self, slot.name)
             for inner in value if isinstance(value, tuple) else (value,):
                 if isinstance(inner, Expression):
-                    yield from inner.parts()
+                    yield inner
 
     def aggregates(self) -> tuple[Aggregate, ...]:
         """Return the aggregates inside, in order of appearance, without repeats."""

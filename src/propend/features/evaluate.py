@@ -300,7 +300,8 @@ class _Evaluation:
         if float(size.max(initial=0.0)) * longest >= k.LARGEST / 2:
             filled = np.diff(self.timelines.offsets) > 0
             every = np.where(mask, np.abs(values), 0.0)
-            by_user = np.add.reduceat(every, self.timelines.offsets[:-1][filled])
+            with np.errstate(over="ignore"):
+                by_user = np.add.reduceat(every, self.timelines.offsets[:-1][filled])
             if not float(by_user.max(initial=0.0)) < k.LARGEST / 2:
                 return None
         units, totals = np.empty(len(mask), np.int64), np.empty(len(mask) + 1, np.int64)
