@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from propend.events.timelines import Timelines
 from propend.expression import build
-from propend.features.evaluate import Rows, evaluate
+from propend.features.evaluate import Rows, matrix
 from propend.features.schema import Schema
 from propend.names import DAY
 
@@ -72,7 +72,7 @@ def ours(timelines: Timelines, rows: Rows) -> Table:
         )
     ]
     schema = Schema(types=("view", "purchase"), numbers=("value",))
-    return np.stack([np.asarray(v) for v in evaluate(questions, timelines, rows, schema)], axis=1)
+    return matrix(questions, timelines, rows, schema)
 
 
 def numpy_searchsorted(timelines: Timelines, rows: Rows) -> Table:

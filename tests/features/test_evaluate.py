@@ -107,14 +107,13 @@ def test_selecting_keeps_every_user(world: World, picks: list[bool], at: int) ->
     timelines = w.timelines_of(world)
     keep = np.zeros(len(timelines), np.bool_)
     keep[: len(picks)] = picks[: len(timelines)]
-    for chosen, mask in ((timelines.select(keep), keep), (timelines.before(at), None)):
-        assert len(chosen.offsets) == len(chosen.users) + 1
-        assert chosen.offsets[0] == 0
-        assert chosen.offsets[-1] == len(chosen)
-        if mask is not None:
-            per_user = np.bincount(timelines.user_of_row[mask], minlength=len(timelines.users))
-            assert np.diff(chosen.offsets).tolist() == per_user.tolist()
-            assert chosen.seq.tolist() == timelines.seq[mask].tolist()
+    assert timelines.arrival is not None
+    known = (timelines.time < at) & (timelines.arrival <= at)
+    for chosen, mask in ((timelines.select(keep), keep), (timelines.before(at), known)):
+        per_user = np.bincount(timelines.user_of_row[mask], minlength=len(timelines.users))
+        assert chosen.offsets.tolist() == [0, *np.cumsum(per_user)]
+        assert chosen.users.tolist() == timelines.users.tolist()
+        assert chosen.seq.tolist() == timelines.seq[mask].tolist()
 
 
 # ---- edges, by hand
