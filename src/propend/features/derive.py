@@ -1,0 +1,143 @@
+"""Features made from the schema: windows × aggregates × event types, each an expression a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from propend.events.timelines import Column
+from propend.expression.duration import Duration
+from propend.expression.nodes import (
+    Aggregate,
+    Arithmetic,
+    Compare,
+    Expression,
+    Field,
+    Literal_,
+    Window,
+)
+from propend.features.schema import Schema
+from propend.names import ITEM, QUANTITY, SESSION, VALUE
+
+__all__ = ["derive_features", "windows_for"]
+
+_LADDER = ("1d", "7d", "30d", "90d", "180d", "365d")
+_MOST_TYPES = 12
+_MOST_VALUES = 8
+EVER = Window()
+
+
+def windows_for(days: float) -> tuple[Window, ...]:
+    """Return the windows a log of so many days can fill: from a day up to half its length, and ever.
+
+    >>> [str(w).strip() for w in windows_for(100)]
+    ['last 1d', 'last 7d', 'last 30d', '']
+    """
+    lengths = [Duration.parse(text) for text in _LADDER]
+    return (*(Window("last", d) for d in lengths if d.days <= days / 2), EVER)
+
+
+def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple[Expression, ...]:
+    """Return point-in-time features for every event type of the log (or those given), for the items and the profile.
+
+    >>> features = derive_features(Schema(types=("view", "purchase"), numbers=("value",), last=200 * 86_400_000_000))
+    >>> "sum(purchase.value) last 30d" in map(str, features)
+    True
+    """
+    chosen = tuple(types if types is not None else schema.types)[:_MOST_TYPES]
+    windows = windows_for(schema.days)
+    found: dict[Expression, None] = {}
+    selections: list[tuple[str, ...]] = (
+        [(), *((t,) for t in chosen)] if len(chosen) > 1 else [(t,) for t in chosen]
+    )
+    for of in selections:
+        found.update(dict.fromkeys(_rhythm(of, windows)))
+        found.update(dict.fromkeys(_volume(of, windows, schema)))
+    found.update(dict.fromkeys(_calendar(windows)))
+    found.update(dict.fromkeys(_tastes(schema)))
+    found.update(dict.fromkeys(Field(("profile", name)) for name in schema.users))
+    return tuple(found)
+
+
+def _rhythm(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression]:
+    """Recency, frequency, regularity and trend of some events."""
+    since, first = Aggregate("days_since", of), Aggregate("days_since_first", of)
+    days = Aggregate("active_days", of)
+    gap = Arithmetic("/", Arithmetic("-", first, since), Arithmetic("-", days, Literal_(1)))
+    found: list[Expression] = [
+        since,
+        first,
+        gap,
+        Arithmetic("/", since, gap),
+        Arithmetic("/", since, first),
+    ]
+    found += [Aggregate("count", of, window=w) for w in windows]
+    found += [
+        Aggregate("active_days", of, window=w)
+        for w in windows
+        if w.length is None or w.length.days >= 30
+    ]
+    found += [Aggregate("std_gap", of), Aggregate("mean_gap", of)]
+    long = [w for w in windows if w.length is not None and w.length.days >= 7]
+    found += [Aggregate("trend", of, window=w) for w in (*long[-2:], EVER)]
+    pairs = zip(long, long[1:], strict=False)
+    found += [
+        Arithmetic("/", Aggregate("count", of, window=a), Aggregate("count", of, window=b))
+        for a, b in pairs
+    ]
+    return found
+
+
+def _volume(of: tuple[str, ...], windows: tuple[Window, ...], schema: Schema) -> list[Expression]:
+    """Money, pieces, sessions and variety of some events."""
+    long = [w for w in windows if w.length is None or w.length.days >= 30]
+    found: list[Expression] = []
+    if VALUE in schema.numbers:
+        found += [Aggregate("sum", of, VALUE, window=w) for w in windows]
+        found += [Aggregate(f, of, VALUE) for f in ("mean", "max", "min", "std", "last")]
+        found += [Arithmetic("/", Aggregate("sum", of, VALUE), Aggregate("active_days", of))]
+    if QUANTITY in schema.numbers:
+        found += [Aggregate("sum", of, QUANTITY, window=w) for w in long]
+    if SESSION in schema.texts:
+        found += [Aggregate("distinct", of, SESSION, window=w) for w in windows]
+        found += [Arithmetic("/", Aggregate("count", of), Aggregate("distinct", of, SESSION))]
+    if schema.item_ids:
+        found += [Aggregate("distinct", of, ITEM, window=w) for w in long]
+        found += [Arithmetic("/", Aggregate("distinct", of, ITEM), Aggregate("count", of))]
+    return found
+
+
+def _calendar(windows: tuple[Window, ...]) -> list[Expression]:
+    """When in the week and the day a user acts, as shares."""
+    window = next((w for w in reversed(windows) if w.length is not None), EVER)
+    every = Aggregate("count", window=window)
+
+    def share(where: Expression) -> Expression:
+        return Arithmetic("/", Aggregate("count", (), None, where, window), every)
+
+    hour, weekday = Field(("hour",)), Field(("weekday",))
+    return [
+        share(Compare(">=", weekday, Literal_(5))),
+        share(Compare("<", hour, Literal_(9))),
+        share(Compare(">=", hour, Literal_(18))),
+        Aggregate("mean", (), "hour", None, window),
+    ]
+
+
+def _tastes(schema: Schema) -> list[Expression]:
+    """Counts by the commonest values of item attributes that have few, and what is bought at which price."""
+    found: list[Expression] = []
+    for name, values in schema.items.items():
+        if not isinstance(values, Column):
+            found.append(Aggregate("mean", (), f"{ITEM}.{name}"))
+            continue
+        counts = np.bincount(values.codes[values.codes >= 0], minlength=len(values.values))
+        if not 2 <= len(counts) <= 200:
+            continue
+        found.append(Aggregate("distinct", (), f"{ITEM}.{name}"))
+        if len(counts) <= 50:
+            for code in np.argsort(-counts, kind="stable")[:_MOST_VALUES]:
+                where = Compare("=", Field((ITEM, name)), Literal_(values.values[code]))
+                found.append(Aggregate("count", (), None, where))
+    return found

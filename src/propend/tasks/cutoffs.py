@@ -1,0 +1,90 @@
+"""When the question is asked: forward folds with a purge of one horizon between what trains and what tests.
+
+A row asked at cutoff c has a label that is only known at c + horizon. So what may train for a test at cutoff T is
+c + horizon ≤ T: everything later is purged (López de Prado, *Advances in Financial Machine Learning*, 2018, ch. 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from propend.errors import NotEnoughDataError
+from propend.expression.duration import Duration
+from propend.names import DAY
+
+__all__ = ["Fold", "Plan", "plan_cutoffs"]
+
+MOST_TRAINING = 12
+"""Most training cutoffs a fold uses (the latest ones)."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Train on the rows of ``train`` cutoffs, test on those of ``test``; all are UTC microseconds."""
+
+    train: tuple[int, ...]
+    test: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The folds, the cutoffs the final model trains on, and the moment users are scored at."""
+
+    folds: tuple[Fold, ...]
+    final: tuple[int, ...]
+    now: int
+    horizon: Duration
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """Every cutoff with a label, ascending."""
+        wanted = {c for fold in self.folds for c in (*fold.train, fold.test)} | set(self.final)
+        return tuple(sorted(wanted))
+
+    @property
+    def protocol(self) -> str:
+        """The protocol in one line, to stand beside every figure."""
+        return (
+            f"{len(self.folds)} forward folds, purge {self.horizon}, horizon {self.horizon}, up to {MOST_TRAINING} training cutoffs a fold, "
+            "metrics over all test rows, intervals by bootstrap over users"
+        )
+
+
+def plan_cutoffs(
+    first: int, now: int, horizon: Duration, *, folds: int = 3, history: float | None = None
+) -> Plan:
+    """Lay out cutoffs on a log that runs from ``first`` to ``now`` (UTC microseconds).
+
+    The last test is asked one horizon before ``now``; earlier ones step back by up to a horizon. Training cutoffs
+    lie half a horizon apart, and ``history`` days of log (default: the shorter of the horizon and 30 days) come before
+    the first. Raises ``NotEnoughDataError`` that says how many days are there and how many are needed.
+
+    >>> plan = plan_cutoffs(0, 365 * DAY, Duration.parse("30d"))
+    >>> [fold.test // DAY for fold in plan.folds], all(c + 30 * DAY <= f.test for f in plan.folds for c in f.train)
+    ([275, 305, 335], True)
+    """
+    ahead = horizon.microseconds
+    settle = int((history if history is not None else min(horizon.days, 30)) * DAY)
+    latest = now - ahead
+    room = latest - (first + settle + ahead)
+    if room < 0:
+        need = (settle + 2 * ahead) / DAY
+        raise NotEnoughDataError(
+            f"the log covers {(now - first) / DAY:.0f} days, but a horizon of {horizon} with one forward test needs {need:.0f}; "
+            f"ask about a shorter time ahead, or bring an older log"
+        )
+    count = folds
+    step = min(ahead, room // max(count - 1, 1)) if count > 1 else ahead
+    while count > 1 and step < ahead // 4:
+        count -= 1
+        step = min(ahead, room // max(count - 1, 1)) if count > 1 else ahead
+    tests = [latest - i * step for i in reversed(range(count))]
+    stride = max(ahead // 2, DAY // 24)
+    made = tuple(Fold(_before(test - ahead, first + settle, stride), test) for test in tests)
+    return Plan(made, _before(latest, first + settle, stride), now, horizon)
+
+
+def _before(last: int, earliest: int, stride: int) -> tuple[int, ...]:
+    """Return cutoffs from ``last`` back to ``earliest``, ``stride`` apart, ascending, at most ``MOST_TRAINING``."""
+    count = min(MOST_TRAINING, (last - earliest) // stride + 1)
+    return tuple(last - i * stride for i in reversed(range(count)))

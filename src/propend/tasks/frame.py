@@ -1,0 +1,230 @@
+"""Rows for a model: who was asked when, what was known then, and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from propend.engine import Engine
+from propend.errors import NotEnoughDataError
+from propend.events.hashing import hash_column
+from propend.events.store import Store
+from propend.events.timelines import Column, Timelines
+from propend.expression.nodes import Expression
+from propend.features.evaluate import Rows, Values, evaluate
+from propend.features.schema import Schema, attribute_columns
+from propend.names import USER
+from propend.tasks.task import Task
+
+__all__ = ["Frame", "build_frame", "profile_of"]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+MOST_ROWS: Final = 600_000
+"""Beyond this many rows a frame is made of a sample of the users, chosen by a hash of the id."""
+MOST_CATEGORIES: Final = 64
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Features ``X`` float64 [n, d], labels ``y`` [n] (NaN where not yet known), user codes and cutoffs [n].
+
+    ``categories`` gives for columns that hold codes the texts they stand for. ``share`` is the share of users in it.
+    """
+
+    X: F64
+    y: F64
+    user: I64
+    cutoff: I64
+    features: tuple[Expression, ...]
+    categories: dict[int, tuple[str, ...]]
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The features as text."""
+        return tuple(map(str, self.features))
+
+    def at(self, cutoffs: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Return which rows were asked at one of these cutoffs."""
+        return np.isin(self.cutoff, np.asarray(cutoffs, np.int64))
+
+    def data_hash(self) -> str:
+        """Return a fingerprint of the rows and labels, to stand beside every figure."""
+        digest = hashlib.sha256()
+        for array in (
+            self.user,
+            self.cutoff,
+            np.nan_to_num(self.y, nan=-1.0),
+            np.nan_to_num(self.X, nan=-1.0),
+        ):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def build_frame(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    *,
+    labels: bool = True,
+    most_rows: int = MOST_ROWS,
+    scores: dict[str, dict[int, float]] | None = None,
+) -> Frame:
+    """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
+
+    Raises ``NotEnoughDataError`` where nobody is in the population at any cutoff.
+    """
+    users = store.table("users")
+    attributes = (
+        {}
+        if users is None or not schema.users
+        else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
+    )
+    ids = None if users is None else users[USER].combine_chunks()
+    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
+    columns = schema.columns_for([task.target, task.population, *features])
+
+    def work(bucket: int) -> _Part:
+        timelines = store.timelines(bucket, columns)
+        names = store.user_ids(bucket).take(pa.array(timelines.users // store.buckets))
+        if share < 1:
+            draw = hash_column(names) >> np.uint64(11)
+            timelines = timelines.users_at(np.flatnonzero(draw / np.float64(1 << 53) < share))
+            names = store.user_ids(bucket).take(pa.array(timelines.users // store.buckets))
+        return _evaluate(
+            timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels
+        )
+
+    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
+    if sum(len(part.y) for part in parts) == 0:
+        raise NotEnoughDataError(
+            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
+        )
+    X, categories = _stack([part.values for part in parts], len(features))
+    y, user, cutoff = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff")
+    )
+    return Frame(X, y, user, cutoff, tuple(features), categories, share)
+
+
+@dataclass(frozen=True)
+class _Part:
+    values: list[Values]
+    y: F64
+    user: I64
+    cutoff: I64
+
+
+def _evaluate(
+    timelines: Timelines,
+    schema: Schema,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    profile: dict[str, Values],
+    labels: bool,
+) -> _Part:
+    rows = Rows.every(len(timelines.users), cutoffs)
+    asked = evaluate([task.population], timelines, rows, schema, profile=profile)[0]
+    assert not isinstance(asked, Column)
+    rows = rows.select(asked > 0)
+    values = evaluate(features, timelines, rows, schema, profile=profile)
+    y = np.full(len(rows), np.nan)
+    if labels:
+        answers = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
+        y = (
+            np.where(answers.codes < 0, np.nan, answers.codes)
+            if isinstance(answers, Column)
+            else answers
+        )
+    return _Part(values, y, timelines.users[rows.user], rows.cutoff)
+
+
+def profile_of(
+    attributes: dict[str, Values], ids: pa.Array | None, names: pa.Array
+) -> dict[str, Values]:
+    """Return user attributes in the order of ``names``; users without a row have missing values."""
+    import pyarrow.compute as pc
+
+    if ids is None:
+        return {}
+    at = np.asarray(pc.fill_null(pc.index_in(names, value_set=ids), -1))
+    found: dict[str, Values] = {}
+    for name, values in attributes.items():
+        if isinstance(values, Column):
+            found[name] = Column(np.append(values.codes, -1)[at].astype(np.int32), values.values)
+        else:
+            found[name] = np.append(values, np.nan)[at]
+    return found
+
+
+def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[str, ...]]]:
+    """Stack buckets; text gets one code list for all of them, rare texts are missing."""
+    lengths = [len(p[0].codes) if isinstance(p[0], Column) else len(p[0]) for p in parts]
+    X = np.empty((sum(lengths), width), np.float64, order="F")
+    categories: dict[int, tuple[str, ...]] = {}
+    for j in range(width):
+        column = [part[j] for part in parts]
+        if not isinstance(column[0], Column):
+            X[:, j] = np.concatenate([np.asarray(c) for c in column])
+            continue
+        counts: dict[str, int] = {}
+        for c in column:
+            assert isinstance(c, Column)
+            for text, n in zip(
+                c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True
+            ):
+                counts[text] = counts.get(text, 0) + int(n)
+        common = sorted(sorted(counts, key=lambda t: (-counts[t], t))[:MOST_CATEGORIES])
+        categories[j] = tuple(common)
+        index = {text: code for code, text in enumerate(common)}
+        X[:, j] = np.concatenate([_recode(c, index) for c in column])
+    return X, categories
+
+
+def _recode(column: Values, index: dict[str, int]) -> F64:
+    assert isinstance(column, Column)
+    mapping = np.array([*(float(index.get(text, np.nan)) for text in column.values), np.nan])
+    return mapping[column.codes]
+
+
+def scoring_frame(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    now: int,
+    categories: dict[int, tuple[str, ...]],
+) -> Frame:
+    """Evaluate features for everyone in the population at ``now``, with the codes a fitted model knows."""
+    frame = build_frame(
+        store, schema, engine, task, features, [now], labels=False, most_rows=1 << 62
+    )
+    X = frame.X
+    for j, known in categories.items():
+        mapping = np.array(
+            [
+                *(float(known.index(t)) if t in known else np.nan for t in frame.categories[j]),
+                np.nan,
+            ]
+        )
+        codes = np.where(np.isnan(X[:, j]), len(frame.categories[j]), X[:, j]).astype(np.int64)
+        X[:, j] = mapping[codes]
+    return Frame(
+        X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share
+    )

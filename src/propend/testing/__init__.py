@@ -1,0 +1,1 @@
+"""Roof: contract suites for what others build against, and for ourselves."""

@@ -1,0 +1,228 @@
+"""Metrics agree with scikit-learn on anything Hypothesis thinks of, ties and weights included."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import sklearn.metrics as peer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from propend.errors import DataError
+from propend.learn import metrics
+from propend.learn.metrics import bootstrap_difference, bootstrap_interval
+
+score = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1))
+row = st.tuples(st.sampled_from([0.0, 1.0]), score, st.sampled_from([0.0, 0.5, 1.0, 3.0]))
+amount = st.sampled_from([0.0, 1.0, 2.5, 100.0])
+thorough = settings(max_examples=150, deadline=None)
+
+
+def columns(rows: list[tuple[float, float, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    y, p, w = np.array(rows, dtype=float).reshape(-1, 3).T
+    return y, p, w
+
+
+@thorough
+@given(st.lists(row, min_size=2, max_size=30))
+def test_yes_no_agrees(rows: list[tuple[float, float, float]]) -> None:
+    y, p, w = columns(rows)
+    for weight in (None, w):
+        used = np.ones_like(y) if weight is None else w
+        one_class = not (used * y).sum() or not (used * (1 - y)).sum()
+        assert np.isnan(metrics.auroc(y, p, weight)) == one_class
+        if one_class:
+            continue
+        keep = used > 0
+        y_, p_, w_ = y[keep], p[keep], used[keep]
+        close(metrics.auroc(y, p, weight), peer.roc_auc_score(y_, p_, sample_weight=w_))
+        close(
+            metrics.average_precision(y, p, weight),
+            peer.average_precision_score(y_, p_, sample_weight=w_),
+        )
+        close(metrics.log_loss(y, p, weight), peer.log_loss(y_, p_, sample_weight=w_))
+        close(metrics.brier(y, p, weight), peer.brier_score_loss(y_, p_, sample_weight=w_))
+        close(metrics.gini(y, p, weight), 2 * metrics.auroc(y, p, weight) - 1)
+
+
+@thorough
+@given(st.lists(row, min_size=2, max_size=30), st.sampled_from([0.0, 0.25, 0.6, 1.0]))
+def test_thresholded_agrees(rows: list[tuple[float, float, float]], cut: float) -> None:
+    y, p, w = columns(rows)
+    if not w.sum():
+        return
+    hard, given_ = p >= cut, {"sample_weight": w, "zero_division": np.nan}
+    close(metrics.accuracy(y, p, cut, w), peer.accuracy_score(y, hard, sample_weight=w))
+    close(metrics.precision(y, p, cut, w), peer.precision_score(y, hard, **given_))
+    close(metrics.recall(y, p, cut, w), peer.recall_score(y, hard, **given_))
+    close(metrics.f1(y, p, cut, w), peer.f1_score(y, hard, **given_))
+
+
+@thorough
+@given(st.lists(row, min_size=1, max_size=30))
+def test_the_best_threshold_is_the_best(rows: list[tuple[float, float, float]]) -> None:
+    y, p, w = columns(rows)
+    cut = metrics.best_f1_threshold(y, p, w)
+    if not (w * y).sum():
+        assert np.isnan(cut)
+        return
+    best = max(metrics.f1(y, p, t, w) for t in p[w > 0])
+    close(metrics.f1(y, p, cut, w), best)
+
+
+@thorough
+@given(st.lists(st.tuples(amount, amount, st.sampled_from([0.5, 1.0, 3.0])), min_size=2))
+def test_amounts_agree(rows: list[tuple[float, float, float]]) -> None:
+    y, p, w = columns(rows)
+    close(metrics.mae(y, p, w), peer.mean_absolute_error(y, p, sample_weight=w))
+    close(metrics.rmse(y, p, w), peer.root_mean_squared_error(y, p, sample_weight=w))
+    if np.ptp(y):
+        close(metrics.r2(y, p, w), peer.r2_score(y, p, sample_weight=w))
+    if np.ptp(y) and np.ptp(p):
+        close(metrics.spearman(y, p), spearmanr(y, p).statistic)
+        close(metrics.gini(y, y, w), 1.0)
+    if y.sum():
+        close(metrics.bias(y, p), p.sum() / y.sum() - 1)
+
+
+@thorough
+@given(st.lists(row, min_size=1, max_size=30), st.randoms())
+def test_weights_are_repetitions_and_order_does_not_matter(
+    rows: list[tuple[float, float, float]], random: object
+) -> None:
+    y, p, w = columns(rows)
+    times = (2 * w).astype(int)
+    order = list(range(len(y)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    known = (
+        metrics.auroc,
+        metrics.average_precision,
+        metrics.ece,
+        metrics.gini,
+        metrics.spearman,
+        metrics.top_decile_lift,
+        metrics.rate_threshold,
+    )
+    for metric in known:
+        if not times.any():
+            assert np.isnan(metric([], []))
+            continue
+        value = metric(y[times > 0], p[times > 0], times[times > 0])
+        close(metric(np.repeat(y, times), np.repeat(p, times)), value, 1e-7)
+        close(metric(y[order], p[order], times[order]), metric(y, p, times), 1e-7)
+
+
+def close(ours: float, theirs: float, tolerance: float = 1e-9) -> None:
+    assert ours == pytest.approx(theirs, abs=tolerance, nan_ok=True)
+
+
+def test_one_class_and_no_rows_give_nan_not_a_crash() -> None:
+    for y in ([], [1, 1], [0, 0]):
+        found = metrics.yes_no_metrics(y, [0.5] * len(y))
+        assert np.isnan(found["auroc"])
+        assert np.isnan(found["threshold"]) == (not y)
+        metrics.lift_by_decile(y, [0.5] * len(y))
+        assert all(np.isnan(v) for v in metrics.amount_metrics([], []).values())
+    assert np.isnan(metrics.bias([0, 0], [1, 2]))
+    for metric in (metrics.r2, metrics.gini, metrics.spearman):
+        assert np.isnan(metric([0.1] * 3, [1, 2, 3], [0.3, 0.7, 0.9]))
+
+
+def test_lengths_and_gaps_are_checked() -> None:
+    with pytest.raises(DataError, match=r"must not be missing \(NaN\)"):
+        metrics.auroc([0, 1], [0.5, np.nan])
+    with pytest.raises(DataError, match="one length"):
+        metrics.auroc([0, 1], [0.5])
+    with pytest.raises(DataError, match="one group per row"):
+        bootstrap_interval(metrics.auroc, [0, 1], [0.5, 0.6], groups=[1])
+
+
+def test_ece_of_true_probabilities_is_small_and_of_wrong_ones_is_the_gap() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.random(50_000)
+    y = (rng.random(50_000) < p).astype(float)
+    assert metrics.ece(y, p) < 0.01
+    assert metrics.ece(y, np.full(50_000, 0.9)) == pytest.approx(0.9 - y.mean())
+    bins = metrics.equal_mass_bins(p, np.ones(50_000), 15)
+    assert np.ptp(np.bincount(bins)) <= 1
+
+
+def test_lift_table_adds_up() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.random(1003).round(1)
+    y = (rng.random(1003) < p).astype(float)
+    table = metrics.lift_by_decile(y, p)
+    assert table.total.sum() == pytest.approx(y.sum())
+    assert table.weight.sum() == pytest.approx(1003)
+    assert table.cumulative_share[-1] == pytest.approx(1)
+    assert table.cumulative_lift[-1] == pytest.approx(1)
+    assert (np.diff(table.rate) < 0.05).all()
+
+
+def test_intervals_cover_and_draw_users_whole() -> None:
+    rng = np.random.default_rng(2)
+    users = np.repeat(np.arange(200), 10)
+    shift = np.repeat(rng.normal(size=200), 10)
+    y = (rng.random(2000) < 1 / (1 + np.exp(-2 * shift))).astype(float)
+    p = 1 / (1 + np.exp(-shift - rng.normal(size=2000)))
+    rows = bootstrap_interval(metrics.auroc, y, p, seed=1)
+    whole = bootstrap_interval(metrics.auroc, y, p, groups=users, seed=1)
+    assert rows.value == whole.value == metrics.auroc(y, p)
+    assert whole.low < whole.value < whole.high
+    assert whole.high - whole.low > 1.2 * (rows.high - rows.low)
+    assert (whole.groups, whole.draws) == (200, 200)
+    assert whole == bootstrap_interval(metrics.auroc, y, p, groups=users, seed=1)
+
+
+def test_interval_matches_the_slow_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 2, 60).astype(float)
+    p = (y + rng.normal(size=60)).round(1)
+    fast = bootstrap_interval(metrics.auroc, y, p, n=50, seed=4)
+    draw = np.random.default_rng(4)
+    slow = []
+    for _ in range(50):
+        rows = draw.integers(0, 60, 60)
+        slow.append(peer.roc_auc_score(y[rows], p[rows]))
+    assert (fast.low, fast.high) == pytest.approx(tuple(np.quantile(slow, (0.025, 0.975))))
+
+
+def test_paired_difference_is_narrower_than_the_two_apart() -> None:
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, 2, 1000).astype(float)
+    base = y + rng.normal(size=1000)
+    better = base + 0.3 * y
+    gain = bootstrap_difference(metrics.auroc, y, better, base, n=100)
+    alone = bootstrap_interval(metrics.auroc, y, base, n=100)
+    assert 0 < gain.low < gain.value < gain.high
+    assert gain.high - gain.low < 0.5 * (alone.high - alone.low)
+    assert bootstrap_difference(metrics.auroc, y, base, base, n=20).high == 0
+
+
+def test_single_class_draws_are_left_out() -> None:
+    found = bootstrap_interval(metrics.auroc, [0, 0, 1], [0.1, 0.2, 0.3], n=100)
+    assert 0 < found.draws < 100
+    assert (found.low, found.high) == (1.0, 1.0)
+    assert np.isnan(bootstrap_interval(metrics.auroc, [1, 1], [0.1, 0.2], n=5).low)
+
+
+def test_a_fixed_threshold_goes_through_partial() -> None:
+    y, p = [0, 1, 1, 0] * 20, [0.1, 0.9, 0.4, 0.3] * 20
+
+    def f1_at(y: np.ndarray, p: np.ndarray, weight: np.ndarray | None, cut: float) -> float:
+        return metrics.f1(y, p, cut, weight)
+
+    found = bootstrap_interval(partial(f1_at, cut=0.35), y, p, n=20)
+    assert found.value == 1.0
+
+
+def test_two_hundred_draws_of_many_rows_are_quick() -> None:
+    rng = np.random.default_rng(6)
+    y, p = rng.integers(0, 2, 50_000).astype(float), rng.random(50_000)
+    start = time.perf_counter()
+    bootstrap_interval(metrics.auroc, y, p, n=200)
+    assert time.perf_counter() - start < 6
