@@ -19,7 +19,7 @@ from propend.features.evaluate import Rows, evaluate, matrix
 from propend.features.schema import Schema
 from propend.names import DAY
 
-QUICK = settings(max_examples=300, deadline=None, derandomize=True)
+QUICK = settings(max_examples=200, deadline=None, derandomize=True)
 
 
 def agree(es: list[Expression], world: World, cutoffs: list[int]) -> None:
@@ -34,7 +34,7 @@ def agree(es: list[Expression], world: World, cutoffs: list[int]) -> None:
 
 
 @pytest.mark.parametrize("function", sorted(AGGREGATES))
-@settings(QUICK, max_examples=100)
+@settings(QUICK, max_examples=60)
 @given(data=st.data())
 def test_each_aggregate_agrees_with_the_oracle(function: str, data: Any) -> None:
     asked: list[Expression] = data.draw(st.lists(w.aggregates((function,)), min_size=1, max_size=4))
@@ -47,6 +47,14 @@ def test_whole_expressions_agree_with_the_oracle(
     es: list[Expression], world: World, cutoffs: list[int]
 ) -> None:
     agree(es, world, cutoffs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_families_agree_with_the_oracle_on_busy_users(seed: int) -> None:
+    """Every aggregate × selection × window, at moments that fall on events, arrivals and window halves."""
+    world = w.dense_world(seed)
+    cutoffs = [w.BASE, w.BASE, w.BASE + 1, w.BASE + 36 * w.HOUR]
+    agree(w.family(forward=False) + w.family(forward=True), world, cutoffs)
 
 
 @settings(QUICK, max_examples=120)

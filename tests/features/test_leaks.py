@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,37 +12,14 @@ from hypothesis import strategies as st
 from tests.features import worlds as w
 from tests.features.oracle import Event, World
 
-from propend.expression import Expression, parse
-from propend.expression.nodes import AGGREGATES, BACKWARD_ONLY, FORWARD_ONLY, NEEDS_FIELD
+from propend.expression import Expression
+from propend.expression.nodes import FORWARD_ONLY
+from propend.features.derive import derive_features
 from propend.features.evaluate import Rows
+from propend.names import DAY
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True)
-WINDOWS = ("12h", "1d", "7d", "3w", "1mo", "1y", None)
-
-
-def family(*, forward: bool) -> list[Expression]:
-    """Every aggregate over every window, of any event, one type, a field, and with a filter."""
-    found = []
-    for function in AGGREGATES:
-        if function in (BACKWARD_ONLY if forward else FORWARD_ONLY):
-            continue
-        name = {"sum": "value", "mean": "value", "min": "value", "max": "value", "std": "value"}
-        fields = [name.get(function, "item")] if function in NEEDS_FIELD else ["", "channel"]
-        for field in fields:
-            for events in ("*", "view", "purchase"):
-                for where in ("", " where category = 'shoes' or value > 1 or weekday in (5, 6)"):
-                    of = f"{events}.{field}" if field else events
-                    found += [
-                        f"{function}({of}{where}) {'next' if forward else 'last'} {length}"
-                        if length
-                        else f"{function}({of}{where})"
-                        for length in WINDOWS
-                        if length or not forward or function in FORWARD_ONLY
-                    ]
-    return [parse(text) for text in found]
-
-
-FEATURES, LABELS = family(forward=False), family(forward=True)
+FEATURES, LABELS = w.family(forward=False), w.family(forward=True)
 ONLY_BACK = w.expressions(forward=False).filter(
     lambda e: all(a.function not in FORWARD_ONLY for a in e.aggregates())
 )
@@ -156,7 +134,9 @@ def busy() -> World:
 def test_whole_families_see_only_their_side(forward: bool) -> None:
     """All expressions at once: throwing the other side away, or filling it, changes nothing; its own side matters."""
     world, cutoff = busy(), w.BASE
-    asked = LABELS if forward else FEATURES
+    schema = w.schema_of(world)
+    derived = derive_features(replace(schema, first=w.BASE - 400 * DAY, last=w.BASE))
+    asked = LABELS if forward else [*FEATURES, *derived]
     expected = answers(asked, world, cutoff)
     stripped, flooded, gone = copy.deepcopy(world), copy.deepcopy(world), copy.deepcopy(world)
     stripped.users[0] = [e for e in world.users[0] if (e["time"] >= cutoff) == forward]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from propend.expression import (
     Or,
     Probability,
     Window,
+    parse,
 )
 from propend.expression.nodes import BACKWARD_ONLY, FORWARD_ONLY, NEEDS_FIELD
 from propend.features.evaluate import Rows, Values, evaluate
@@ -183,8 +185,9 @@ def aggregates(
         name = draw(st.sampled_from(NUMBER_FIELDS))
     elif function in NEEDS_FIELD or draw(st.integers(0, 3)) == 0:
         name = draw(st.sampled_from(NUMBER_FIELDS + TEXT_FIELDS))
-    types = tuple(draw(st.lists(st.sampled_from(TYPES), max_size=2)))
-    return Aggregate(function, types, name, draw(st.none() | WHERE), window)
+    types = draw(st.sampled_from([(), (), ("view",), ("cart", "view"), ("never",)]))
+    where = draw(WHERE) if draw(st.integers(0, 2)) == 0 else None
+    return Aggregate(function, types, name, where, window)
 
 
 def _is_text(a: Aggregate) -> bool:
@@ -216,6 +219,57 @@ def expressions(forward: bool | None = None) -> st.SearchStrategy[Expression]:
             aggregates(picks, forward=forward).filter(_is_text),
         ),
     )
+
+
+WINDOWS = ("12h", "1d", "7d", "3w", "1mo", "1y", None)
+
+
+def family(*, forward: bool) -> list[Expression]:
+    """Every aggregate over every window, of any event, one type, a field, and with a filter."""
+    found = []
+    for function in AGGREGATES:
+        if function in (BACKWARD_ONLY if forward else FORWARD_ONLY):
+            continue
+        name = {"sum": "value", "mean": "value", "min": "value", "max": "value", "std": "value"}
+        fields = [name.get(function, "item")] if function in NEEDS_FIELD else ["", "channel"]
+        for field in fields:
+            for events in ("*", "view", "purchase"):
+                for where in ("", " where category = 'shoes' or value > 1 or weekday in (5, 6)"):
+                    of = f"{events}.{field}" if field else events
+                    found += [
+                        f"{function}({of}{where}) {'next' if forward else 'last'} {length}"
+                        if length
+                        else f"{function}({of}{where})"
+                        for length in WINDOWS
+                        if length or not forward or function in FORWARD_ONLY
+                    ]
+    return [parse(text) for text in found]
+
+
+def dense_world(seed: int, users: int = 3, events: int = 40) -> World:
+    """Return a world whose users are busy on a half-day grid, often late, with many equal values."""
+    rng = random.Random(seed)
+    found: list[list[Event]] = []
+    for _ in range(users):
+        found.append([])
+        for seq in range(events):
+            at = BASE + rng.randint(-20, 14) * 12 * HOUR
+            delay = rng.choice([0, 0, 1, 12 * HOUR, 12 * HOUR + 1, 36 * HOUR, 240 * HOUR])
+            found[-1].append(
+                {
+                    "time": at,
+                    "seq": rng.randint(0, 9) * 100 + seq,
+                    "type": rng.choice(TYPES[:2]),
+                    "item": rng.choice([None, "a", "b", "c"]),
+                    "value": rng.choice([None, 0.1, 0.2, 0.3, 2.5e-6, -7.0]),
+                    "big": rng.choice([1.0, 4.6e12, None]),
+                    "channel": rng.choice([None, "email", "app"]),
+                    "empty": None,
+                    "arrival": at + delay,
+                }
+            )
+    nobody: dict[str, Value] = {"country": None, "age": None}
+    return World(found, ITEMS, [nobody] * users, [{"buy": None}] * users, ZONES[seed % len(ZONES)])
 
 
 # ---- worlds as arrays
