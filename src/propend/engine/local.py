@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +52,8 @@ class LocalEngine:
     def __init__(self, threads: int | None = None, memory: str = "2GB") -> None:
         self.threads = threads or os.cpu_count() or 2
         self._memory = memory
-        self._scratch = tempfile.TemporaryDirectory(prefix="propend-")
+        self._scratch = Path(tempfile.mkdtemp(prefix="propend-"))
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._sniffed: dict[tuple[object, ...], TextFile] = {}
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
@@ -60,7 +63,7 @@ class LocalEngine:
             f"memory_limit='{self._memory}'",
             "TimeZone='UTC'",
             "enable_progress_bar=false",
-            f"temp_directory='{self._scratch.name}'",
+            f"temp_directory='{self._scratch}'",
         ):
             con.execute(f"SET {setting}").fetchall()
         for statement in _MACROS.split(";\n"):
@@ -178,7 +181,7 @@ class LocalEngine:
         return relations
 
     def _csv(self, paths: list[Path], source: Source, start: int) -> list[tuple[str, str | None]]:
-        scratch = Path(self._scratch.name) / "utf8"
+        scratch = self._scratch / "utf8"
         texts = [self._sniff(path, source, scratch) for path in paths]
         relations: list[tuple[str, str | None]] = []
         for (delimiter, header, columns), group in groupby(

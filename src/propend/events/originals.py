@@ -48,6 +48,8 @@ class Originals:
         self, positions: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, list[Any]]]]:
         """Yield the rows at ascending positions in parts: their indices into ``positions``, file, row and original."""
+        if len(positions) == 0:
+            return
         starts = np.array(self._starts)
         home = np.searchsorted(starts, positions, side="right") - 1
         batches, firsts = np.unique(home, return_index=True)
