@@ -241,9 +241,7 @@ def test_a_replay_after_a_rule_change_adds_what_passes_now(
     assert (again.rows_in, again.rows_kept, again.quarantine) == (2, 1, {"missing user": 1})
     store.reload()
     replayed = content(store)
-    rows = {
-        (r["reason"], r["file"], r["row"]) for r in store.quarantine().to_pylist()
-    }
+    rows = {(r["reason"], r["file"], r["row"]) for r in store.quarantine().to_pylist()}
     assert rows == {
         ("exact duplicate", str(path), 2),
         ("exact duplicate", str(path), 4),
@@ -418,7 +416,9 @@ def test_ids_are_numbers_in_one_file_and_text_in_another(tmp_path: Path, take_in
     (tmp_path / "in").mkdir()
     pq.write_table(number, tmp_path / "in" / "a.parquet")
     pq.write_table(text, tmp_path / "in" / "b.parquet")
-    (tmp_path / "in" / "c.csv").write_text("u,t,i\n17850.0,2024-01-02,85123.0\n17850,2024-01-03,X\n")
+    (tmp_path / "in" / "c.csv").write_text(
+        "u,t,i\n17850.0,2024-01-02,85123.0\n17850,2024-01-03,X\n"
+    )
     (tmp_path / "in" / "d.jsonl").write_text('{"u": 17850, "t": "2024-01-04", "i": 85123}\n')
     store, report = take_in(config("in", roles={"user": "u", "time": "t", "item": "i"}))
     assert report.quarantine == {}
