@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 
 from propend.config import Config, load
 from propend.engine import Engine, connect
-from propend.errors import DataError
+from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport
 from propend.events.store import Store
 from propend.expression.nodes import Expression, Probability
