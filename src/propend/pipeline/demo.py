@@ -72,7 +72,11 @@ within = "7d"
 
 
 def demo(
-    folder: str | Path = "demo", *, users: int = 3_000, days: int = 365, seed: int = 7,
+    folder: str | Path = "demo",
+    *,
+    users: int = 3_000,
+    days: int = 365,
+    seed: int = 7,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Simulate a shop into ``folder`` and do the whole journey there; the same arguments again change nothing.
@@ -82,13 +86,23 @@ def demo(
     place = Path(folder)
     made = place / "data" / "made.json"
     wanted = {"users": users, "days": days, "seed": seed}
-    if place.exists() and any(place.iterdir()) and not made.exists() and not (place / "data").exists():
+    if (
+        place.exists()
+        and any(place.iterdir())
+        and not made.exists()
+        and not (place / "data").exists()
+    ):
         raise ConfigError(f"{place} exists and is no demo; choose another folder: propend demo DIR")
     if not made.exists() or json.loads(made.read_text(encoding="utf-8")) != wanted:
         if made.exists():
-            raise ConfigError(f"{place} holds a demo of another size or seed; choose another folder: propend demo DIR --users {users}")
+            raise ConfigError(
+                f"{place} holds a demo of another size or seed; choose another folder: propend demo DIR --users {users}"
+            )
         market = Market(users=users, days=days, seed=seed)
-        market.write(place / "data", progress=(lambda done, total: progress("simulate", done, total)) if progress else None)
+        market.write(
+            place / "data",
+            progress=(lambda done, total: progress("simulate", done, total)) if progress else None,
+        )
         replace_text(made, json.dumps(wanted))
     replace_text(place / "propend.toml", TOML)
     return run(open_workspace(place), progress=progress)

@@ -28,11 +28,11 @@ from propend.features.profile import Profiles
 from propend.features.segments import segments
 from propend.learn.registry import code_version, plain
 from propend.names import DAY, ITEM, USER
-from propend.pipeline.predict import Prediction, question, write_table
+from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
 
-__all__ = ["run"]
+__all__ = ["decide_now", "run"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -77,7 +77,11 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
             quarantine[reason] = quarantine.get(reason, 0) + rows
     first, last = store.span
     return {
-        "workspace": {"name": config.workspace.name, "currency": config.workspace.currency, "zone": workspace.zone},
+        "workspace": {
+            "name": config.workspace.name,
+            "currency": config.workspace.currency,
+            "zone": workspace.zone,
+        },
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": code_version(),
         "seed": config.workspace.seed,
@@ -87,8 +91,16 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
         "rows_quarantined": sum(r.rows_quarantined for r in reports),
         "quarantine": dict(sorted(quarantine.items(), key=lambda pair: -pair[1])),
         "findings": [
-            {"source": r.source, "name": f.name, "rows": f.rows, "share": f.share, "done": f.done, "examples": list(f.examples)}
-            for r in reports for f in r.findings
+            {
+                "source": r.source,
+                "name": f.name,
+                "rows": f.rows,
+                "share": f.share,
+                "done": f.done,
+                "examples": list(f.examples),
+            }
+            for r in reports
+            for f in r.findings
         ],
         "users": store.user_count,
         "items": len(store.item_ids()),
@@ -112,12 +124,23 @@ def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
     if len(steps) >= 2:
         found["funnel"] = funnel(store, schema, engine, steps, within=within).to_dict()
     show("look back", 2, 3)
-    found["retention"] = retention(store, schema, engine, unit="month" if schema.days > 90 else "week")
+    found["retention"] = retention(
+        store, schema, engine, unit="month" if schema.days > 90 else "week"
+    )
     show("look back", 3, 3)
     return found
 
 
-_STAGES: Final = ("visit", "search", "view", "favourite", "cart", "add_to_cart", "checkout", "purchase")
+_STAGES: Final = (
+    "visit",
+    "search",
+    "view",
+    "favourite",
+    "cart",
+    "add_to_cart",
+    "checkout",
+    "purchase",
+)
 
 
 def _funnel_steps(workspace: Workspace, counts: dict[str, int]) -> tuple[list[str], str]:
@@ -139,11 +162,26 @@ def _predict(
         try:
             prediction = workspace.predict(task, progress=show)
         except (NotEnoughDataError, ExpressionError) as reason:
-            cards.append({"task": task.name, "ask": task.ask, "title": question(task), "answer": task.answer, "skipped": str(reason)})
+            cards.append(
+                {
+                    "task": task.name,
+                    "ask": task.ask,
+                    "title": question(task),
+                    "answer": task.answer,
+                    "skipped": str(reason),
+                }
+            )
             continue
         predictions[task.name] = prediction
         path = write_table(prediction.scores, out / "scores" / f"{task.name}.parquet")
-        cards.append({**prediction.card, "title": question(task), "scored": len(prediction.users), "scores": str(workspace.out / path.relative_to(out))})
+        cards.append(
+            {
+                **prediction.card,
+                "title": question(task),
+                "scored": len(prediction.users),
+                "scores": str(workspace.out / path.relative_to(out)),
+            }
+        )
     results["tasks"] = cards
     return predictions
 
@@ -168,21 +206,34 @@ def _profiles(workspace: Workspace, results: dict[str, Any], out: Path, show: Pr
         before = Profiles.build(store, schema, engine, at=workspace.now - TREND_DAYS * DAY)
     except NotEnoughDataError:
         before = None
-    found = [s.as_dict() if hasattr(s, "as_dict") else s.to_dict() for s in segments(now, before)]
+    found = [s.as_dict() for s in segments(now, before)]
     results["segments"] = found
     write_table(now.table, out / "profiles.parquet")
-    write_table(pa.Table.from_pylist(plain(found)) if found else pa.table({"name": pa.array([], pa.string())}), out / "segments.parquet")
+    write_table(
+        pa.Table.from_pylist(plain(found))
+        if found
+        else pa.table({"name": pa.array([], pa.string())}),
+        out / "segments.parquet",
+    )
     show("know the users", 2, 2)
     return now.table
 
 
-def _recommend(workspace: Workspace, results: dict[str, Any], out: Path, show: Progress) -> pa.Table | None:
+def _recommend(
+    workspace: Workspace, results: dict[str, Any], out: Path, show: Progress
+) -> pa.Table | None:
     """What to offer each user, with the reason; how good it is, forward in time."""
     from propend.recommend.batch import recommend_all
 
     show("recommend", 0, 1)
     try:
-        table, evaluation = recommend_all(workspace.store, workspace.schema, workspace.engine, k=10, seed=workspace.config.workspace.seed)
+        table, evaluation = recommend_all(
+            workspace.store,
+            workspace.schema,
+            workspace.engine,
+            k=10,
+            seed=workspace.config.workspace.seed,
+        )
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
@@ -200,17 +251,27 @@ def _offers(workspace: Workspace, table: pa.Table) -> list[dict[str, Any]]:
     found = []
     for user in users[::step][:SAMPLES]:
         rows = table.filter(pc.equal(table["user"], user)).slice(0, 5).to_pylist()
-        found.append({
-            "user": user, "history": [names.get(i, i) for i in last_items(workspace, user, 4)],
-            "items": [{**row, "name": names.get(row["item"], row["item"])} for row in rows],
-        })
+        found.append(
+            {
+                "user": user,
+                "history": [names.get(i, i) for i in last_items(workspace, user, 4)],
+                "items": [{**row, "name": names.get(row["item"], row["item"])} for row in rows],
+            }
+        )
     return found
 
 
 def item_names(workspace: Workspace) -> dict[str, str]:
     """Return item id → name, for items that have one."""
     items = workspace.store.table("items")
-    column = next((c for c in ("name", "title", "description") if items is not None and c in items.column_names), None)
+    column = next(
+        (
+            c
+            for c in ("name", "title", "description")
+            if items is not None and c in items.column_names
+        ),
+        None,
+    )
     if items is None or column is None:
         return {}
     pairs = zip(items[ITEM].to_pylist(), items[column].to_pylist(), strict=True)
@@ -232,7 +293,11 @@ def last_items(workspace: Workspace, user: str, most: int) -> list[str]:
 
 
 def _decide(
-    workspace: Workspace, predictions: dict[str, Prediction], profiles: pa.Table, recommended: pa.Table | None, out: Path
+    workspace: Workspace,
+    predictions: dict[str, Prediction],
+    profiles: pa.Table,
+    recommended: pa.Table | None,
+    out: Path,
 ) -> dict[str, Any]:
     """Whom to reach, with what and when; written as tables and audience files."""
     try:
@@ -246,16 +311,42 @@ def _decide(
     items = None
     if recommended is not None:
         first = recommended.filter(pc.equal(recommended["rank"], 1))
-        items = first["item"].take(pc.index_in(ids, value_set=first["user"].combine_chunks())).combine_chunks()
-    lead = {u: r for u, r in zip(prediction.scores["user"].to_pylist(), prediction.scores["reasons"].to_pylist(), strict=True)}
-    value = np.asarray(pc.fill_null(known["mean_order"].combine_chunks().cast(pa.float64()), np.nan))
+        items = (
+            first["item"]
+            .take(pc.index_in(ids, value_set=first["user"].combine_chunks()))
+            .combine_chunks()
+        )
+    lead = {
+        u: r
+        for u, r in zip(
+            prediction.scores["user"].to_pylist(),
+            prediction.scores["reasons"].to_pylist(),
+            strict=True,
+        )
+    }
+    value = np.asarray(
+        pc.fill_null(known["mean_order"].combine_chunks().cast(pa.float64()), np.nan)
+    )
     if not np.isfinite(value).any() or np.nanmax(value) <= 0:
-        return {"skipped": "no purchase in the log has a value, so no push can be weighed against its cost; give the events source a value role"}
+        return {
+            "skipped": "no purchase in the log has a value, so no push can be weighed against its cost; give the events source a value role"
+        }
     made = decide(
-        ids, prediction.score, value, config.decide, now=workspace.now, zone=workspace.zone,
-        consent=consent_of(workspace.store.table("users"), USER, ids), hour=np.asarray(pc.fill_null(known["favourite_hour"].combine_chunks(), -1)),
-        item=items, reasons=pa.array([(lead.get(u) or "").split("; ")[0] or None for u in prediction.users], pa.string()),
-        segments=_text_of(known["segment"]), salt=f"{config.workspace.name}-{config.workspace.seed}", currency=config.workspace.currency,
+        ids,
+        prediction.score,
+        value,
+        config.decide,
+        now=workspace.now,
+        zone=workspace.zone,
+        consent=consent_of(workspace.store.table("users"), USER, ids),
+        hour=np.asarray(pc.fill_null(known["favourite_hour"].combine_chunks(), -1)),
+        item=items,
+        reasons=pa.array(
+            [(lead.get(u) or "").split("; ")[0] or None for u in prediction.users], pa.string()
+        ),
+        segments=_text_of(known["segment"]),
+        salt=f"{config.workspace.name}-{config.workspace.seed}",
+        currency=config.workspace.currency,
     )
     write_decisions(made, out)
     write_audiences(made, out / "audiences")
@@ -263,16 +354,55 @@ def _decide(
     names = item_names(workspace)
     order = np.lexsort((np.arange(len(made)), -made.column("expected_profit") * made.pushed))
     samples = [made.of(str(prediction.users[i])) for i in order[:SAMPLES]]
-    by_segment = [{"segment": name, **figures} for name, figures in summary.pop("by_segment").items()]
+    by_segment = [
+        {"segment": name, **figures} for name, figures in summary.pop("by_segment").items()
+    ]
     return {
-        **summary, "task": prediction.fitted.task.ask, "channel": config.decide.channel, "lift_assumed": config.decide.lift, "margin": config.decide.margin,
+        **summary,
+        "task": prediction.fitted.task.ask,
+        "channel": config.decide.channel,
+        "lift_assumed": config.decide.lift,
+        "margin": config.decide.margin,
         "by_segment": by_segment,
         "samples": [
-            {"user": d.user, "action": d.action, "item": names.get(d.item or "", d.item), "hour": d.hour, "probability": d.probability,
-             "expected_profit": d.expected_profit, "cost": d.cost, "propensity": d.propensity, "reason": d.reason, "group": d.group}
+            {
+                "user": d.user,
+                "action": d.action,
+                "item": names.get(d.item or "", d.item),
+                "hour": d.hour,
+                "probability": d.probability,
+                "expected_profit": d.expected_profit,
+                "cost": d.cost,
+                "propensity": d.propensity,
+                "reason": d.reason,
+                "group": d.group,
+            }
             for d in samples
         ],
     }
+
+
+def decide_now(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Decide with the current models, without training; writes the decisions and audience files.
+
+    Raises ``ModelError`` where no model was fitted yet.
+    """
+    predictions: dict[str, Prediction] = {}
+    for task in workspace.tasks():
+        if task.answer == "yes_no":
+            fitted = workspace.registry.load(task.name)
+            predictions[task.name] = score(
+                workspace.store, workspace.schema, workspace.engine, fitted, workspace.now
+            )
+    results: dict[str, Any] = {}
+    show = progress or (lambda phase, done, total: None)
+    scratch = workspace.folder / ".out-new"
+    shutil.rmtree(scratch, ignore_errors=True)
+    profiles = _profiles(workspace, results, scratch, show)
+    recommended = _recommend(workspace, results, scratch, show)
+    made = _decide(workspace, predictions, profiles, recommended, workspace.out)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return made
 
 
 def _text_of(column: pa.ChunkedArray) -> pa.Array:
@@ -287,20 +417,26 @@ def _deciding(workspace: Workspace, predictions: dict[str, Prediction]) -> Predi
         if name not in {t.name for t in workspace.config.tasks}:
             raise ConfigError(f"decide.task names {name!r}, which is no declared task")
         if name not in predictions:
-            raise NotEnoughDataError(f"task {name!r}, which drives the decision, could not be answered")
+            raise NotEnoughDataError(
+                f"task {name!r}, which drives the decision, could not be answered"
+            )
         return predictions[name]
     for prediction in predictions.values():
         target = prediction.fitted.task.target
         if isinstance(target, Aggregate) and target.function == "any":
             return prediction
-    raise NotEnoughDataError("no task asks who will buy; add one such as any(purchase) next 30d for any(*) last 90d")
+    raise NotEnoughDataError(
+        "no task asks who will buy; add one such as any(purchase) next 30d for any(*) last 90d"
+    )
 
 
 def _report(results: dict[str, Any], out: Path) -> None:
     from propend.pipeline.report import render
 
     document = plain(results)
-    (out / "results.json").write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+    (out / "results.json").write_text(
+        json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
     render(document, out / "report.html")
 
 
