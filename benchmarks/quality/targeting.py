@@ -82,7 +82,9 @@ def main(users: int, seed: int) -> None:
     print(f"{n:,} consenting users, seed {seed}; model: {metrics}")
     for cost in (0.02, 0.05, 0.2):
         gain = 0.3 * (pushed_value - value) - cost
-        print(f"\ncost {cost}: everyone {gain.sum():.0f}, nobody 0, best possible {np.maximum(gain, 0).sum():.0f}")
+        print(
+            f"\ncost {cost}: everyone {gain.sum():.0f}, nobody 0, best possible {np.maximum(gain, 0).sum():.0f}"
+        )
         for share in (None, 0.1):
             budget = None if share is None else cost * round(share * n)
             rows: list[tuple[str, Any, Any, Any]] = [

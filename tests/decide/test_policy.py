@@ -81,9 +81,7 @@ def assert_sound(made: Decisions, config: DecideConfig) -> None:
 def test_the_propensity_algebra_against_every_outcome_of_five_users() -> None:
     h, e = 0.3, 0.4
     profit = np.array([5.0, 4.0, 3.0, 2.0, -1.0])
-    plan = plan_pushes(
-        profit, np.ones(5, bool), cost=1.0, budget=3.0, holdout=h, explore=e
-    )
+    plan = plan_pushes(profit, np.ones(5, bool), cost=1.0, budget=3.0, holdout=h, explore=e)
     states = {"h": h, "c": (1 - h) * e / 2, "s": (1 - h) * e / 2, "p": (1 - h) * (1 - e)}
     expected = np.zeros(5)
     for outcome in product(states, repeat=5):
@@ -153,7 +151,10 @@ def test_no_consent_means_silence_outside_every_comparison() -> None:
     assert set(made.column("group")[~consent]) == {"excluded"}
     assert (made.column("propensity")[~consent] == 1).all()
     assert consent_of(None, "user", ids) is None
-    assert consent_of(pa.table({"user": ids, "consent": [True, False] * 500}), "user", ids).sum() == 500
+    assert (
+        consent_of(pa.table({"user": ids, "consent": [True, False] * 500}), "user", ids).sum()
+        == 500
+    )
 
 
 def test_hours_items_and_reasons_reach_the_decision() -> None:
@@ -174,12 +175,15 @@ def test_hours_items_and_reasons_reach_the_decision() -> None:
     assert a.at == datetime(2025, 11, 22, 8, tzinfo=zoneinfo.ZoneInfo("UTC"))  # 9:00 is past today
     assert b.at == datetime(2025, 11, 21, 19, tzinfo=zoneinfo.ZoneInfo("UTC"))
     assert a.reason == "pays: 90 % likely to buy, 0.22 EUR expected of a push; bought 2 days ago"
-    assert c.hour in (3, 9, 20) and ";" not in c.reason
+    assert c.hour in (3, 9, 20)
+    assert ";" not in c.reason
     assert (d.action, d.item, d.channel, d.hour, d.at) == ("silent", None, None, -1, None)
-    assert d.reason.startswith("does not pay") and d.reason.endswith("; quiet")
+    assert d.reason.startswith("does not pay")
+    assert d.reason.endswith("; quiet")
     assert b.expected_value == pytest.approx(0.09 * 20)  # the mean of the others
     assert any("no value of their own" in note for note in made.notes)
-    assert made.summary()["push"] == 3 and made.of("d") == d
+    assert made.summary()["push"] == 3
+    assert made.of("d") == d
 
 
 def test_measured_lifts_rank_instead_of_the_assumed_one() -> None:
@@ -213,7 +217,9 @@ def test_equal_profits_are_cut_by_hash_not_by_age() -> None:
      ("budget", -5.0), ("lift", -1.5), ("cost", math.nan)],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"^decide\.{setting} must be .*, not .*; mend propend.toml$"):
+    with pytest.raises(
+        ConfigError, match=rf"^decide\.{setting} must be .*, not .*; mend propend.toml$"
+    ):
         decide(["a"], 0.5, 1.0, DecideConfig(**{setting: value}), now=NOW)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +92,6 @@ def _whole(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".{path.name}.part")
     try:
         write(part)
-        os.replace(part, path)  # noqa: PTH105 - replace of an open reader's file must be atomic
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -310,7 +310,9 @@ def check(config: DecideConfig) -> None:
         inside = low <= value < high if open_end else low <= value <= high
         if not inside:
             end = "below" if open_end else "at most"
-            limit = "0 or more" if high == math.inf and low == 0 else f"from {low:g} to {end} {high:g}"
+            limit = (
+                "0 or more" if high == math.inf and low == 0 else f"from {low:g} to {end} {high:g}"
+            )
             raise ConfigError(f"decide.{name} must be {limit}, not {value:g}; mend propend.toml")
 
 

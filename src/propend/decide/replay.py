@@ -56,7 +56,9 @@ class Logged:
                 "a logged action has propensity 0 or above 1, so it cannot have been taken; check the log"
             )
         if not np.isfinite(self.reward).all():
-            raise DataError("a logged decision has no reward; leave it out or wait until it is known")
+            raise DataError(
+                "a logged decision has no reward; leave it out or wait until it is known"
+            )
 
     @property
     def propensity(self) -> F64:
@@ -144,7 +146,9 @@ def _weights(log: Logged, target: F64) -> F64:
     """Return π / p after checking that the log tried what the policy would do."""
     if not ((target >= 0) & (target <= 1)).all():
         raise DataError("a policy's probability of a push must be from 0 to 1")
-    never = ((target > 0) & (log.push_propensity == 0)) | ((target < 1) & (log.push_propensity == 1))
+    never = ((target > 0) & (log.push_propensity == 0)) | (
+        (target < 1) & (log.push_propensity == 1)
+    )
     if never.any():
         raise NotEnoughDataError(
             f"for {never.mean():.1%} of users the policy would do what the log never did; "
@@ -209,5 +213,7 @@ def cross_predict(
             A = Z[rows]
             penalty = alpha * np.eye(A.shape[1])
             penalty[0, 0] = 1e-9
-            out[part == p] = Z[part == p] @ np.linalg.solve(A.T @ A + penalty, A.T @ log.reward[rows])
+            out[part == p] = Z[part == p] @ np.linalg.solve(
+                A.T @ A + penalty, A.T @ log.reward[rows]
+            )
     return found[0], found[1]

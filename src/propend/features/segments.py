@@ -34,11 +34,20 @@ I64 = npt.NDArray[np.int64]
 RULES: Final[dict[str, tuple[str, str]]] = {
     "Champions": ("R 4–5 and FM 4–5: buy often, much and lately", "thank them, early access"),
     "Loyal": ("R 4–5 and FM 3, or R 3 and FM 4–5: come back steadily", "cross-sell, ask reviews"),
-    "Promising newcomers": ("R 4–5 and FM 1–2: bought lately, little so far", "help to a second order"),
+    "Promising newcomers": (
+        "R 4–5 and FM 1–2: bought lately, little so far",
+        "help to a second order",
+    ),
     "Needs attention": ("R 3 and FM 1–3: average, beginning to fade", "a reason to come now"),
-    "At risk": ("R 2 and FM 3–4, or R 1 and FM 4: were good, fell silent", "win back with what they liked"),
+    "At risk": (
+        "R 2 and FM 3–4, or R 1 and FM 4: were good, fell silent",
+        "win back with what they liked",
+    ),
     "Can't lose": ("R 1–2 and FM 5: were among the best, fell silent", "call, a personal offer"),
-    "Hibernating": ("R 2 and FM 1–2, or R 1 and FM 3: little, some time ago", "cheap channels only"),
+    "Hibernating": (
+        "R 2 and FM 1–2, or R 1 and FM 3: little, some time ago",
+        "cheap channels only",
+    ),
     "Lost": ("R 1 and FM 1–2: little, long ago", "leave alone, or one last offer"),
     "Prospects": ("seen, never bought", "a first offer"),
 }
@@ -142,10 +151,9 @@ def _totals(table: pa.Table | None) -> tuple[npt.NDArray[np.float64], ...]:
         return (np.zeros(len(SEGMENTS)),) * 4
     code = np.asarray(table["segment"].combine_chunks().indices)
     size = len(SEGMENTS)
-    return (
-        np.bincount(code, minlength=size).astype(np.float64),
-        *(
-            np.bincount(code, np.asarray(table[name], np.float64), size)
-            for name in ("money", "recency", "frequency")
-        ),
-    )
+    counts = np.bincount(code, minlength=size).astype(np.float64)
+    sums = [
+        np.bincount(code, np.asarray(table[name], np.float64), size).astype(np.float64)
+        for name in ("money", "recency", "frequency")
+    ]
+    return (counts, *sums)
