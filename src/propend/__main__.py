@@ -1,0 +1,5 @@
+"""``python -m propend``."""
+
+from propend.cli import main
+
+main()

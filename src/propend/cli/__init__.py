@@ -1,0 +1,109 @@
+"""Roof: the command line. Each verb's module is loaded when the verb is used, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, Final
+
+import click
+
+from propend.errors import PropendError, nearest
+
+__all__ = ["main"]
+
+VERBS: Final[dict[str, tuple[str, str]]] = {
+    "init": (
+        "propend.cli.workspace:init",
+        "Look at files, guess what the columns mean, write propend.toml.",
+    ),
+    "run": (
+        "propend.cli.workspace:run",
+        "The whole journey: clean, predict, recommend, decide, report.",
+    ),
+    "demo": ("propend.cli.workspace:demo", "The same on a simulated shop, nothing to bring."),
+    "ingest": ("propend.cli.workspace:ingest", "Bring new events into the store."),
+    "replay": (
+        "propend.cli.workspace:replay",
+        "Send quarantined rows through the rules as they are now.",
+    ),
+    "predict": (
+        "propend.cli.predict:predict",
+        "Answer a question about the future, or learn from a labelled table.",
+    ),
+    "models": ("propend.cli.predict:models", "List fitted models; promote one."),
+    "recommend": ("propend.cli.recommend:recommend", "What to offer whom."),
+    "decide": (
+        "propend.cli.decide:decide",
+        "Whom to reach, with what, when; written as tables and audience files.",
+    ),
+    "audience": ("propend.cli.decide:audience", "The users for whom an expression holds now."),
+    "sql": (
+        "propend.cli.workspace:sql",
+        "Ad-hoc SQL over the store (views events, users, items, quarantine).",
+    ),
+    "forget": ("propend.cli.workspace:forget", "Erase a user from everything."),
+}
+"""Verb → where it is, and what it does in one line."""
+
+
+class Verbs(click.Group):
+    """A group that knows its verbs by name and loads one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of a journey."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a verb."""
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Name the nearest verb where there is none of this name."""
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.UsageError(f"no verb {args[0]!r}{nearest(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs without loading their modules."""
+        del ctx
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, text) for name, (_, text) in VERBS.items()])
+
+
+@click.group(
+    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="propend", prog_name="propend")
+def cli() -> None:
+    """From a log of user behaviour to marketing decisions.
+
+    Begin with `propend demo`, or with `propend init shop --from orders.csv` and `propend run shop`.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; a failure is one sentence on standard error and a non-zero exit."""
+    try:
+        cli.main(args, standalone_mode=False)
+    except PropendError as error:
+        click.echo(f"propend: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("propend: stopped; nothing was left half-written", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

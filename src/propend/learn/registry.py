@@ -1,0 +1,191 @@
+"""What was fitted, on which data, by which code, how good: a folder per version, no pickle in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from propend.errors import ModelError, nearest
+from propend.events.durable import replace_text
+from propend.expression.parse import parse
+from propend.learn import calibration
+from propend.learn.train import Fitted
+from propend.models import catalog
+from propend.tasks.task import Task
+
+__all__ = ["Entry", "Registry", "plain"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One version of a task's model."""
+
+    task: str
+    version: int
+    folder: Path
+    made_at: str
+    champion: str
+    current: bool
+
+
+class Registry:
+    """The fitted models of a workspace, by task and version; the current one is what scores."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, fitted: Fitted) -> Entry:
+        """Keep a fitted task as the next version and make it the current one."""
+        home = self.folder / fitted.task.name
+        home.mkdir(parents=True, exist_ok=True)
+        version = 1 + max((v for v in _versions(home)), default=0)
+        temporary = home / f".v{version}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        fitted.model.save(temporary / "model")
+        made_at = datetime.now(UTC).isoformat(timespec="seconds")
+        replace_text(
+            temporary / "fitted.json",
+            json.dumps(
+                plain(
+                    {
+                        "format": FORMAT,
+                        "name": fitted.name,
+                        "task": fitted.task.name,
+                        "ask": fitted.task.ask,
+                        "title": fitted.task.title,
+                        "features": [str(f) for f in fitted.features],
+                        "categories": {str(j): list(v) for j, v in fitted.categories.items()},
+                        "threshold": fitted.threshold,
+                        "calibrator": fitted.calibrator.state(),
+                        "made_at": made_at,
+                        "code": code_version(),
+                        "card": fitted.card,
+                    }
+                ),
+                indent=1,
+                ensure_ascii=False,
+            ),
+        )
+        temporary.rename(home / f"v{version}")
+        self.promote(fitted.task.name, version)
+        return Entry(fitted.task.name, version, home / f"v{version}", made_at, fitted.name, True)
+
+    def load(self, task: str, version: int | None = None) -> Fitted:
+        """Read a version (the current one by default).
+
+        Raises ``ModelError`` where there is none, or where its files are damaged or of another format.
+        """
+        home = self.folder / task
+        if not home.is_dir():
+            known = (
+                [p.name for p in self.folder.iterdir() if p.is_dir()]
+                if self.folder.is_dir()
+                else []
+            )
+            raise ModelError(f"no model was fitted for task {task!r}{nearest(task, known)}")
+        chosen = version or self._current(home)
+        folder = home / f"v{chosen}"
+        try:
+            data = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ModelError(
+                f"version {chosen} of task {task!r} is missing or damaged; fit it again with propend run"
+            ) from None
+        if data.get("format") != FORMAT:
+            raise ModelError(
+                f"version {chosen} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
+            )
+        return Fitted(
+            Task.parse(data["task"], data["ask"], data["title"]),
+            data["name"],
+            catalog.load(folder / "model"),
+            calibration.from_state(data["calibrator"]),
+            tuple(parse(text) for text in data["features"]),
+            {int(j): tuple(values) for j, values in data["categories"].items()},
+            data["threshold"],
+            data["card"],
+        )
+
+    def promote(self, task: str, version: int) -> None:
+        """Make a version the one that scores."""
+        home = self.folder / task
+        if not (home / f"v{version}").is_dir():
+            raise ModelError(
+                f"task {task!r} has no version {version}; it has {', '.join(map(str, _versions(home))) or 'none'}"
+            )
+        replace_text(home / "current", str(version))
+
+    def entries(self) -> list[Entry]:
+        """Return every version of every task, oldest first."""
+        found = []
+        for home in (
+            sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        ):
+            current = self._current(home) if _versions(home) else 0
+            for version in _versions(home):
+                data = json.loads(
+                    (home / f"v{version}" / "fitted.json").read_text(encoding="utf-8")
+                )
+                found.append(
+                    Entry(
+                        home.name,
+                        version,
+                        home / f"v{version}",
+                        data["made_at"],
+                        data["name"],
+                        version == current,
+                    )
+                )
+        return found
+
+    def _current(self, home: Path) -> int:
+        try:
+            return int((home / "current").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            versions = _versions(home)
+            if not versions:
+                raise ModelError(
+                    f"no model was fitted for task {home.name!r}; run: propend run"
+                ) from None
+            return versions[-1]
+
+
+def _versions(home: Path) -> list[int]:
+    return sorted(int(p.name[1:]) for p in home.glob("v*") if p.name[1:].isdigit())
+
+
+def code_version() -> str:
+    """Return the version of this package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("propend")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as plain JSON: NumPy numbers as numbers, NaN and infinities as null.
+
+    >>> plain({"a": float("nan"), "b": (1, 2)})
+    {'a': None, 'b': [1, 2]}
+    """
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value

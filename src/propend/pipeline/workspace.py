@@ -1,0 +1,235 @@
+"""A workspace: a folder with ``propend.toml`` and the store beside it. The façade's object; its methods are the verbs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from propend.config import Config, load
+from propend.engine import Engine, connect
+from propend.errors import ConfigError, DataError
+from propend.events.ingest import IngestReport
+from propend.events.store import Store
+from propend.expression.nodes import Expression, Probability
+from propend.expression.parse import parse
+from propend.features.schema import Schema
+from propend.learn.registry import Registry
+from propend.pipeline.predict import Prediction, predict, score
+from propend.tasks.frame import evaluate_all
+from propend.tasks.task import Task
+
+__all__ = ["Workspace", "open_workspace"]
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def open_workspace(folder: str | Path, *, engine: str = "local", **options: object) -> Workspace:
+    """Open a workspace folder; raises ``ConfigError`` where it has no ``propend.toml``."""
+    return Workspace(Path(folder), connect(engine, **options))
+
+
+class Workspace:
+    """Everything one can ask of a log: the verbs of the command line as methods."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        self.folder = folder
+        self.engine = engine
+        self.config: Config = load(folder)
+
+    def __repr__(self) -> str:
+        return f"Workspace({str(self.folder)!r})"
+
+    # ---- what is in it
+
+    @property
+    def store_folder(self) -> Path:
+        """Where the store is."""
+        return self.folder / "store"
+
+    @property
+    def out(self) -> Path:
+        """Where tables and the report are written."""
+        return self.folder / "out"
+
+    @cached_property
+    def store(self) -> Store:
+        """The timeline store; raises ``DataError`` where nothing was ingested yet."""
+        if not Store.exists(self.store_folder):
+            raise DataError(f"{self.folder} has no events yet; run: propend ingest {self.folder}")
+        return Store(self.store_folder)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """What the log can be asked."""
+        return Schema.of(self.store, self.zone, tuple(task.name for task in self.config.tasks))
+
+    @property
+    def zone(self) -> str:
+        """The workspace's time zone."""
+        return self.config.workspace.zone or "UTC"
+
+    @property
+    def now(self) -> int:
+        """The moment users are judged at: just after the last event, UTC microseconds."""
+        return self.schema.last + 1
+
+    @property
+    def registry(self) -> Registry:
+        """The fitted models."""
+        return Registry(self.folder / "models")
+
+    # ---- verbs
+
+    def ingest(
+        self, files: Sequence[str | Path] = (), *, progress: Progress | None = None
+    ) -> list[IngestReport]:
+        """Bring every declared source into the store that is not there yet.
+
+        ``files`` are further files, read as the first declared source is.
+        """
+        from propend.events.ingest import ingest
+
+        only = None
+        if files:
+            if not self.config.events:
+                raise ConfigError(
+                    f"{self.folder} declares no [[events]] source to read the files as; add one to propend.toml"
+                )
+            first = self.config.events[0]
+            only = msgspec.structs.replace(
+                first,
+                files=tuple(str(Path(f).resolve()) for f in files),
+                name=f"{first.name} (further files)",
+            )
+        reports = ingest(
+            self.config, self.folder, self.store_folder, self.engine, only=only, progress=progress
+        )
+        self._forget_cached()
+        return reports
+
+    def replay(self, *, progress: Progress | None = None) -> list[IngestReport]:
+        """Send quarantined rows through the rules as they are now."""
+        from propend.events.ingest import replay
+
+        reports = replay(
+            self.config, self.folder, self.store_folder, self.engine, progress=progress
+        )
+        self._forget_cached()
+        return reports
+
+    def quarantine(self) -> pa.Table:
+        """Return the rows set aside, with the reason beside the original row."""
+        return self.store.quarantine()
+
+    def forget(self, user: str) -> dict[str, int]:
+        """Erase a user from the store; returns how many rows went from where."""
+        gone = self.store.forget(user)
+        self._forget_cached()
+        return gone
+
+    def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
+        """Return each user's answer to an expression at a moment (default: now): columns user and value.
+
+        Raises ``ExpressionError`` naming the nearest known word.
+        """
+        asked = parse(expression) if isinstance(expression, str) else expression
+        self.schema.check(asked)
+        return evaluate_all(
+            self.store,
+            self.schema,
+            self.engine,
+            asked,
+            self.now if at is None else at,
+            self._scores(asked),
+        )
+
+    def audience(
+        self, expression: str | Expression, *, at: int | None = None
+    ) -> npt.NDArray[np.object_]:
+        """Return the ids of the users for whom an expression holds (is true, or not zero)."""
+        table = self.evaluate(expression, at=at)
+        value = table["value"]
+        chosen = (
+            pc.fill_null(pc.not_equal(value, 0.0), False)
+            if not pa.types.is_string(value.type)
+            else pc.is_valid(value)
+        )
+        return table.filter(chosen)["user"].to_numpy(zero_copy_only=False)
+
+    def predict(
+        self,
+        ask: str | Task,
+        *,
+        name: str | None = None,
+        folds: int = 3,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> Prediction:
+        """Answer a question about the future for everyone it is asked of.
+
+        ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
+        """
+        task = ask if isinstance(ask, Task) else self._task(ask, name)
+        return predict(
+            self.store,
+            self.schema,
+            self.engine,
+            task,
+            registry=self.registry,
+            folds=folds,
+            seed=self.config.workspace.seed if seed is None else seed,
+            progress=progress,
+        )
+
+    def tasks(self) -> list[Task]:
+        """Return the declared tasks, checked against the log."""
+        found = [Task.parse(t.name, t.ask, t.title) for t in self.config.tasks]
+        for task in found:
+            task.check(self.schema)
+        return found
+
+    def _task(self, ask: str, name: str | None) -> Task:
+        declared = {t.name: t for t in self.config.tasks}
+        if ask in declared:
+            return Task.parse(ask, declared[ask].ask, declared[ask].title)
+        return Task.parse(name or _slug(ask), ask)
+
+    def _scores(self, expression: Expression) -> dict[str, dict[int, float]]:
+        """Return the latest scores of the tasks an expression takes p() of, by user code."""
+        found = {}
+        for part in expression.parts():
+            if isinstance(part, Probability):
+                fitted = self.registry.load(part.task)
+                scored = score(self.store, self.schema, self.engine, fitted, self.now)
+                found[part.task] = dict(
+                    zip(scored.codes.tolist(), scored.score.tolist(), strict=True)
+                )
+        return found
+
+    def sql(self, query: str) -> pa.Table:
+        """Answer ad-hoc SQL over the views events (decoded), users, items and quarantine."""
+        from propend.pipeline.sql import answer
+
+        return answer(self.store, self.engine, query)
+
+    def _forget_cached(self) -> None:
+        for name in ("store", "schema"):
+            self.__dict__.pop(name, None)
+
+
+def _slug(text: str) -> str:
+    """Return a short name for a question that has none.
+
+    >>> _slug("any(purchase) next 30d for any(*) last 90d")
+    'any_purchase_next_30d'
+    """
+    target = text.split(" for ")[0]
+    return re.sub(r"\W+", "_", target).strip("_").lower()[:60] or "task"
