@@ -151,10 +151,9 @@ def _totals(table: pa.Table | None) -> tuple[npt.NDArray[np.float64], ...]:
         return (np.zeros(len(SEGMENTS)),) * 4
     code = np.asarray(table["segment"].combine_chunks().indices)
     size = len(SEGMENTS)
-    return (
-        np.bincount(code, minlength=size).astype(np.float64),
-        *(
-            np.bincount(code, np.asarray(table[name], np.float64), size)
-            for name in ("money", "recency", "frequency")
-        ),
-    )
+    counts = np.bincount(code, minlength=size).astype(np.float64)
+    sums = [
+        np.bincount(code, np.asarray(table[name], np.float64), size).astype(np.float64)
+        for name in ("money", "recency", "frequency")
+    ]
+    return (counts, *sums)
