@@ -17,9 +17,7 @@ def engine() -> LocalEngine:
 
 
 @pytest.fixture
-def take_in(
-    tmp_path: Path, engine: LocalEngine
-) -> Callable[..., tuple[Store, IngestReport]]:
+def take_in(tmp_path: Path, engine: LocalEngine) -> Callable[..., tuple[Store, IngestReport]]:
     def run(conf: Config, name: str = "store") -> tuple[Store, IngestReport]:
         report = ingest(conf, tmp_path, tmp_path / name, engine)[-1]
         assert report.rows_in == report.rows_kept + report.rows_quarantined

@@ -33,9 +33,7 @@ def config(
 ) -> Config:
     return Config(
         workspace=WorkspaceConfig(zone=zone, buckets=buckets),
-        events=(
-            EventSource(files=tuple(map(str, files)), roles=roles or ROLES, **source),
-        ),
+        events=(EventSource(files=tuple(map(str, files)), roles=roles or ROLES, **source),),
         clean=clean or CleanConfig(),
     )
 
@@ -47,9 +45,7 @@ def content(store: Store, *columns: str) -> list[Row]:
     for bucket in range(store.buckets):
         table = store.read_bucket(bucket, store.schema().names)
         names = store.names_of(np.asarray(table["user"]).astype(np.int64))
-        user, time, seq = (
-            np.asarray(table[c].cast(pa.int64())) for c in ("user", "time", "seq")
-        )
+        user, time, seq = (np.asarray(table[c].cast(pa.int64())) for c in ("user", "time", "seq"))
         assert (np.lexsort((seq, time, user)) == np.arange(len(user))).all()
         cells = [
             names.tolist(),
@@ -64,6 +60,4 @@ def content(store: Store, *columns: str) -> list[Row]:
 
 def quarantined(store: Store) -> Counter[tuple[str, str | None]]:
     table = store.quarantine()
-    return Counter(
-        zip(table["reason"].to_pylist(), table["user"].to_pylist(), strict=True)
-    )
+    return Counter(zip(table["reason"].to_pylist(), table["user"].to_pylist(), strict=True))

@@ -241,9 +241,7 @@ def test_a_replay_after_a_rule_change_adds_what_passes_now(
     assert (again.rows_in, again.rows_kept, again.quarantine) == (2, 1, {"missing user": 1})
     store.reload()
     replayed = content(store)
-    rows = {
-        (r["reason"], r["file"], r["row"]) for r in store.quarantine().to_pylist()
-    }
+    rows = {(r["reason"], r["file"], r["row"]) for r in store.quarantine().to_pylist()}
     assert rows == {
         ("exact duplicate", str(path), 2),
         ("exact duplicate", str(path), 4),
@@ -418,7 +416,9 @@ def test_ids_are_numbers_in_one_file_and_text_in_another(tmp_path: Path, take_in
     (tmp_path / "in").mkdir()
     pq.write_table(number, tmp_path / "in" / "a.parquet")
     pq.write_table(text, tmp_path / "in" / "b.parquet")
-    (tmp_path / "in" / "c.csv").write_text("u,t,i\n17850.0,2024-01-02,85123.0\n17850,2024-01-03,X\n")
+    (tmp_path / "in" / "c.csv").write_text(
+        "u,t,i\n17850.0,2024-01-02,85123.0\n17850,2024-01-03,X\n"
+    )
     (tmp_path / "in" / "d.jsonl").write_text('{"u": 17850, "t": "2024-01-04", "i": 85123}\n')
     store, report = take_in(config("in", roles={"user": "u", "time": "t", "item": "i"}))
     assert report.quarantine == {}
@@ -646,7 +646,7 @@ def test_an_unknown_role_names_the_nearest() -> None:
 def test_mixed_time_formats_are_told_apart(tmp_path: Path, take_in: TakeIn) -> None:
     (tmp_path / "a.csv").write_text(
         "user,time\nu,2024-07-01 12:00:00\nu,2024-07-01T12:00:00Z\nu,2024-07-01 12:00:00 +0530\n"
-        "u,01.07.2024 13:00\nu,07/01/24\nu,1719842400\n"
+        "u,01.07.2024 13:00\nu,July 1st\nu,1719842400\n"
     )
     conf = config(
         "a.csv",
