@@ -31,7 +31,7 @@ from propend.names import (
 __all__ = ["Plan", "plan"]
 
 _BLANK: Final = "('', 'nan', 'null', 'none', 'n/a', '#n/a', 'nil', '\\n')"
-_ZONED: Final = r"\d\s*(Z|[+-]\d\d(:?\d\d)?)$"
+_ZONED: Final = r"\d\s*(Z|UTC|[+-]\d\d(:?\d\d)?)$"
 _NUMBERS: Final = (VALUE, QUANTITY, PRICE)
 _TEXTS: Final = (SESSION, CHANNEL, TEXT)
 _INTEGERS: Final = (
@@ -160,7 +160,7 @@ def _quoted(source: EventSource, columns: Collection[str]) -> EventSource:
     """Quote what names a column as it is written, so that names with spaces, dots or SQL words need no care."""
 
     def quoted(expressions: dict[str, str]) -> dict[str, str]:
-        return {name: _name(e, columns) for name, e in expressions.items()}
+        return {name: quoted_name(e, columns) for name, e in expressions.items()}
 
     return msgspec.structs.replace(
         source,
@@ -171,7 +171,8 @@ def _quoted(source: EventSource, columns: Collection[str]) -> EventSource:
     )
 
 
-def _name(expression: str, columns: Collection[str]) -> str:
+def quoted_name(expression: str, columns: Collection[str]) -> str:
+    """Return an expression that names a column as SQL for that column, any other as it is."""
     return '"' + expression.replace('"', '""') + '"' if expression in columns else expression
 
 
@@ -224,7 +225,7 @@ def _moment(expression: str, kind: str, source: EventSource) -> tuple[str, str]:
             if "%z" in form or "%Z" in form:
                 zones.append(f"WHEN try_strptime(trim({e}), '{quoted}') IS NOT NULL THEN true")
     zoned = f"regexp_matches(trim({e}), '{_ZONED}') AND contains({e}, ':')"
-    moment = rf"regexp_replace(trim({e}), '([+-]\d\d)(\d\d)$', '\1:\2')"
+    moment = rf"regexp_replace(trim({e}), '\s*([+-]\d\d):?(\d\d)$', '\1:\2')"
     parts.append(
         f"CASE WHEN {zoned} THEN epoch_us(try_cast({moment} AS TIMESTAMPTZ)) ELSE epoch_us(try_cast(trim({e}) AS TIMESTAMP)) END"
     )
