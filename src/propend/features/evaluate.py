@@ -36,7 +36,7 @@ from propend.features import kernels as k
 from propend.features.schema import Schema
 from propend.names import ITEM, TYPE
 
-__all__ = ["Rows", "Values", "evaluate", "matrix"]
+__all__ = ["Rows", "Values", "evaluate", "event_column", "event_mask", "matrix"]
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -586,3 +586,14 @@ def matrix(
         else:
             out[:, position] = values
     return out
+
+
+def event_mask(select: Aggregate, timelines: Timelines, schema: Schema) -> Bool:
+    """Return which events an aggregate's types and ``where`` select, bool [n events]."""
+    rows = Rows(_NONE, _NONE)
+    return _Evaluation(schema, timelines, rows, {}, {}).mask(select.types, select.where)
+
+
+def event_column(name: str, timelines: Timelines, schema: Schema) -> Values:
+    """Return a canonical event column (see :meth:`Schema.event_column`) per event: numbers with NaN, or coded text."""
+    return _Evaluation(schema, timelines, Rows(_NONE, _NONE), {}, {}).column(name)
