@@ -39,7 +39,7 @@ class Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A frozen declaration that refuses keys it does not know."""
 
 
-class WorkspaceConfig(Frozen):
+class WorkspaceConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What holds for the whole workspace."""
 
     name: str = "workspace"
@@ -50,7 +50,7 @@ class WorkspaceConfig(Frozen):
     seed: int = 7
 
 
-class Source(Frozen):
+class Source(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where rows come from: files (CSV, JSON lines, Parquet; folders and globs) or a database table."""
 
     name: str = "table"
@@ -70,7 +70,7 @@ class Source(Frozen):
     decimal: Literal[".", ","] = "."
 
 
-class TypeRule(Frozen):
+class TypeRule(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rows for which ``when`` holds are events of this type; the first rule that holds decides."""
 
     when: str
@@ -112,7 +112,7 @@ class TableSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True)
     attributes: dict[str, str] = {}
 
 
-class CleanConfig(Frozen):
+class CleanConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cleaning rules. ``quarantine`` sets rows aside with the reason, ``flag`` only counts them."""
 
     exact_duplicates: Treatment = "quarantine"
@@ -141,7 +141,7 @@ class CleanConfig(Frozen):
     quarantine, or impute it (numbers: the item's median, else the column's; text: the mode)."""
 
 
-class AskConfig(Frozen):
+class AskConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question about the future, by name."""
 
     name: str
@@ -149,7 +149,7 @@ class AskConfig(Frozen):
     title: str = ""
 
 
-class FunnelConfig(Frozen):
+class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A funnel, by name."""
 
     name: str
@@ -157,7 +157,7 @@ class FunnelConfig(Frozen):
     within: str = "7d"
 
 
-class DecideConfig(Frozen):
+class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a push costs and earns, and how many may be sent."""
 
     task: str = ""
@@ -177,7 +177,7 @@ class DecideConfig(Frozen):
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
 
-class Config(Frozen):
+class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of ``propend.toml``."""
 
     workspace: WorkspaceConfig = WorkspaceConfig()

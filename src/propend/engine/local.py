@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,17 +26,18 @@ __all__ = ["LocalEngine"]
 
 T = TypeVar("T")
 
+_NUMERIC: Final = ("TINY", "SMALL", "INT", "BIG", "HUGE", "U", "FLOAT", "DOUBLE", "DECIMAL")
 BATCH_ROWS: Final = 131_072
 
 _NUMBER: Final = r"^[-+(]?\s*(?:[A-Za-z]{2,3}|\p{Sc}|￥|元)?\s*([-+]?[\d, ]*\.?\d+(?:[eE][-+]?\d+)?)\s*(?:[A-Za-z]{2,3}|\p{Sc}|元|%)?\)?$"
 _MACROS: Final = f"""
-CREATE OR REPLACE MACRO number_of(x) AS coalesce(
+CREATE OR REPLACE TEMP MACRO number_of(x) AS coalesce(
   try_cast(x AS DOUBLE),
   try_cast(regexp_replace(regexp_extract(trim(x), '{_NUMBER}', 1), '[, ]', '', 'g') AS DOUBLE)
     * CASE WHEN regexp_matches(trim(x), '^[-(]') AND NOT regexp_matches(trim(x), '^-\\s*[0-9.]') THEN -1
            WHEN regexp_matches(trim(x), '^-\\s*[0-9.]') AND NOT regexp_extract(trim(x), '{_NUMBER}', 1) LIKE '-%' THEN -1
            ELSE 1 END);
-CREATE OR REPLACE MACRO number_of_comma(x) AS number_of(replace(replace(replace(x, '.', ''), ' ', ''), ',', '.'));
+CREATE OR REPLACE TEMP MACRO number_of_comma(x) AS number_of(replace(replace(replace(x, '.', ''), ' ', ''), ',', '.'));
 """
 
 
@@ -52,6 +54,7 @@ class LocalEngine:
         self._memory = memory
         self._scratch = Path(tempfile.mkdtemp(prefix="propend-"))
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        self._sniffed: dict[tuple[object, ...], TextFile] = {}
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         con = duckdb.connect()
@@ -73,19 +76,20 @@ class LocalEngine:
     ) -> dict[str, str]:
         """Return the source's columns, or those of a selection, and their SQL types."""
         con = self._connect()
-        relations = [relation for relation, _ in self._relations(con, source, base)]
-        union: dict[str, str] = {}
-        described = [_describe(con, relation) for relation in relations]
-        for columns in described:
-            union = {**columns, **union}
+        described = [
+            (relation, _describe(con, relation, source))
+            for relation, _ in self._relations(con, source, base)
+        ]
+        union = _union([columns for _, columns in described])
+        _check_numbers(source, union)
         if select is None:
             return union
-        query = _sql(source, relations[0], described[0], union, select, raw=True, limit=0)
-        try:
-            rows = con.execute(f"DESCRIBE {query}").fetchall()
-        except duckdb.Error as error:
-            raise ConfigError(_binding_sentence(source.name, str(error), union)) from None
-        return {name: str(kind) for name, kind, *_ in rows if name in select}
+        query = _sql(source, *described[0], union, select, raw=True, limit=0)
+        return {
+            name: kind
+            for name, kind in self._kinds(con, query, source, union).items()
+            if name in select
+        }
 
     def files(self, source: Source, base: Path) -> list[Path]:
         """Return the files of a source in reading order; none for a database."""
@@ -102,26 +106,19 @@ class LocalEngine:
     ) -> Scan:
         """Read a source in order; see :class:`propend.engine.port.Engine`."""
         con = self._connect()
-        relations = self._relations(con, source, base)
         described = [
-            (relation, rejects, _describe(con, relation)) for relation, rejects in relations
+            (relation, rejects, _describe(con, relation, source))
+            for relation, rejects in self._relations(con, source, base)
         ]
-        union: dict[str, str] = {}
-        for _, _, columns in described:
-            for name, kind in columns.items():
-                union.setdefault(name, kind)
-        unknown = [name for name in source.numbers if name not in union]
-        if unknown:
-            raise ConfigError(
-                f"{source.name}: numbers names a column {unknown[0]!r} that is not there{nearest(unknown[0], union)}"
-            )
+        union = _union([columns for _, _, columns in described])
+        _check_numbers(source, union)
         rejected: list[Rejected] = []
         queries = [
             (_sql(source, relation, columns, union, select, raw=raw, limit=limit), rejects)
             for relation, rejects, columns in described
         ]
         for query, _ in queries:
-            self._check(con, query, source, union)
+            self._kinds(con, query, source, union)
         return Scan(self._stream(con, queries, source, union, rejected, limit), rejected)
 
     def query(self, sql: str, tables: Mapping[str, Any]) -> pa.Table:
@@ -153,7 +150,7 @@ class LocalEngine:
         self, con: duckdb.DuckDBPyConnection, source: Source, base: Path
     ) -> list[tuple[str, str | None]]:
         """Return SQL relations (and the name of their rejects table) that together are the source, in order."""
-        if source.database is not None or source.format == "database":
+        if source.database is not None:
             return [(self._attached(con, source, base), None)]
         paths = resolve(source, base)
         if not paths:
@@ -176,7 +173,7 @@ class LocalEngine:
                 options = (
                     ""
                     if kind == "parquet"
-                    else ", format='newline_delimited', maximum_object_size=16777216"
+                    else ", format='auto', sample_size=-1, maximum_object_size=16777216"
                 )
                 relations.append(
                     (f"{reader}([{listed}], filename='file', union_by_name=true{options})", None)
@@ -185,7 +182,7 @@ class LocalEngine:
 
     def _csv(self, paths: list[Path], source: Source, start: int) -> list[tuple[str, str | None]]:
         scratch = self._scratch / "utf8"
-        texts = [sniff(path, source, scratch) for path in paths]
+        texts = [self._sniff(path, source, scratch) for path in paths]
         relations: list[tuple[str, str | None]] = []
         for (delimiter, header, columns), group in groupby(
             texts, key=lambda t: (t.delimiter, t.header, t.columns)
@@ -193,6 +190,15 @@ class LocalEngine:
             rejects = f"rejects_{start + len(relations)}"
             relations.append((_read_csv(list(group), delimiter, header, columns, rejects), rejects))
         return relations
+
+    def _sniff(self, path: Path, source: Source, scratch: Path) -> TextFile:
+        """Look into a file once: the same file is asked for by each of ``columns`` and ``scan``."""
+        stat = path.stat()
+        declared = (source.encoding, source.delimiter, source.header, source.columns)
+        key = (path, stat.st_size, stat.st_mtime_ns, declared)
+        if key not in self._sniffed:
+            self._sniffed[key] = sniff(path, source, scratch)
+        return self._sniffed[key]
 
     def _attached(
         self, con: duckdb.DuckDBPyConnection, source: Source, base: Path, file: Path | None = None
@@ -224,13 +230,15 @@ class LocalEngine:
         )
         return f"(SELECT {_text(source.table)} AS file, * FROM {inner} AS t)"
 
-    def _check(
+    def _kinds(
         self, con: duckdb.DuckDBPyConnection, query: str, source: Source, columns: Iterable[str]
-    ) -> None:
+    ) -> dict[str, str]:
+        """Return the columns of a query and their types; one that cannot be read is named."""
         try:
-            con.execute(f"DESCRIBE {query}").fetchall()
+            rows = con.execute(f"DESCRIBE {query}").fetchall()
         except duckdb.Error as error:
-            raise ConfigError(_binding_sentence(source.name, str(error), columns)) from None
+            raise ConfigError(_binding_sentence(source, str(error), columns)) from None
+        return {name: str(kind) for name, kind, *_ in rows}
 
     def _stream(
         self,
@@ -250,7 +258,7 @@ class LocalEngine:
                         left -= batch.num_rows
                     yield batch
             except duckdb.Error as error:
-                raise DataError(_binding_sentence(source.name, str(error), columns)) from None
+                raise DataError(_binding_sentence(source, str(error), columns)) from None
             if rejects is not None:
                 rejected += _rejected(con, rejects)
             if left is not None and left <= 0:
@@ -275,38 +283,71 @@ def _read_csv(
     return relation
 
 
-def _describe(con: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """Return column → type, with one level of structs opened as ``outer.inner``."""
+@dataclass(frozen=True)
+class _Column:
+    """A column of a relation: how to fetch it, and its type."""
+
+    reference: str
+    kind: str
+
+
+def _describe(con: duckdb.DuckDBPyConnection, relation: str, source: Source) -> dict[str, _Column]:
+    """Return the columns of a relation, with one level of structs opened as ``outer.inner``."""
     try:
         rows = con.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+        found: dict[str, _Column] = {}
+        for name, kind, *_ in rows:
+            if name == "file":
+                continue
+            if str(kind).startswith("STRUCT(") and not str(kind).endswith("]"):
+                inner = con.execute(
+                    f"DESCRIBE SELECT unnest({_quote(name)}) FROM {relation}"
+                ).fetchall()
+                for field, type_, *_ in inner:
+                    reference = f"{_quote(name)}.{_quote(field)}"
+                    found[f"{name}.{field}"] = _Column(reference, str(type_))
+            else:
+                found[name] = _Column(_quote(name), str(kind))
     except duckdb.Error as error:
-        raise DataError(f"cannot read the source: {_first_line(error)}") from None
-    found: dict[str, str] = {}
-    for name, kind, *_ in rows:
-        if name == "file":
-            continue
-        if str(kind).startswith("STRUCT(") and not str(kind).endswith("[]"):
-            inner = con.execute(
-                f"DESCRIBE SELECT unnest({_quote(name)}) FROM {relation}"
-            ).fetchall()
-            found.update({f"{name}.{field}": str(t) for field, t, *_ in inner})
-        else:
-            found[name] = str(kind)
-    return found
+        raise DataError(f"{source.name}: cannot read the source: {_first_line(error)}") from None
+    return {name: _flattened(column) for name, column in found.items()}
 
 
-def _reference(name: str, columns: Mapping[str, str]) -> str:
-    """SQL that fetches a column by its described name (``outer.inner`` where a struct was opened)."""
-    if "." in name and name in columns:
-        outer, inner = name.split(".", 1)
-        return f"{_quote(outer)}.{_quote(inner)}" if outer not in columns else _quote(name)
-    return _quote(name)
+def _flattened(column: _Column) -> _Column:
+    """Return the column with what is nested deeper (structs, maps, lists, JSON) as JSON text."""
+    if column.kind.startswith(("STRUCT", "MAP")) or column.kind.endswith("]"):
+        return _Column(f"to_json({column.reference})::VARCHAR", "VARCHAR")
+    if column.kind == "JSON":
+        return _Column(f"({column.reference} ->> '$')", "VARCHAR")
+    if column.kind.startswith("ENUM") or column.kind == "UUID":
+        return _Column(f"{column.reference}::VARCHAR", "VARCHAR")
+    return column
+
+
+def _union(relations: Iterable[Mapping[str, _Column]]) -> dict[str, str]:
+    """Return column → type over relations; where two files disagree the column is read as text, or as DOUBLE."""
+    union: dict[str, str] = {}
+    for columns in relations:
+        for name, column in columns.items():
+            known = union.setdefault(name, column.kind)
+            if known != column.kind:
+                numeric = known.startswith(_NUMERIC) and column.kind.startswith(_NUMERIC)
+                union[name] = "DOUBLE" if numeric else "VARCHAR"
+    return union
+
+
+def _check_numbers(source: Source, columns: Iterable[str]) -> None:
+    for name in source.numbers:
+        if name not in set(columns):
+            raise ConfigError(
+                f"{source.name}: numbers names a column {name!r} that is not there{nearest(name, columns)}"
+            )
 
 
 def _sql(
     source: Source,
     relation: str,
-    columns: Mapping[str, str],
+    columns: Mapping[str, _Column],
     union: Mapping[str, str],
     select: Mapping[str, str],
     *,
@@ -314,16 +355,14 @@ def _sql(
     limit: int | None,
 ) -> str:
     number = "number_of_comma" if source.decimal == "," else "number_of"
-    nested = {name for name in columns if "." in name and name.split(".", 1)[0] not in columns}
     inner = ["file"]
     for name, kind in union.items():
         if name not in columns:
             reference = f"NULL::{kind}"
         else:
-            outer, _, field = name.partition(".")
-            reference = f"{_quote(outer)}.{_quote(field)}" if name in nested else _quote(name)
-        if kind.startswith(("STRUCT", "MAP")) or kind.endswith("[]"):
-            reference = f"to_json({reference})::VARCHAR"
+            reference = columns[name].reference
+            if columns[name].kind != kind:
+                reference = f"{reference}::{kind}"
         typed = (
             f"{number}({reference})" if name in source.numbers and kind == "VARCHAR" else reference
         )
@@ -348,13 +387,16 @@ def _rejected(con: duckdb.DuckDBPyConnection, table: str) -> list[Rejected]:
     return [Rejected(str(f), int(n), str(text), str(kind).lower()) for f, n, text, kind in rows]
 
 
-def _binding_sentence(source: str, message: str, columns: Iterable[str]) -> str:
+def _binding_sentence(source: Source, message: str, columns: Iterable[str]) -> str:
     missing = re.search(r'[Cc]olumn "([^"]+)" (?:not found|does not exist)', message)
     if missing is None:
-        missing = re.search(r'Referenced column "([^"]+)"', message)
+        missing = re.search(r'Referenced (?:column|table) "([^"]+)"', message)
     if missing is not None:
-        return f"{source}: no column {missing.group(1)!r}{nearest(missing.group(1), columns)}"
-    return f"{source}: {_first_line(message)}"
+        return f"{source.name}: no column {missing.group(1)!r}{nearest(missing.group(1), columns)}"
+    sentence = f"{source.name}: {_first_line(message)}"
+    if "VARCHAR" in message and re.search(r"'[-+*/<>=]+\(|Cannot compare", message):
+        sentence += " (name the text columns that hold numbers: numbers = ['…'])"
+    return sentence
 
 
 def _first_line(error: object) -> str:

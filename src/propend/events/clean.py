@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -9,8 +11,17 @@ import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-
-__all__ = ["REASONS", "Finding", "Reservoir", "is_bot", "link_returns", "repeats"]
+__all__ = [
+    "CODE",
+    "REASONS",
+    "Finding",
+    "Reservoir",
+    "Tally",
+    "is_bot",
+    "link_returns",
+    "repeats",
+    "timeline_order",
+]
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -55,6 +66,28 @@ class Finding:
     examples: tuple[str, ...] = field(default=())
 
 
+class Tally:
+    """What was found: how many rows, and the first few of them; several threads may add to it."""
+
+    def __init__(self, examples: int = 3) -> None:
+        self.rows: Counter[str] = Counter()
+        self.examples: dict[str, list[int]] = {}
+        self._most = examples
+        self._lock = threading.Lock()
+
+    def note(self, name: str, rows: Bool, seq: I64, *, show: bool = True) -> None:
+        """Count rows of a finding; the earliest few by sequence are its examples."""
+        if not rows.any():
+            return
+        with self._lock:
+            self.rows[name] += int(rows.sum())
+            if show:
+                shown = self.examples.setdefault(name, [])
+                shown += [int(s) for s in seq[rows][: self._most]]
+                shown.sort()
+                del shown[self._most :]
+
+
 class Reservoir:
     """A uniform sample of up to ``size`` values per item, for robust statistics in constant memory.
 
@@ -84,13 +117,7 @@ class Reservoir:
 
     def medians(self) -> tuple[F64, F64]:
         """Return per item the median and the median absolute deviation; NaN for an item never seen."""
-        median = np.full(len(self._seen), np.nan)
-        mad = np.full(len(self._seen), np.nan)
-        for item in np.flatnonzero(self._seen):
-            values = self._values[item, : min(self._seen[item], self._size)]
-            median[item] = np.median(values)
-            mad[item] = np.median(np.abs(values - median[item]))
-        return median, mad
+        return _medians(self._values, self._seen)
 
     def median(self) -> float:
         """Return the median over all sampled values, or NaN."""
@@ -113,22 +140,94 @@ def _fill(item: Any, value: Any, draw: Any, values: Any, seen: Any) -> None:
         seen[row] = n + 1
 
 
-def repeats(*keys: npt.NDArray[Any], among: Bool | None = None) -> Bool:
-    """Return which rows repeat an earlier row's keys (bool [n]); rows outside ``among`` neither count nor repeat.
+@nb.njit(cache=True, nogil=True)
+def _medians(values: Any, seen: Any) -> Any:
+    median = np.full(len(seen), np.nan)
+    mad = np.full(len(seen), np.nan)
+    for item in range(len(seen)):
+        if seen[item]:
+            mine = values[item, : min(seen[item], values.shape[1])]
+            median[item] = np.median(mine)
+            mad[item] = np.median(np.abs(mine - median[item]))
+    return median, mad
 
-    >>> repeats(np.array([5, 7, 5, 5]), among=np.array([True, True, False, True])).tolist()
+
+def repeats(first: npt.NDArray[Any], second: npt.NDArray[Any], among: Bool | None = None) -> Bool:
+    """Return which rows repeat an earlier row's pair of 64-bit keys (bool [n]).
+
+    Rows outside ``among`` neither count nor repeat. An open-addressing hash table, so linear in the rows.
+
+    >>> repeats(np.array([5, 7, 5, 5]), np.zeros(4, int), among=np.array([True, True, False, True])).tolist()
     [False, False, False, True]
     """
-    out = np.zeros(len(keys[0]), np.bool_)
-    rows = np.arange(len(keys[0])) if among is None else np.flatnonzero(among)
-    if len(rows) < 2:
-        return out
-    chosen = [key[rows] for key in keys]
-    order = np.lexsort((rows, *chosen))
-    same = np.ones(len(rows) - 1, np.bool_)
-    for key in chosen:
-        same &= key[order][1:] == key[order][:-1]
-    out[rows[order[1:][same]]] = True
+    out = np.zeros(len(first), np.bool_)
+    taken = np.ones(len(first), np.bool_) if among is None else among
+    _repeats(_words(first), _words(second), taken, out)
+    return out
+
+
+def _words(keys: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    wide = keys if keys.dtype.itemsize == 8 else keys.astype(np.int64)
+    return np.ascontiguousarray(wide).view(np.uint64)
+
+
+@nb.njit(cache=True, nogil=True)
+def _repeats(first: Any, second: Any, among: Any, out: Any) -> None:
+    size = 16
+    while size < 2 * len(first):
+        size *= 2
+    table = np.full(size, -1, np.int64)
+    mask = np.uint64(size - 1)
+    for i in range(len(first)):
+        if not among[i]:
+            continue
+        h = first[i] ^ (second[i] * np.uint64(0x9E3779B97F4A7C15))
+        h ^= h >> np.uint64(32)
+        h *= np.uint64(0xD6E8FEB86659FD93)
+        h ^= h >> np.uint64(32)
+        slot = h & mask
+        while True:
+            j = table[slot]
+            if j < 0:
+                table[slot] = i
+                break
+            if first[j] == first[i] and second[j] == second[i]:
+                out[i] = True
+                break
+            slot = (slot + np.uint64(1)) & mask
+
+
+def timeline_order(user: npt.NDArray[np.integer[Any]], time: I64, rows: I64) -> I64:
+    """Return ``rows`` ordered by (user, time), ties as they stand; ``user`` holds small non-negative integers.
+
+    A counting sort by user, then each user's rows by time; linear where the log came in order of time.
+
+    >>> timeline_order(np.array([1, 0, 1]), np.array([5, 9, 2]), np.arange(3)).tolist()
+    [1, 2, 0]
+    """
+    if len(rows) == 0:
+        return rows
+    return _timeline_order(user, time, rows, int(user[rows].max()) + 1)
+
+
+@nb.njit(cache=True, nogil=True)
+def _timeline_order(user: Any, time: Any, rows: Any, users: int) -> Any:
+    ends = np.zeros(users + 1, np.int64)
+    for row in rows:
+        ends[user[row] + 1] += 1
+    ends = np.cumsum(ends)
+    place = ends[:-1].copy()
+    out = np.empty(len(rows), np.int64)
+    for row in rows:
+        out[place[user[row]]] = row
+        place[user[row]] += 1
+    for u in range(users):
+        low, high = ends[u], ends[u + 1]
+        for i in range(low + 1, high):
+            if time[out[i]] < time[out[i - 1]]:
+                mine = out[low:high].copy()
+                out[low:high] = mine[np.argsort(time[mine], kind="mergesort")]
+                break
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from propend.names import (
     MESSAGE,
     PRICE,
     QUANTITY,
+    SEQUENCE,
     SESSION,
     TEXT,
     TIME,
@@ -28,10 +29,10 @@ from propend.names import (
 __all__ = ["Plan", "plan"]
 
 _BLANK: Final = "('', 'nan', 'null', 'none', 'n/a', '#n/a', 'nil', '\\n')"
-_ZONED: Final = r"\d(Z|[+-]\d\d(:?\d\d)?)$"
+_ZONED: Final = r"\d\s*(Z|[+-]\d\d(:?\d\d)?)$"
 _NUMBERS: Final = (VALUE, QUANTITY, PRICE)
 _TEXTS: Final = (SESSION, CHANNEL, TEXT)
-_NUMERIC: Final = (
+_INTEGERS: Final = (
     "TINYINT",
     "SMALLINT",
     "INTEGER",
@@ -41,9 +42,23 @@ _NUMERIC: Final = (
     "USMALLINT",
     "UINTEGER",
     "UBIGINT",
-    "FLOAT",
-    "DOUBLE",
-    "DECIMAL",
+)
+_NUMERIC: Final = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
+
+
+_RESERVED: Final = (
+    USER,
+    TIME,
+    SEQUENCE,
+    TYPE,
+    ITEM,
+    *_NUMBERS,
+    *_TEXTS,
+    ARRIVAL,
+    "return_of",
+    "row_hash",
+    "message_hash",
+    "source",
 )
 
 
@@ -60,7 +75,7 @@ class Plan:
     of_item: tuple[str, ...]
     of_user: tuple[str, ...]
     zone: str | None
-    """Zone of naive times; ``None`` where no time is naive."""
+    """Zone of naive times; ``None`` where none is declared: then every time must carry its own."""
     has_arrival: bool
     rules: tuple[tuple[str, str], ...]
     """Label and type of each event-type rule; column ``rule`` holds the index of the one that decided."""
@@ -83,20 +98,31 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
         **{f"i:{k}": v for k, v in source.of_item.items()},
         **{f"u:{k}": v for k, v in source.of_user.items()},
     }
+    for name in source.properties:
+        if name in _RESERVED:
+            raise ConfigError(
+                f"events source {source.name!r}: a property cannot be named {name!r}, the store has a column of that name; choose another"
+            )
     kinds = engine.columns(source, base, plain)
     select: dict[str, str] = {USER: _identifier(roles[USER], kinds[USER])}
     select[ITEM] = _identifier(roles[ITEM], kinds[ITEM]) if ITEM in roles else "NULL::VARCHAR"
-    zoned = []
     for role in (TIME, ARRIVAL):
         if role in roles:
-            select[role], is_zoned, always_zoned = _moment(roles[role], kinds[role], source)
-            select[f"{role}_zoned"] = is_zoned
+            select[role], select[f"{role}_zoned"] = _moment(roles[role], kinds[role], source)
             select[f"{role}_missing"] = _blank(roles[role], kinds[role])
-            zoned.append(always_zoned)
+            if select[f"{role}_zoned"] == "false":
+                config.zone_of(source)  # every time is naive: refuse at once if no zone is declared
+    number = "number_of_comma" if source.decimal == "," else "number_of"
+    unreadable = _unreadable(source, engine, base)
     for role in _NUMBERS:
-        if role in roles:
+        if role in roles and kinds[role] == "VARCHAR":
+            select[role] = f"{number}({roles[role]})"
+            unreadable.append(
+                f"({number}({roles[role]}) IS NULL AND NOT {_blank(roles[role], 'VARCHAR')})"
+            )
+        elif role in roles:
             select[role] = f"try_cast(({roles[role]}) AS DOUBLE)"
-    select["unreadable"] = _unreadable(source, engine, base)
+    select["unreadable"] = " OR ".join(unreadable) or "false"
     for role in _TEXTS:
         if role in roles:
             select[role] = _text(roles[role])
@@ -121,7 +147,7 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
         },
         tuple(source.of_item),
         tuple(source.of_user),
-        None if all(zoned) else config.zone_of(source),
+        source.zone or config.workspace.zone,
         ARRIVAL in roles,
         tuple((rule.label or rule.when, rule.type) for rule in source.types),
     )
@@ -133,20 +159,11 @@ def identifier(expression: str, kind: str) -> str:
 
 
 def _identifier(expression: str, kind: str) -> str:
-    if kind.startswith(
-        (
-            "TINYINT",
-            "SMALLINT",
-            "INTEGER",
-            "BIGINT",
-            "HUGEINT",
-            "UTINYINT",
-            "USMALLINT",
-            "UINTEGER",
-            "UBIGINT",
-        )
-    ):
+    if kind.startswith(_INTEGERS):
         return f"({expression})::VARCHAR"
+    if kind in ("FLOAT", "DOUBLE"):
+        whole = f"({expression}) = trunc({expression}) AND abs({expression}) < 1e18"
+        return f"CASE WHEN {whole} THEN (({expression})::BIGINT)::VARCHAR WHEN isnan({expression}) THEN NULL ELSE ({expression})::VARCHAR END"
     text = f"trim(({expression})::VARCHAR)"
     whole = f"CASE WHEN suffix({text}, '.0') AND regexp_full_match({text}, '-?\\d+\\.0') THEN left({text}, length({text}) - 2) ELSE {text} END"
     return f"CASE WHEN length({text}) < 5 AND lower({text}) IN {_BLANK} THEN NULL ELSE {whole} END"
@@ -162,18 +179,18 @@ def _blank(expression: str, kind: str) -> str:
     return f"coalesce(lower(trim({expression})) IN {_BLANK}, true)"
 
 
-def _moment(expression: str, kind: str, source: EventSource) -> tuple[str, str, bool]:
-    """Return SQL for microseconds, SQL for whether they are UTC already, and whether all of them are."""
+def _moment(expression: str, kind: str, source: EventSource) -> tuple[str, str]:
+    """Return SQL for microseconds, and SQL for whether they are UTC already."""
     e = f"({expression})"
     if kind == "TIMESTAMP WITH TIME ZONE":
-        return f"epoch_us({e})", "true", True
+        return f"epoch_us({e})", "true"
     if kind.startswith(("TIMESTAMP", "DATE")):
-        return f"epoch_us({e}::TIMESTAMP)", "false", False
+        return f"epoch_us({e}::TIMESTAMP)", "false"
     if kind.startswith(_NUMERIC):
-        return _epoch(f"{e}::DOUBLE", source.times), "true", True
+        return _epoch(f"{e}::DOUBLE", source.times), "true"
     epochs = [t for t in source.times if t.startswith("epoch_")]
     if epochs and len(epochs) == len(source.times):
-        return _epoch(f"try_cast({e} AS DOUBLE)", source.times), "true", True
+        return _epoch(f"try_cast({e} AS DOUBLE)", source.times), "true"
     parts, zones = [], []
     for form in source.times:
         if form.startswith("epoch_"):
@@ -189,7 +206,7 @@ def _moment(expression: str, kind: str, source: EventSource) -> tuple[str, str, 
         f"CASE WHEN {zoned} THEN epoch_us(try_cast(trim({e}) AS TIMESTAMPTZ)) ELSE epoch_us(try_cast(trim({e}) AS TIMESTAMP)) END"
     )
     formats = f"coalesce({', '.join(parts)})"
-    return formats, f"CASE {' '.join(zones)} ELSE {zoned} END" if zones else zoned, False
+    return formats, f"CASE {' '.join(zones)} ELSE {zoned} END" if zones else zoned
 
 
 def _epoch(number: str, times: tuple[str, ...]) -> str:
@@ -203,15 +220,11 @@ def _epoch(number: str, times: tuple[str, ...]) -> str:
     return f"try_cast(round({number} * {factor}) AS BIGINT)"
 
 
-def _unreadable(source: EventSource, engine: Engine, base: Path) -> str:
-    """Return SQL that is true where a number column holds text that is no number."""
+def _unreadable(source: EventSource, engine: Engine, base: Path) -> list[str]:
+    """Return SQL tests that are true where a declared number column holds text that is no number."""
     kinds = engine.columns(source, base)
-    used = [n for n in source.numbers if kinds.get(n) == "VARCHAR"]
-    tests = [
-        f'("{n}" IS NULL AND lower(trim("raw.{n}")) NOT IN {_BLANK})'
-        for n in (name.replace('"', '""') for name in used)
-    ]
-    return " OR ".join(tests) if tests else "false"
+    names = [n.replace('"', '""') for n in source.numbers if kinds.get(n) == "VARCHAR"]
+    return [f"""("{n}" IS NULL AND NOT {_blank(f'"raw.{n}"', "VARCHAR")})""" for n in names]
 
 
 def _type(source: EventSource) -> str:
@@ -227,11 +240,11 @@ def _type(source: EventSource) -> str:
     return _first_rule(source, lambda _, rule: "'" + rule.replace("'", "''") + "'", default)
 
 
-def _first_rule(source: EventSource, then: object, otherwise: str) -> str:
+def _first_rule(source: EventSource, then: Callable[[int, str], str], otherwise: str) -> str:
     if not source.types:
         return otherwise
     cases = " ".join(
         f"WHEN ({rule.when}) THEN {then(position, rule.type)}"
-        for position, rule in enumerate(source.types)  # type: ignore[operator]
+        for position, rule in enumerate(source.types)
     )
     return f"CASE {cases} ELSE {otherwise} END"

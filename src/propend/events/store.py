@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from propend.errors import DataError, nearest
-from propend.events.durable import exclusive, replace_text, write_parquet
+from propend.events.durable import exclusive, replace_text, sync_folder, write_parquet
 from propend.events.hashing import hash_column, hash_text
 from propend.events.timelines import NO_ITEM, Column, Timelines, offsets_of
 from propend.names import (
@@ -51,6 +52,8 @@ from propend.names import (
 )
 
 __all__ = ["Manifest", "Run", "Store"]
+
+T = TypeVar("T")
 
 FORMAT: Final = 1
 NUMBERS: Final = (VALUE, QUANTITY, PRICE)
@@ -139,6 +142,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._user_lists: dict[tuple[int, int], pa.Array] = {}
+        self._items: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._lock = threading.Lock()
         self.reload()
 
@@ -159,11 +163,15 @@ class Store:
 
     def reload(self) -> None:
         """Read the manifest again, to see what writers have added."""
-        path = self.folder / "manifest.json"
-        if not path.is_file():
-            raise DataError(f"{self.folder} holds no store; run: propend ingest")
-        self.manifest = Manifest.loads(path.read_text(encoding="utf-8"), path)
+        self._load()
         self._user_lists.clear()
+
+    def _load(self) -> None:
+        path = self.folder / "manifest.json"
+        try:
+            self.manifest = Manifest.loads(path.read_text(encoding="utf-8"), path)
+        except FileNotFoundError:
+            raise DataError(f"{self.folder} holds no store; run: propend ingest") from None
 
     # ---- what is in it
 
@@ -204,8 +212,12 @@ class Store:
         key = (self.manifest.generation, bucket)
         with self._lock:
             if key not in self._user_lists:
-                files = self.manifest.users.get(bucket, [])
-                parts = [self._read(file, ["user_id"]).column(0) for file in files]
+                parts = self._current(
+                    lambda: [
+                        self._read(file, ["user_id"]).column(0)
+                        for file in self.manifest.users.get(bucket, [])
+                    ]
+                )
                 chunks = [chunk for part in parts for chunk in part.chunks]
                 self._user_lists[key] = (
                     pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
@@ -235,7 +247,11 @@ class Store:
 
     def item_ids(self) -> tuple[str, ...]:
         """Return the item ids by code."""
-        return _item_ids(self.folder, tuple(self.manifest.items))
+        files = tuple(self.manifest.items)
+        if self._items[0] != files:
+            parts = [self._read(file, ["item_id"]).column(0).to_pylist() for file in files]
+            self._items = (files, tuple(chain.from_iterable(parts)))
+        return self._items[1]
 
     def item_code(self, item: str) -> int:
         """Return the code of an item id; raises ``DataError`` naming the nearest one."""
@@ -247,12 +263,16 @@ class Store:
 
     def table(self, name: str) -> pa.Table | None:
         """Return another table of the store (``items``, ``users``), or ``None``."""
-        file = self.manifest.tables.get(name)
-        return None if file is None else self._read(file)
+
+        def read() -> pa.Table | None:
+            file = self.manifest.tables.get(name)
+            return None if file is None else self._read(file)
+
+        return self._current(read)
 
     def quarantine(self) -> pa.Table:
         """Return the rows set aside: source, file, row, user, reason, and the original row as JSON."""
-        parts = [self._read(file) for file in self.manifest.quarantine]
+        parts = self._current(lambda: [self._read(file) for file in self.manifest.quarantine])
         return pa.concat_tables(parts) if parts else QUARANTINE.empty_table()
 
     def type_codes(self, types: Sequence[str]) -> list[int]:
@@ -288,16 +308,20 @@ class Store:
         self, bucket: int, columns: Sequence[str], users: pa.Array | None = None
     ) -> pa.Table:
         """Read columns of a bucket's events, sorted by (user, time, seq); ``users`` keeps only those codes."""
-        for attempt in range(3):
-            try:
-                return self._read_runs(self.manifest.runs.get(bucket, []), columns, users)
-            except FileNotFoundError:  # a compaction replaced the files since the manifest was read
-                if attempt == 2:
-                    raise
-                self.reload()
-        raise AssertionError("unreachable")
+        return self._current(
+            lambda: self.read_runs(self.manifest.runs.get(bucket, []), columns, users)
+        )
 
-    def _read_runs(
+    def _current(self, read: Callable[[], T]) -> T:
+        """Read files that the manifest names; a writer may have replaced them since it was read, then again."""
+        for _ in range(5):
+            try:
+                return read()
+            except FileNotFoundError:
+                self._load()
+        return read()
+
+    def read_runs(
         self, runs: Sequence[Run], columns: Sequence[str], users: pa.Array | None
     ) -> pa.Table:
         schema = self.schema()
@@ -348,10 +372,13 @@ class Store:
             self._sweep()
             writer = Writer(self)
             yield writer
+            self._sweep()
 
     def _sweep(self) -> None:
         """Remove files that no manifest names: what a crashed or superseded writer left behind."""
         named = self.manifest.files()
+        for path in self.folder.glob(".manifest.json.*.tmp"):
+            path.unlink(missing_ok=True)
         for path in self.folder.glob("ingest-*"):
             shutil.rmtree(path, ignore_errors=True)
         for sub in ("events", "users", "items", "quarantine", "tables"):
@@ -399,10 +426,13 @@ class Writer:
         self.next = Manifest.loads(store.manifest.dumps(), store.folder)
         self.next.generation += 1
         self._count = 0
+        self._touched: set[Path] = set()
         self._lock = threading.Lock()
 
     def _name(self, folder: str, suffix: str = "") -> str:
+        """Return a new file name; its folder is flushed with the commit, so that the name survives a power cut."""
         with self._lock:
+            self._touched |= {self.store.folder / folder, (self.store.folder / folder).parent}
             self._count += 1
             return f"{folder}/g{self.next.generation}-{os.getpid()}-{self._count}{suffix}.parquet"
 
@@ -474,6 +504,9 @@ class Writer:
 
     def commit(self) -> None:
         """Make everything that was added visible, at once."""
+        for folder in sorted(self._touched):
+            sync_folder(folder)
+        self._touched.clear()
         self.store.commit(self.next)
 
     def drop_source(self, source: str) -> None:
@@ -483,7 +516,7 @@ class Writer:
         code = self.next.sources.index(source)
         for bucket in list(self.next.runs):
             self._rewrite(bucket, lambda t: pc.not_equal(t[SOURCE], code))
-        self._rewrite_quarantine(lambda t: pc.not_equal(t["source"], source))
+        self.rewrite_quarantine(lambda t: pc.not_equal(t["source"], source))
         self.next.ledger = [entry for entry in self.next.ledger if entry["source"] != source]
 
     def compact(self, buckets: Sequence[int] | None = None, *, most_runs: int = 1) -> int:
@@ -513,8 +546,17 @@ class Writer:
             blank = pc.if_else(pc.equal(ids, user), pa.scalar(None, pa.string()), ids)
             self.next.users[bucket], self.next.user_counts[bucket] = [], 0
             self.add_users(bucket, blank)
-        set_aside = self._rewrite_quarantine(
-            lambda t: pc.fill_null(pc.not_equal(t["user"], user), True)
+        names_it = _bounded(user)
+        set_aside = self.rewrite_quarantine(
+            lambda t: pc.invert(
+                pc.or_(
+                    pc.fill_null(pc.equal(t["user"], user), False),
+                    pc.and_(
+                        pc.is_null(t["user"]),  # a line that was never read as a row
+                        pc.fill_null(pc.match_substring_regex(t["original"], names_it), False),
+                    ),
+                )
+            )
         )
         attributes = 0
         table = store.table("users")
@@ -525,20 +567,24 @@ class Writer:
         if position < 0 and set_aside == 0 and attributes == 0:
             raise DataError(f"no user {user!r} in the store; nothing was erased")
         self.next.erased = sorted({*self.next.erased, hash_text(user)})
+        for entry in self.next.ledger:  # examples of findings show rows as they came
+            for finding in entry["findings"]:
+                finding["examples"] = [
+                    e for e in finding["examples"] if not re.search(_bounded(user), e)
+                ]
         self.commit()
-        store._sweep()
         return {"events": events, "quarantined": set_aside, "attributes": attributes}
 
     def _rewrite(self, bucket: int, keep: Any) -> None:
         """Replace a bucket's runs by one sorted run of the rows for which ``keep`` holds."""
         runs = self.next.runs.get(bucket, [])
-        table = self.store._read_runs(runs, self.store.schema().names, None)
+        table = self.store.read_runs(runs, self.store.schema().names, None)
         if keep is not None:
-            table = table.filter(keep(table))
+            table = _shed(table.filter(keep(table)))
         self.next.runs[bucket] = []
         self.add_run(bucket, table)
 
-    def _rewrite_quarantine(self, keep: Any) -> int:
+    def rewrite_quarantine(self, keep: Any) -> int:
         """Keep only the quarantined rows for which ``keep`` holds; returns how many went."""
         gone = 0
         for file in list(self.next.quarantine):
@@ -549,6 +595,20 @@ class Writer:
                 self.next.quarantine.remove(file)
                 self.add_quarantine(kept)
         return gone
+
+
+def _bounded(user: str) -> str:
+    """Return a pattern (RE2 and Python) that finds an id as a word of its own in a row as it came."""
+    return rf"(^|[^0-9A-Za-z_]){re.escape(user)}($|[^0-9A-Za-z_])"
+
+
+def _shed(table: pa.Table) -> pa.Table:
+    """Return the table without dictionary values that no row uses: what was filtered out must not stay there."""
+    for position, column in enumerate(table.schema):
+        if pa.types.is_dictionary(column.type):
+            plain = table.column(position).cast(column.type.value_type).combine_chunks()
+            table = table.set_column(position, column, plain.dictionary_encode().cast(column.type))
+    return table
 
 
 def event_schema(properties: dict[str, str]) -> pa.Schema:
@@ -623,18 +683,6 @@ def _flat(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
-
-
-@lru_cache(maxsize=8)
-def _item_ids(folder: Path, files: tuple[str, ...]) -> tuple[str, ...]:
-    ids: list[str] = []
-    for file in files:
-        ids += (
-            pq.read_table(folder / file, columns=["item_id"], partitioning=None)
-            .column(0)
-            .to_pylist()
-        )
-    return tuple(ids)
 
 
 def buckets_of(ids: pa.Array, buckets: int) -> npt.NDArray[np.int64]:

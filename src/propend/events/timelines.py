@@ -58,15 +58,10 @@ class Timelines:
 
     def select(self, rows: npt.NDArray[np.bool_]) -> Timelines:
         """Return the timelines with only the events where ``rows`` is true; users stay, even without events."""
-        counts = (
-            np.add.reduceat(np.append(rows, False).astype(np.int64), self.offsets[:-1])
-            if len(self.users)
-            else np.zeros(0, np.int64)
-        )
-        counts[np.diff(self.offsets) == 0] = 0
+        kept = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
         return replace(
             self,
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            offsets=kept[self.offsets],
             time=self.time[rows],
             type=self.type[rows],
             item=self.item[rows],

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, SIM905
+# ruff: noqa: SIM905
 """The words people give to columns, event types, countries and currencies, as tables.
 
 A table of words reads best as lines of words, hence the two rules of style set aside above.

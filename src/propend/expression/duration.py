@@ -23,6 +23,9 @@ _EXACT: Final[dict[str, int]] = {
     "w": 7 * DAY,
 }
 _MONTHS: Final = {"mo": 1, "y": 12}
+_MONTH: Final = 487 * DAY // 16
+"""30.4375 days, a twelfth of 365.25."""
+_LONGEST: Final = 1_000 * 366 * DAY
 _TEXT: Final = re.compile(r"(-?\d+)\s*(s|min|h|d|w|mo|y)")
 
 
@@ -44,9 +47,15 @@ class Duration:
     unit: Unit
 
     def __post_init__(self) -> None:
+        if self.unit not in _EXACT and self.unit not in _MONTHS:
+            raise ExpressionError(f"no unit of time {self.unit!r}; known: s min h d w mo y")
         if self.amount <= 0:
             raise ExpressionError(
                 f"a length of time must be positive, not '{self.amount}{self.unit}'; write for example 7d"
+            )
+        if self.microseconds > _LONGEST:
+            raise ExpressionError(
+                f"'{self.amount}{self.unit}' is longer than 1000 years; leave the window out to read all there is"
             )
 
     @classmethod
@@ -67,7 +76,7 @@ class Duration:
         """Length in microseconds; a month counts 30.4375 days and a year 365.25 (for ordering and spacing)."""
         if self.unit in _EXACT:
             return self.amount * _EXACT[self.unit]
-        return round(self.amount * _MONTHS[self.unit] * 30.4375 * DAY)
+        return self.amount * _MONTHS[self.unit] * _MONTH
 
     @property
     def days(self) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Final, Literal
 
-from propend.errors import ExpressionError
+from propend.errors import ExpressionError, nearest
 from propend.expression.duration import Duration
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Or",
     "Probability",
     "Window",
+    "lift",
 ]
 
 AGGREGATES: Final[dict[str, str]] = {
@@ -100,6 +103,12 @@ class Expression:
     def __invert__(self) -> Not:
         return Not(self)
 
+    def __bool__(self) -> bool:
+        """Refuse: ``a and b``, ``not a`` and ``1 < a < 3`` of Python would drop half of the question in silence."""
+        raise ExpressionError(
+            f"{self} has no truth value until it is asked of users; combine expressions with & | ~ and brackets"
+        )
+
     def __gt__(self, other: object) -> Compare:
         return Compare(">", self, lift(other))
 
@@ -124,18 +133,47 @@ class Expression:
     def __truediv__(self, other: object) -> Arithmetic:
         return Arithmetic("/", self, lift(other))
 
+    def __radd__(self, other: object) -> Arithmetic:
+        return Arithmetic("+", lift(other), self)
+
+    def __rsub__(self, other: object) -> Arithmetic:
+        return Arithmetic("-", lift(other), self)
+
+    def __rmul__(self, other: object) -> Arithmetic:
+        return Arithmetic("*", lift(other), self)
+
+    def __rtruediv__(self, other: object) -> Arithmetic:
+        return Arithmetic("/", lift(other), self)
+
     def equals(self, other: object) -> Compare:
         """Return the comparison ``self = other`` (``==`` itself compares the two expressions as values)."""
         return Compare("=", self, lift(other))
 
+    def differs(self, other: object) -> Compare:
+        """Return the comparison ``self != other``."""
+        return Compare("!=", self, lift(other))
+
+    def is_in(self, options: Iterable[str | int | float | bool]) -> In:
+        """Return ``self in (…)``."""
+        return In(self, tuple(Literal_(option) for option in options))
+
+    def is_missing(self) -> IsMissing:
+        """Return ``self is missing``."""
+        return IsMissing(self)
+
     def parts(self) -> Iterator[Expression]:
         """Yield this expression and every expression inside it, outermost first."""
         yield self
+        for inner in self.operands():
+            yield from inner.parts()
+
+    def operands(self) -> Iterator[Expression]:
+        """Yield the expressions directly inside this one."""
         for slot in fields(self):  # type: ignore[arg-type]
             value = getattr(self, slot.name)
             for inner in value if isinstance(value, tuple) else (value,):
                 if isinstance(inner, Expression):
-                    yield from inner.parts()
+                    yield inner
 
     def aggregates(self) -> tuple[Aggregate, ...]:
         """Return the aggregates inside, in order of appearance, without repeats."""
@@ -149,8 +187,12 @@ def lift(value: object) -> Expression:
     """Return ``value`` as an expression: itself, or a literal."""
     if isinstance(value, Expression):
         return value
-    if isinstance(value, str | int | float | bool):
+    if isinstance(value, str | bool):
         return Literal_(value)
+    if isinstance(value, Integral):
+        return Literal_(int(value))
+    if isinstance(value, Real):
+        return Literal_(float(value))
     raise ExpressionError(
         f"{value!r} cannot stand in an expression; use a number, a text or an expression"
     )
@@ -164,7 +206,9 @@ class Window:
     length: Duration | None = None
 
     def __post_init__(self) -> None:
-        if (self.direction == "ever") != (self.length is None):
+        if self.direction not in ("last", "next", "ever") or (
+            (self.direction == "ever") != (self.length is None)
+        ):
             raise ExpressionError(
                 "a window is 'ever', or 'last' or 'next' with a length such as 30d"
             )
@@ -190,16 +234,21 @@ class Aggregate(Expression):
     window: Window = Window()
 
     def __post_init__(self) -> None:
+        if self.function not in AGGREGATES:
+            raise ExpressionError(
+                f"no aggregate {self.function!r}{nearest(self.function, AGGREGATES)}"
+            )
+        if self.field == "":
+            raise ExpressionError("a field needs a name, for example purchase.value")
         if self.function in NEEDS_FIELD and self.field is None:
             of = self.types[0] if self.types else "*"
             raise ExpressionError(
                 f"{self.function}() needs a field: write for example {self.function}({of}.value)"
             )
-        if self.function in FORWARD_ONLY and not self.window.forward:
-            if self.window.length is not None:
-                raise ExpressionError(
-                    f"{self.function}() looks forward; write 'next {self.window.length}'"
-                )
+        if self.function in FORWARD_ONLY and self.window.direction == "last":
+            raise ExpressionError(
+                f"{self.function}() looks forward; write 'next {self.window.length}'"
+            )
         if self.function in BACKWARD_ONLY and self.window.forward:
             raise ExpressionError(f"{self.function}() looks back; write 'last' instead of 'next'")
 
@@ -207,13 +256,12 @@ class Aggregate(Expression):
         of = " | ".join(_name(t) for t in self.types) or "*"
         if self.field is not None:
             dotted = ".".join(_name(part) for part in self.field.split("."))
-            of = (
-                dotted
-                if not self.types and self.function in FORWARD_ONLY
-                else f"({of}).{dotted}"
-                if len(self.types) > 1
-                else f"{of}.{dotted}"
-            )
+            if self.function == "next" and not self.types and "." not in self.field:
+                of = dotted  # next(item): of whatever type
+            elif len(self.types) > 1:
+                of = f"({of}).{dotted}"
+            else:
+                of = f"{of}.{dotted}"
         where = f" where {self.where}" if self.where is not None else ""
         return f"{self.function}({of}{where}){self.window}"
 
@@ -224,6 +272,10 @@ class Field(Expression):
 
     path: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ExpressionError("a field needs a name, for example profile.country")
+
     def __str__(self) -> str:
         return ".".join(_name(part) for part in self.path)
 
@@ -233,6 +285,17 @@ class Literal_(Expression):  # noqa: N801 - Literal is the typing construct
     """A text, a number or a truth value."""
 
     value: str | int | float | bool
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, str):
+            try:
+                finite = math.isfinite(self.value)
+            except OverflowError:
+                finite = False
+            if not finite:
+                raise ExpressionError(
+                    "a number must be finite and below 1e308; ask 'is missing' for missing values"
+                )
 
     def __str__(self) -> str:
         if isinstance(self.value, bool):
@@ -261,6 +324,10 @@ class Compare(Expression):
     right: Expression
     binding = 4
 
+    def __post_init__(self) -> None:
+        if self.op not in ("=", "!=", "<", "<=", ">", ">="):
+            raise ExpressionError(f"no comparison {self.op!r}; known: = != < <= > >=")
+
     def __str__(self) -> str:
         return f"{self._inside(self.left, 5)} {self.op} {self._inside(self.right, 5)}"
 
@@ -272,6 +339,10 @@ class In(Expression):
     left: Expression
     options: tuple[Literal_, ...]
     binding = 4
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ExpressionError("'in' needs at least one option, for example in ('a', 'b')")
 
     def __str__(self) -> str:
         return f"{self._inside(self.left, 5)} in ({', '.join(map(str, self.options))})"
@@ -335,6 +406,10 @@ class Arithmetic(Expression):
     left: Expression
     right: Expression
 
+    def __post_init__(self) -> None:
+        if self.op not in ("+", "-", "*", "/"):
+            raise ExpressionError(f"no operator {self.op!r}; known: + - * /")
+
     @property
     def binding(self) -> int:  # type: ignore[override]
         return 5 if self.op in "+-" else 6
@@ -347,4 +422,6 @@ def _flatten(terms: tuple[Expression, ...], kind: type[And] | type[Or]) -> tuple
     flat: list[Expression] = []
     for term in terms:
         flat.extend(term.terms if isinstance(term, kind) else (term,))
+    if len(flat) < 2:
+        raise ExpressionError(f"{kind.__name__}() joins two expressions or more, not {len(flat)}")
     return tuple(flat)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+import re
+from functools import cache, lru_cache
+from typing import Any, Final
 
 from propend.errors import ExpressionError, nearest
 from propend.expression.duration import Duration
 from propend.expression.nodes import (
     AGGREGATES,
+    KEYWORDS,
     Aggregate,
     And,
     Arithmetic,
@@ -24,11 +26,12 @@ from propend.expression.nodes import (
     Window,
 )
 
-__all__ = ["parse", "parse_question"]
+__all__ = ["parse", "parse_question", "parse_selection"]
 
 GRAMMAR = r"""
 ?start: expression
 question: expression ["for" expression]
+selection: selector
 ?expression: or
 ?or: and ("or" and)*
 ?and: not ("and" not)*
@@ -81,14 +84,18 @@ def _parser() -> Any:
 
     return Lark(
         GRAMMAR,
-        start=["start", "question"],
-        parser="earley",
-        lexer="dynamic",
+        start=["start", "question", "selection"],
+        parser="lalr",
+        lexer="contextual",  # 'last' opens a window after an aggregate and is a name elsewhere
         maybe_placeholders=True,
     )
 
 
-@cache
+_REMEMBERED: Final = 4_096
+"""Expressions kept by text; a live server is asked the same few again and again."""
+
+
+@lru_cache(_REMEMBERED)
 def parse(text: str) -> Expression:
     """Read an expression.
 
@@ -100,10 +107,10 @@ def parse(text: str) -> Expression:
 
     Raises ``ExpressionError`` that shows where the text stops making sense.
     """
-    return _build(_tree(text, "start"), text)
+    return _read(_tree(text, "start"), text)
 
 
-@cache
+@lru_cache(_REMEMBERED)
 def parse_question(text: str) -> tuple[Expression, Expression | None]:
     """Read a question ``TARGET [for POPULATION]``; the population is ``None`` where it is not given.
 
@@ -113,11 +120,22 @@ def parse_question(text: str) -> tuple[Expression, Expression | None]:
     """
     tree = _tree(text, "question")
     target, population = tree.children
-    return _build(target, text), None if population is None else _build(population, text)
+    return _read(target, text), None if population is None else _read(population, text)
+
+
+def parse_selection(text: str, function: str = "count") -> tuple[tuple[str, ...], str | None]:
+    """Read what stands between an aggregate's brackets: event types (none: every type) and a field.
+
+    >>> parse_selection("(view | cart).item")
+    (('view', 'cart'), 'item')
+    >>> parse_selection("*")
+    ((), None)
+    """
+    return _selection(_tree(text, "selection").children[0], function)
 
 
 def _tree(text: str, start: str) -> Any:
-    from lark.exceptions import UnexpectedCharacters, UnexpectedEOF, UnexpectedInput
+    from lark.exceptions import UnexpectedInput
 
     if not text.strip():
         raise ExpressionError(
@@ -125,26 +143,57 @@ def _tree(text: str, start: str) -> Any:
         )
     try:
         return _parser().parse(text, start=start)
-    except UnexpectedEOF:
-        raise ExpressionError(
-            f"the expression ends too soon: {text!r}; is a bracket or a window length missing?"
-        ) from None
-    except UnexpectedCharacters as error:
-        at = error.pos_in_stream
-        raise ExpressionError(
-            f"cannot read {text!r} at {text[at : at + 12]!r} (position {at + 1}){_hint(text, at)}"
-        ) from None
     except UnexpectedInput as error:
-        raise ExpressionError(f"cannot read {text!r}: {str(error).splitlines()[0]}") from None
+        expected: set[str] = set()
+        for name in ("expected", "allowed"):
+            expected |= set(getattr(error, name, None) or ())
+        at: int | None = error.pos_in_stream
+        if at is None or getattr(getattr(error, "token", None), "type", "") == "$END":
+            raise ExpressionError(f"{text!r} ends too soon{_ending(text, expected)}") from None
+        raise ExpressionError(
+            f"cannot read {text!r} at {text[at : at + 12]!r} (position {at + 1}){_hint(text, at, expected)}"
+        ) from None
 
 
-def _hint(text: str, at: int) -> str:
-    before = text[:at].rstrip()
-    if before.endswith(("last", "next")):
-        return "; a window is a number and a unit s min h d w mo y, for example 30d"
-    if text[at : at + 1] == "(":
-        word = before.split()[-1] if before else ""
-        return nearest(word, AGGREGATES)
+_WORD: Final = re.compile(r"[^\W\d]\w*")
+_WINDOW: Final = "a window is a number and a unit, s min h d w mo y, for example 30d"
+
+
+def _ending(text: str, expected: set[str]) -> str:
+    """Say what the text still lacks."""
+    if "DURATION" in expected:
+        return f"; {_WINDOW}"
+    if text.count("(") > text.count(")") and "RPAR" in expected:
+        return "; a closing bracket ')' is missing"
+    return "; a name, a number or an aggregate is missing at its end"
+
+
+def _hint(text: str, at: int, expected: set[str]) -> str:
+    """Say what was probably meant where the text stops making sense."""
+    before, rest = text[:at].rstrip(), text[at:]
+    found = _WORD.match(rest)
+    word = found.group() if found else ""
+    if "DURATION" in expected and before.endswith(("last", "next")):
+        return f"; {_WINDOW}"
+    if rest.startswith("("):
+        name = before.split()[-1] if before else ""
+        return nearest(name, AGGREGATES) if name else ""
+    if rest.startswith(("'", '"')):
+        return "; the quotation mark is never closed" if rest.count(rest[0]) % 2 else ""
+    if rest.startswith("="):
+        return "; equality is a single '='"
+    if word.lower() in KEYWORDS and word not in KEYWORDS:
+        return f"; write {word.lower()!r} in small letters"
+    if word == "for":
+        return "; 'for' and a population belong to a task, not to an expression"
+    if rest.startswith(("<", ">", "!")):
+        return "; comparisons do not chain; join two with 'and'"
+    if before.count("(") > before.count(")") and "RPAR" in expected:
+        return "; is a closing bracket ')' missing before it?"
+    if rest.startswith(")") and before.count("(") <= before.count(")"):
+        return "; this bracket was never opened"
+    if word and expected & {"LAST", "OP"}:
+        return nearest(word, ["last", "next", "ever", "and", "or", "in", "is"])
     return ""
 
 
@@ -155,6 +204,15 @@ def _unquote(token: Any) -> str:
 
 def _words(path: Any) -> tuple[str, ...]:
     return tuple(_unquote(word.children[0]) for word in path.children)
+
+
+def _read(tree: Any, text: str) -> Expression:
+    try:
+        return _build(tree, text)
+    except RecursionError:
+        raise ExpressionError(
+            f"an expression of {len(text):,} characters is nested too deeply; split it up"
+        ) from None
 
 
 def _build(tree: Any, text: str) -> Expression:
@@ -175,9 +233,8 @@ def _build(tree: Any, text: str) -> Expression:
         case "is_missing":
             return IsMissing(_build(children[0], text))
         case "arithmetic":
-            return Arithmetic(
-                str(children[1]), _build(children[0], text), _build(children[2], text)
-            )  # type: ignore[arg-type]
+            operator: Any = str(children[1])
+            return Arithmetic(operator, _build(children[0], text), _build(children[2], text))
         case "field":
             return Field(_words(children[0]))
         case "aggregate":
@@ -214,7 +271,7 @@ def _aggregate(tree: Any, text: str) -> Expression:
         types,
         field,
         None if where is None else _build(where, text),
-        _window(window, function),
+        _window(window),
     )
 
 
@@ -235,12 +292,12 @@ def _selection(selector: Any, function: str) -> tuple[tuple[str, ...], str | Non
             )
         case _:
             words = _words(children[0])
-            if function == "next":  # next(item): the item of the next event, of whatever type
-                return (words[:1], ".".join(words[1:])) if len(words) > 1 else ((), words[0])
+            if function == "next" and len(words) == 1:  # next(item): of the next event of any type
+                return (), words[0]
             return words[:1], ".".join(words[1:]) or None
 
 
-def _window(tree: Any, function: str) -> Window:
+def _window(tree: Any) -> Window:
     if tree is None or tree.data == "ever":
         return Window()
     length = Duration.parse(str(tree.children[0]))

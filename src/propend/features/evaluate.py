@@ -7,13 +7,13 @@ Windows are half-open: ``last 30d`` reads ``[cutoff − 30 d, cutoff)`` and sees
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import ExpressionError
+from propend.errors import DataError, ExpressionError
 from propend.events.clock import local_day, local_hour, local_weekday, wall
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import (
@@ -39,13 +39,19 @@ from propend.names import ITEM, TYPE
 __all__ = ["Rows", "Values", "evaluate", "matrix"]
 
 F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Values = F64 | Column
 
 _FIRST_MOMENT: Final = -(1 << 62)
-_LAST_MOMENT: Final = (1 << 62) - 1
 _NONE: Final = np.zeros(0, np.int64)
+_NONE.flags.writeable = False
+_NO_NUMBERS: Final = np.zeros(0)
+_NO_NUMBERS.flags.writeable = False
+_NO_INDICES: Final = np.zeros(0, np.int32)
+_COUNTS: Final = {"any": k.ANY, "none": k.NONE, "count": k.COUNT}
+_TOTALS: Final = {"sum": k.SUM, "mean": k.MEAN}
 _SCANS: Final = {
     "min": k.MIN,
     "max": k.MAX,
@@ -110,55 +116,55 @@ class _Evaluation:
 
     # ---- windows
 
-    def at(self, moments: I64) -> I64:
+    def at(self, moments: I64, shift: int = 0) -> I32:
         """Return the index of each row's first event at or after a moment."""
-        out = np.empty(len(self.rows), np.int64)
-        k.bounds(self.timelines.offsets, self.timelines.time, self.rows.user, moments, out)
+        out = np.empty(len(self.rows), np.int32)
+        t = self.timelines
+        k.bounds(t.offsets, t.time, self.rows.user, _fixed(moments), shift, out)
         return out
 
-    def window(self, window: Window, *, forward: bool) -> tuple[I64, I64, I64]:
-        """Return per row the first index, the index after the last, and the first moment of a window."""
+    def window(self, window: Window, *, forward: bool) -> tuple[I32, I32]:
+        """Return per row the first index of a window and the index after its last."""
         key = (window, forward)
         if key not in self._bounds:
-            cutoffs = self.rows.cutoff
             if "cutoff" not in self._bounds:
-                self._bounds["cutoff"] = self.at(cutoffs)
+                self._bounds["cutoff"] = self.at(self.rows.cutoff)
             here = self._bounds["cutoff"]
-            if forward:
-                ends = self._shift(window, _LAST_MOMENT)
-                self._bounds[key] = (here, self.at(ends), cutoffs)
+            if window.length is None:
+                edges = self.timelines.offsets[self.rows.user + int(forward)].astype(np.int32)
+            elif window.length.unit in ("mo", "y"):
+                edges = self.at(self._calendar_shift(window))
             else:
-                starts = self._shift(window, _FIRST_MOMENT)
-                low = (
-                    self.timelines.offsets[self.rows.user]
-                    if window.length is None
-                    else self.at(starts)
-                )
-                self._bounds[key] = (low, here, starts)
+                step = window.length.microseconds
+                edges = self.at(self.rows.cutoff, step if forward else -step)
+            self._bounds[key] = (here, edges) if forward else (edges, here)
         return self._bounds[key]
 
-    def _shift(self, window: Window, otherwise: int) -> I64:
-        """Return the far edge of the window for each row; calendar months need each cutoff's own answer."""
+    def start(self, window: Window) -> I64:
+        """Return per row the first moment of a backward window."""
         if window.length is None:
-            return np.full(len(self.rows), otherwise, np.int64)
-        distinct, inverse = np.unique(self.rows.cutoff, return_inverse=True)
+            return np.full(len(self.rows), _FIRST_MOMENT, np.int64)
+        if window.length.unit in ("mo", "y"):
+            return self._calendar_shift(window)
+        return self.rows.cutoff - window.length.microseconds
+
+    def _calendar_shift(self, window: Window) -> I64:
+        """Return each cutoff moved by calendar months, which have no length of their own."""
+        assert window.length is not None
         move = window.length.after if window.forward else window.length.before
-        if window.length.unit not in ("mo", "y"):
-            step = window.length.microseconds
-            return self.rows.cutoff + (step if window.forward else -step)
+        distinct, inverse = np.unique(self.rows.cutoff, return_inverse=True)
         return np.array([move(int(m), self.schema.zone) for m in distinct], np.int64)[inverse]
 
-    @property
-    def arrival(self) -> I64:
-        """Arrival times, empty where the log has none (or every event arrives as it happens)."""
-        return _NONE if self.timelines.arrival is None else self.timelines.arrival
+    def arrival(self, forward: bool) -> I64:
+        """Return arrival times; empty where nothing is held back: read forwards, or a log without them."""
+        return _NONE if forward or self.timelines.arrival is None else self.timelines.arrival
 
-    def late(self) -> I64:
+    def late(self) -> I32:
         """Return per row the first index from which an event may still have been under way at the cutoff."""
         if "late" not in self._bounds:
             t = self.timelines
             if t.arrival is None:
-                self._bounds["late"] = _NONE
+                self._bounds["late"] = _NO_INDICES
             else:
                 delay = np.zeros(len(t.users), np.int64)
                 filled = np.diff(t.offsets) > 0
@@ -171,7 +177,8 @@ class _Evaluation:
     def column(self, name: str) -> Values:
         """Return a canonical event column: numbers with NaN, or coded text."""
         if name not in self._columns:
-            self._columns[name] = self._make_column(name)
+            made = self._make_column(name)
+            self._columns[name] = made if isinstance(made, Column) else _fixed(made)
         return self._columns[name]
 
     def _make_column(self, name: str) -> Values:
@@ -215,122 +222,129 @@ class _Evaluation:
             self._masks[key] = chosen
         return self._masks[key]
 
+    def day(self) -> I64:
+        """Return each event's calendar day in the workspace's zone."""
+        if "day" not in self._columns:
+            days = local_day(self.timelines.time, self.schema.zone)
+            self._columns["day"] = days  # type: ignore[assignment]
+        return self._columns["day"]  # type: ignore[return-value]
+
+    def present(self, a: Aggregate) -> tuple[Bool, Values | None, object]:
+        """Return which events count and have the field, the field, and a key that equal answers share."""
+        mask = self.mask(a.types, a.where)
+        if a.field is None:
+            return mask, None, (a.types, a.where, None)
+        column = self.schema.event_column(tuple(a.field.split(".")))
+        values = self.column(column)
+        key = (a.types, a.where, column)
+        if key not in self._masks:
+            there = values.codes >= 0 if isinstance(values, Column) else ~np.isnan(values)
+            both = mask & there
+            self._masks[key] = mask if np.array_equal(both, mask) else both
+        chosen = self._masks[key]
+        return chosen, values, (a.types, a.where, None) if chosen is mask else key
+
     # ---- aggregates
 
     def aggregate(self, a: Aggregate) -> Values:
         """Return one answer per row."""
         forward = a.window.forward or a.function in FORWARD_ONLY
-        low, high, start = self.window(a.window, forward=forward)
-        mask = self.mask(a.types, a.where)
-        values = (
-            None
-            if a.field is None
-            else self.column(self.schema.event_column(tuple(a.field.split("."))))
-        )
-        if a.function in ("any", "none", "count", "sum", "mean"):
-            return self._sum(a, low, high, mask, values, forward)
+        low, high = self.window(a.window, forward=forward)
+        if a.function in _COUNTS:
+            return self._count(a, low, high, forward)
+        if a.function in _TOTALS:
+            return self._total(a, low, high, forward)
         if a.function == "distinct":
-            assert values is not None
-            return self._distinct(a, low, high, mask, values, forward)
-        return self._scan(a, low, high, start, mask, values, forward)
+            return self._distinct(a, low, high, forward)
+        return self._scan(a, low, high, forward)
 
-    def _sum(
-        self, a: Aggregate, low: I64, high: I64, mask: Bool, values: Values | None, forward: bool
-    ) -> F64:
-        key = (a.types, a.where, a.field)
-        if key not in self._prefixes:
-            units, present = _NONE, mask
-            if isinstance(values, Column):
-                present = mask & (values.codes >= 0)
-            elif values is not None:
-                present = mask & ~np.isnan(values)
-                units = np.rint(np.where(present, values, 0.0) * k.MICRO).astype(np.int64)
-            counts = np.empty(len(mask) + 1, np.int64)
-            totals = np.empty(len(units) + 1, np.int64)
-            k.prefix(present, units, counts, totals)
-            self._prefixes[key] = (present, units, counts, totals)
-        present, units, counts, totals = self._prefixes[key]
-        n = np.empty(len(self.rows), np.int64)
-        total = np.empty(len(self.rows) if len(units) else 0, np.int64)
-        arrival = _NONE if forward else self.arrival
-        late = self.late() if len(arrival) else _NONE
-        k.sums(low, high, counts, totals, late, arrival, self.rows.cutoff, present, units, n, total)
-        match a.function:
-            case "any":
-                return (n > 0).astype(np.float64)
-            case "none":
-                return (n == 0).astype(np.float64)
-            case "count":
-                return n.astype(np.float64)
-            case "sum":
-                return total / k.MICRO if len(units) else np.zeros(len(self.rows))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return (
-                np.where(n > 0, total / k.MICRO / n, np.nan)
-                if len(units)
-                else np.full(len(self.rows), np.nan)
-            )
+    def _counts(self, mask: Bool, key: object) -> I32:
+        if ("counts", key) not in self._prefixes:
+            out = np.empty(len(mask) + 1, np.int32)
+            k.counts_before(mask, out)
+            self._prefixes["counts", key] = out
+        return self._prefixes["counts", key]
 
-    def _distinct(
-        self, a: Aggregate, low: I64, high: I64, mask: Bool, values: Values, forward: bool
-    ) -> F64:
+    def _count(self, a: Aggregate, low: I32, high: I32, forward: bool) -> F64:
+        mask, _, key = self.present(a)
+        arrival = self.arrival(forward)
+        late = self.late() if len(arrival) else _NO_INDICES
+        out = np.empty(len(self.rows), np.float64)
+        counts = self._counts(mask, key)
+        what = _COUNTS[a.function]
+        k.counts_within(what, low, high, counts, late, arrival, self.rows.cutoff, mask, out)
+        return out
+
+    def _total(self, a: Aggregate, low: I32, high: I32, forward: bool) -> F64:
+        mask, values, key = self.present(a)
+        assert isinstance(values, np.ndarray)
+        arrival, cutoff = self.arrival(forward), self.rows.cutoff
+        out = np.empty(len(self.rows), np.float64)
+        what = _TOTALS[a.function]
+        at = ("totals", a.types, a.where, a.field)
+        if at not in self._prefixes:
+            self._prefixes[at] = self._running_totals(mask, values)
+        if self._prefixes[at] is None:
+            k.totals_of_large(what, low, high, arrival, cutoff, mask, values, out)
+            return out
+        units, totals = self._prefixes[at]
+        late = self.late() if len(arrival) else _NO_INDICES
+        counts = self._counts(mask, key)
+        k.totals_within(what, low, high, counts, totals, late, arrival, cutoff, mask, units, out)
+        return out
+
+    def _running_totals(self, mask: Bool, values: F64) -> tuple[I64, I64] | None:
+        """Return values in micro-units and their running total, or ``None`` where a user's might not fit."""
+        size = np.abs(values[mask])
+        longest = int(np.diff(self.timelines.offsets).max(initial=0))
+        if float(size.max(initial=0.0)) * longest >= k.LARGEST / 2:
+            filled = np.diff(self.timelines.offsets) > 0
+            every = np.where(mask, np.abs(values), 0.0)
+            with np.errstate(over="ignore"):
+                by_user = np.add.reduceat(every, self.timelines.offsets[:-1][filled])
+            if not float(by_user.max(initial=0.0)) < k.LARGEST / 2:
+                return None
+        units, totals = np.empty(len(mask), np.int64), np.empty(len(mask) + 1, np.int64)
+        k.totals_before(mask, values, units, totals)
+        return units, totals
+
+    def _distinct(self, a: Aggregate, low: I32, high: I32, forward: bool) -> F64:
+        mask, values, _ = self.present(a)
+        assert values is not None
         key = ("distinct", a.types, a.where, a.field)
         if key not in self._prefixes:
             codes = values.codes if isinstance(values, Column) else _codes(values)
-            previous = np.empty(len(mask), np.int64)
-            last = np.full(int(codes.max(initial=-1)) + 1, -1, np.int64)
-            k.previous(self.timelines.offsets, mask, codes, last, previous)
-            self._prefixes[key] = (codes, previous)
-        codes, previous = self._prefixes[key]
+            previous = np.empty(len(mask), np.int32)
+            last = np.full(int(codes.max(initial=-1)) + 1, -1, np.int32)
+            k.previous(self.timelines.offsets, mask, _fixed(codes), last, previous)
+            self._prefixes[key] = previous
+        arrival, cutoff = self.arrival(forward), self.rows.cutoff
         out = np.empty(len(self.rows), np.float64)
-        k.count_distinct(
-            low,
-            high,
-            mask,
-            codes,
-            previous,
-            _NONE if forward else self.arrival,
-            self.rows.cutoff,
-            out,
-        )
+        k.count_distinct(low, high, mask, self._prefixes[key], arrival, cutoff, out)
         return out
 
-    def _scan(
-        self,
-        a: Aggregate,
-        low: I64,
-        high: I64,
-        start: I64,
-        mask: Bool,
-        values: Values | None,
-        forward: bool,
-    ) -> Values:
-        numbers = np.zeros(0)
+    def _scan(self, a: Aggregate, low: I32, high: I32, forward: bool) -> Values:
+        mask, values, _ = self.present(a)
+        numbers = _NO_NUMBERS
         if isinstance(values, Column):
-            numbers, mask = values.codes.astype(np.float64), mask & (values.codes >= 0)
+            numbers = _fixed(values.codes.astype(np.float64))
         elif values is not None:
-            numbers, mask = values, mask & ~np.isnan(values)
-        day = (
-            local_day(self.timelines.time, self.schema.zone)
-            if a.function == "active_days"
-            else _NONE
-        )
+            numbers = values
         out = np.empty(len(self.rows), np.float64)
-        arrival = _NONE if forward else self.arrival
         k.scan(
             _SCANS[a.function],
             low,
             high,
-            start,
+            _fixed(self.start(a.window)) if a.function == "trend" else self.rows.cutoff,
             self.rows.cutoff,
             self.timelines.time,
-            arrival,
+            self.arrival(forward),
             mask,
             numbers,
-            day,
+            _fixed(self.day()) if a.function == "active_days" else _NONE,
             out,
         )
-        if isinstance(values, Column):
+        if isinstance(values, Column) and a.function in ("first", "last", "next"):
             return Column(np.where(np.isnan(out), -1, out).astype(np.int32), values.values)
         return out
 
@@ -343,7 +357,7 @@ class _Evaluation:
             case Aggregate():
                 return self.aggregate(e)
             case Literal_(value=str() as text):
-                return Column(np.zeros(n, np.int32), (text,))
+                return _text(text, n)
             case Literal_():
                 return np.full(n, float(e.value))
             case Field(path=("calendar", name)):
@@ -380,7 +394,7 @@ class _Where:
         n = len(self.of.timelines)
         match e:
             case Literal_(value=str() as text):
-                return Column(np.zeros(n, np.int32), (text,))
+                return _text(text, n)
             case Literal_():
                 return np.full(n, float(e.value))
             case Field():
@@ -416,10 +430,21 @@ def _combine(e: Expression, value: Any) -> F64:
     raise ExpressionError(f"{e} cannot be evaluated here")
 
 
+def _text(text: str, n: int) -> Column:
+    return Column(np.broadcast_to(np.zeros(1, np.int32), n), (text,))
+
+
+def _fixed(values: Any) -> Any:
+    """Return a read-only contiguous view, so that each kernel is compiled for one kind of array only."""
+    view = np.ascontiguousarray(values).view()
+    view.flags.writeable = False
+    return view
+
+
 def _literal_like(left: Values, option: Literal_) -> Values:
     n = len(left.codes) if isinstance(left, Column) else len(left)
     if isinstance(option.value, str):
-        return Column(np.zeros(n, np.int32), (option.value,))
+        return _text(option.value, n)
     return np.full(n, float(option.value))
 
 
@@ -445,7 +470,8 @@ def _compare(e: Compare, left: Values, right: Values) -> F64:
             )
         if e.op not in ("=", "!="):
             raise ExpressionError(f"{e} orders text; only = and != (and in) compare text")
-        index = {text: code for code, text in enumerate(left.values)}
+        wanted = set(right.values)
+        index = {text: code for code, text in enumerate(left.values) if text in wanted}
         mapping = np.array([*(index.get(text, -2) for text in right.values), -1])
         other = mapping[right.codes]
         there = (left.codes >= 0) & (right.codes >= 0)
@@ -464,21 +490,21 @@ def _compare(e: Compare, left: Values, right: Values) -> F64:
 
 
 def _arithmetic(e: Arithmetic, left: F64, right: F64) -> F64:
-    match e.op:
-        case "+":
-            return left + right
-        case "-":
-            return left - right
-        case "*":
-            return left * right
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # beyond 1e308 is inf, inf − inf is missing
+        match e.op:
+            case "+":
+                return left + right
+            case "-":
+                return left - right
+            case "*":
+                return left * right
         return np.where(right == 0, np.nan, left / np.where(right == 0, 1.0, right))
 
 
-def _codes(values: F64) -> npt.NDArray[np.int64]:
+def _codes(values: F64) -> I32:
     """Return dense codes of numbers; NaN is −1."""
     _, codes = np.unique(values, return_inverse=True)
-    return np.where(np.isnan(values), -1, codes)
+    return np.where(np.isnan(values), -1, codes).astype(np.int32)
 
 
 def evaluate(
@@ -503,8 +529,32 @@ def evaluate(
     >>> [v.tolist() for v in evaluate(questions, t, Rows.of([0, 0], [20, 21]), schema)]
     [[1.0, 2.0], [1.0, 1.0]]
     """
-    evaluation = _Evaluation(schema, timelines, rows, profile or {}, scores or {})
+    if len(timelines) >= 1 << 31:
+        raise DataError(
+            f"{len(timelines):,} events are too many for one pass; use a store with more buckets"
+        )
+    evaluation = _Evaluation(
+        schema, _plain(timelines), _plain_rows(rows), profile or {}, scores or {}
+    )
     return [evaluation.value(expression) for expression in expressions]
+
+
+def _plain(t: Timelines) -> Timelines:
+    """Return the same timelines with the array kinds the kernels are compiled for."""
+    return replace(
+        t,
+        offsets=_fixed(t.offsets.astype(np.int64, copy=False)),
+        time=_fixed(t.time.astype(np.int64, copy=False)),
+        numbers={name: _fixed(v.astype(np.float64, copy=False)) for name, v in t.numbers.items()},
+        arrival=None if t.arrival is None else _fixed(t.arrival.astype(np.int64, copy=False)),
+    )
+
+
+def _plain_rows(rows: Rows) -> Rows:
+    return Rows(
+        _fixed(rows.user.astype(np.int64, copy=False)),
+        _fixed(rows.cutoff.astype(np.int64, copy=False)),
+    )
 
 
 def matrix(

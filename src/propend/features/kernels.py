@@ -1,8 +1,9 @@
 """Compiled passes over timelines: arrays in, arrays out; they know no files, engines or models.
 
 A *row* is a question asked of one user at one cutoff. Rows come sorted by (user, cutoff), so that two pointers per
-window answer all of a user's rows in one pass. Money is carried as int64 micro-units (10⁻⁶): integer addition is
-associative, so batch, live and cluster give the same bits whatever the order of their sums.
+window answer all of a user's rows in one pass (any other order is answered too, only slower). Money is carried as
+int64 micro-units (10⁻⁶): integer addition is associative, so batch, live and cluster give the same bits whatever the
+order of their sums. Indices are int32: one call sees less than 2³¹ events.
 """
 
 from __future__ import annotations
@@ -14,26 +15,38 @@ import numpy as np
 
 __all__ = [
     "ACTIVE_DAYS",
+    "ANY",
+    "COUNT",
     "DAYS_SINCE",
     "DAYS_SINCE_FIRST",
     "DAYS_UNTIL",
     "FIRST",
+    "LARGEST",
     "LAST",
     "MAX",
+    "MEAN",
     "MEAN_GAP",
     "MICRO",
     "MIN",
+    "NONE",
     "STD",
     "STD_GAP",
+    "SUM",
     "TREND",
     "bounds",
     "count_distinct",
+    "counts_before",
+    "counts_within",
     "previous",
     "scan",
-    "sums",
+    "totals_before",
+    "totals_of_large",
+    "totals_within",
 ]
 
 MICRO: Final = 1_000_000
+LARGEST: Final = float(2**62) / MICRO
+"""Absolute values of a window that add up to this much or more leave micro-units for double precision."""
 _DAY: Final = 86_400_000_000.0
 
 (
@@ -50,23 +63,25 @@ _DAY: Final = 86_400_000_000.0
     ACTIVE_DAYS,
     TREND,
 ) = range(12)
+ANY, NONE, COUNT, SUM, MEAN = range(5)
 
 
 @nb.njit(cache=True, nogil=True)
-def bounds(offsets: Any, time: Any, user: Any, moment: Any, out: Any) -> None:
-    """Write, for each row, the index of its user's first event at or after ``moment[row]``."""
+def bounds(offsets: Any, time: Any, user: Any, moment: Any, shift: int, out: Any) -> None:
+    """Write, for each row, the index of its user's first event at or after ``moment[row] + shift``."""
     before = -1
     at = 0
     for row in range(len(user)):
         u = user[row]
-        if u != before or (row > 0 and moment[row] < moment[row - 1]):
+        if u != before or moment[row] < moment[row - 1]:
             at = offsets[u]
             before = u
         end = offsets[u + 1]
+        asked = moment[row] + shift
         step = 1  # gallop, then halve: short steps cost one comparison, long ones a logarithm
         low = at
         high = at
-        while high < end and time[high] < moment[row]:
+        while high < end and time[high] < asked:
             low = high + 1
             high += step
             step *= 2
@@ -74,7 +89,7 @@ def bounds(offsets: Any, time: Any, user: Any, moment: Any, out: Any) -> None:
             high = end
         while low < high:
             middle = (low + high) // 2
-            if time[middle] < moment[row]:
+            if time[middle] < asked:
                 low = middle + 1
             else:
                 high = middle
@@ -83,26 +98,63 @@ def bounds(offsets: Any, time: Any, user: Any, moment: Any, out: Any) -> None:
 
 
 @nb.njit(cache=True, nogil=True)
-def prefix(mask: Any, value: Any, counts: Any, totals: Any) -> None:
-    """Write running counts and totals [n + 1] of the masked events; ``value`` may be empty (counts only)."""
+def counts_before(mask: Any, out: Any) -> None:
+    """Write how many masked events lie before each index, [n + 1]."""
     n = 0
-    total = np.int64(0)
-    with_values = len(value) > 0
-    counts[0] = 0
-    if with_values:
-        totals[0] = 0
+    out[0] = 0
     for i in range(len(mask)):
         if mask[i]:
             n += 1
-            if with_values:
-                total += value[i]
-        counts[i + 1] = n
-        if with_values:
-            totals[i + 1] = total
+        out[i + 1] = n
 
 
 @nb.njit(cache=True, nogil=True)
-def sums(
+def totals_before(mask: Any, value: Any, units: Any, out: Any) -> None:
+    """Write each masked value in micro-units [n], and their running total [n + 1].
+
+    The running total may wrap around; differences of it are right all the same wherever they fit in 64 bits.
+    """
+    total = np.int64(0)
+    out[0] = 0
+    for i in range(len(mask)):
+        units[i] = np.int64(np.rint(value[i] * MICRO)) if mask[i] else 0
+        total += units[i]
+        out[i + 1] = total
+
+
+@nb.njit(cache=True, nogil=True)
+def counts_within(
+    what: int,
+    low: Any,
+    high: Any,
+    counts: Any,
+    late: Any,
+    arrival: Any,
+    cutoff: Any,
+    mask: Any,
+    out: Any,
+) -> None:
+    """Write COUNT, ANY or NONE of the masked events in [low, high) that had arrived by the cutoff.
+
+    ``late[row]`` is the first index from which an event may not have arrived yet; no ``arrival``: all have.
+    """
+    check = len(arrival) > 0
+    for row in range(len(low)):
+        lo, hi = low[row], high[row]
+        n = counts[hi] - counts[lo] if hi > lo else 0
+        if check:
+            for i in range(max(lo, late[row]), hi):
+                if mask[i] and arrival[i] > cutoff[row]:
+                    n -= 1
+        if what == COUNT:
+            out[row] = n
+        else:
+            out[row] = (n > 0) == (what == ANY)
+
+
+@nb.njit(cache=True, nogil=True)
+def totals_within(
+    what: int,
     low: Any,
     high: Any,
     counts: Any,
@@ -111,34 +163,55 @@ def sums(
     arrival: Any,
     cutoff: Any,
     mask: Any,
-    value: Any,
-    out_count: Any,
-    out_total: Any,
+    units: Any,
+    out: Any,
 ) -> None:
-    """Write count and total of masked events in [low, high) that had arrived by the cutoff.
-
-    ``late[row]`` is the first index from which an event may not have arrived yet (``high`` where none may).
-    """
-    with_values = len(value) > 0
+    """Write SUM or MEAN of the masked values in [low, high) that had arrived by the cutoff; no value: 0 or NaN."""
     check = len(arrival) > 0
     for row in range(len(low)):
         lo, hi = low[row], high[row]
-        if hi <= lo:
-            out_count[row] = 0
-            if with_values:
-                out_total[row] = 0
-            continue
-        n = counts[hi] - counts[lo]
-        total = totals[hi] - totals[lo] if with_values else np.int64(0)
+        total = totals[hi] - totals[lo] if hi > lo else np.int64(0)
+        n = counts[hi] - counts[lo] if what == MEAN and hi > lo else 0
         if check:
             for i in range(max(lo, late[row]), hi):
                 if mask[i] and arrival[i] > cutoff[row]:
                     n -= 1
-                    if with_values:
-                        total -= value[i]
-        out_count[row] = n
-        if with_values:
-            out_total[row] = total
+                    total -= units[i]
+        if what == SUM:
+            out[row] = total / MICRO
+        else:
+            out[row] = total / MICRO / n if n > 0 else np.nan
+
+
+@nb.njit(cache=True, nogil=True)
+def totals_of_large(
+    what: int, low: Any, high: Any, arrival: Any, cutoff: Any, mask: Any, value: Any, out: Any
+) -> None:
+    """Write SUM or MEAN where values are too large for running totals in micro-units.
+
+    A window whose absolute values add up to less than ``LARGEST`` is summed in micro-units as everywhere; any
+    other in double precision, in (time, sequence) order. The slow road, for columns that hold such values.
+    """
+    check = len(arrival) > 0
+    for row in range(len(low)):
+        n = 0
+        units = np.int64(0)
+        total = 0.0
+        size = 0.0
+        for i in range(low[row], high[row]):
+            if not mask[i] or (check and arrival[i] > cutoff[row]):
+                continue
+            n += 1
+            total += value[i]
+            size += abs(value[i])
+            if size < LARGEST:
+                units += np.int64(np.rint(value[i] * MICRO))
+        if size < LARGEST:
+            total = units / MICRO
+        if what == SUM:
+            out[row] = total
+        else:
+            out[row] = total / n if n > 0 else np.nan
 
 
 @nb.njit(cache=True, nogil=True)
@@ -159,14 +232,17 @@ def previous(offsets: Any, mask: Any, key: Any, last: Any, out: Any) -> None:
 
 @nb.njit(cache=True, nogil=True)
 def count_distinct(
-    low: Any, high: Any, mask: Any, key: Any, prev: Any, arrival: Any, cutoff: Any, out: Any
+    low: Any, high: Any, mask: Any, prev: Any, arrival: Any, cutoff: Any, out: Any
 ) -> None:
-    """Write the number of different keys among masked events in [low, high): those with no equal one before in it."""
+    """Write the number of different keys among masked events in [low, high): those with no equal one before in it.
+
+    ``prev`` is what ``previous`` wrote for the same mask; masked events have a key.
+    """
     check = len(arrival) > 0
     for row in range(len(low)):
         n = 0
         for i in range(low[row], high[row]):
-            if not mask[i] or key[i] < 0 or (check and arrival[i] > cutoff[row]):
+            if not mask[i] or (check and arrival[i] > cutoff[row]):
                 continue
             p = prev[i]
             while check and p >= low[row] and arrival[p] > cutoff[row]:
@@ -199,7 +275,7 @@ def scan(
     for row in range(len(low)):
         lo, hi, now = low[row], high[row], cutoff[row]
         out[row] = np.nan
-        if what == LAST or what == DAYS_SINCE:  # read backwards: usually one step
+        if what in (LAST, DAYS_SINCE):  # read backwards: usually one step
             for i in range(hi - 1, lo - 1, -1):
                 if mask[i] and not (check and arrival[i] > now):
                     out[row] = value[i] if what == LAST else (now - time[i]) / _DAY
@@ -212,6 +288,8 @@ def scan(
         total = 0.0
         days = 0
         later = 0
+        newest = 0
+        day_before = False
         middle = start[row] + (now - start[row]) // 2
         for i in range(lo, hi):
             if not mask[i] or (check and arrival[i] > now):
@@ -219,21 +297,30 @@ def scan(
             n += 1
             if n == 1:
                 first = i
-                if what == FIRST or what == DAYS_UNTIL or what == DAYS_SINCE_FIRST:
+                if what in (FIRST, DAYS_UNTIL, DAYS_SINCE_FIRST):
                     break
-                best = value[i] if what == MIN or what == MAX else 0.0
+                best = value[i] if what in (MIN, MAX) else 0.0
+                newest = day[i] - 1 if what == ACTIVE_DAYS else 0
                 if what == TREND and start[row] < -(
                     1 << 61
                 ):  # window 'ever': from the first event on
                     middle = time[i] + (now - time[i]) // 2
             if what == MIN:
-                best = min(best, value[i])
+                if value[i] < best:
+                    best = value[i]
             elif what == MAX:
-                best = max(best, value[i])
+                if value[i] > best:
+                    best = value[i]
             elif what == STD:
                 total += value[i]
             elif what == ACTIVE_DAYS:
-                if n == 1 or day[i] != day[last]:
+                # a clock set back over midnight repeats the day before: count it once
+                if day[i] > newest:
+                    day_before = n > 1 and day[i] == newest + 1
+                    newest = day[i]
+                    days += 1
+                elif day[i] < newest and not day_before:
+                    day_before = True
                     days += 1
             elif what == TREND:
                 if time[i] >= middle:
@@ -245,7 +332,7 @@ def scan(
             out[row] = days
         elif n == 0:
             continue
-        elif what == MIN or what == MAX:
+        elif what in (MIN, MAX):
             out[row] = best
         elif what == FIRST:
             out[row] = value[first]

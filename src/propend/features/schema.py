@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,16 @@ from propend.events.timelines import Column
 from propend.expression.nodes import (
     FORWARD_ONLY,
     Aggregate,
+    And,
+    Arithmetic,
+    Compare,
     Expression,
     Field,
+    In,
+    IsMissing,
+    Literal_,
+    Not,
+    Or,
     Probability,
 )
 from propend.names import DAY, ITEM, TYPE, USER
@@ -102,9 +110,11 @@ class Schema:
 
     def is_text(self, column: str) -> bool:
         """Whether a canonical event column holds text."""
-        if column.startswith(f"{ITEM}."):
-            return isinstance(self.items[column.removeprefix(f"{ITEM}.")], Column)
-        return column in (ITEM, TYPE) or column in self.texts
+        if column in (ITEM, TYPE) or column in self.texts:
+            return True
+        return isinstance(self.items.get(column.removeprefix(f"{ITEM}.")), Column) and (
+            column not in (*self.numbers, *CALENDAR)
+        )
 
     def check(self, expression: Expression, *, forward: bool | None = None) -> None:
         """Check every name in an expression; ``forward`` demands (or forbids) that windows look ahead.
@@ -120,6 +130,7 @@ class Schema:
                 raise ExpressionError(
                     f"no task {part.task!r} to take p() of{nearest(part.task, self.tasks)}"
                 )
+        self._check_kinds(expression, self._is_text_outside)
 
     def _check_aggregate(self, aggregate: Aggregate, forward: bool | None) -> None:
         for name in aggregate.types:
@@ -148,8 +159,68 @@ class Schema:
                     raise ExpressionError(
                         f"where may not hold another aggregate ({part}); combine aggregates with 'and' outside"
                     )
+                if isinstance(part, Probability):
+                    raise ExpressionError(
+                        f"where may not hold {part}, which is about the user; combine it with 'and' outside"
+                    )
                 if isinstance(part, Field):
                     self.event_column(part.path)
+            self._check_kinds(aggregate.where, self._is_text_inside)
+
+    def _is_text_inside(self, leaf: Expression) -> bool:
+        return isinstance(leaf, Field) and self.is_text(self.event_column(leaf.path))
+
+    def _is_text_outside(self, leaf: Expression) -> bool:
+        if isinstance(leaf, Aggregate):
+            return (
+                leaf.function in ("first", "last", "next")
+                and leaf.field is not None
+                and self.is_text(self.event_column(tuple(leaf.field.split("."))))
+            )
+        return (
+            isinstance(leaf, Field)
+            and leaf.path[0] == "profile"
+            and self.users[".".join(leaf.path[1:])] == "text"
+        )
+
+    def _check_kinds(self, e: Expression, leaf_is_text: Callable[[Expression], bool]) -> bool:
+        """Return whether an expression is text; refuse operators whose operands do not fit."""
+
+        def text(inner: Expression) -> bool:
+            return self._check_kinds(inner, leaf_is_text)
+
+        match e:
+            case Literal_():
+                return isinstance(e.value, str)
+            case Compare():
+                one, other = text(e.left), text(e.right)
+                if one != other:
+                    raise ExpressionError(
+                        f"{e} compares text with a number; put text in single quotes, numbers in none"
+                    )
+                if one and e.op not in ("=", "!="):
+                    raise ExpressionError(f"{e} orders text; only = and != (and in) compare text")
+            case In():
+                kind = text(e.left)
+                if any(isinstance(option.value, str) != kind for option in e.options):
+                    raise ExpressionError(
+                        f"{e} compares text with a number; put text in single quotes, numbers in none"
+                    )
+            case Arithmetic():
+                if text(e.left) | text(e.right):
+                    raise ExpressionError(
+                        f"{e} calculates with text; only numbers can be added or multiplied"
+                    )
+            case And() | Or():
+                for term in e.terms:
+                    text(term)
+            case Not():
+                text(e.inner)
+            case IsMissing():
+                text(e.left)
+            case _:
+                return leaf_is_text(e)
+        return False
 
     def _check_profile(self, part: Field) -> None:
         if part.path[0] == "profile" and len(part.path) > 1:
@@ -179,15 +250,10 @@ class Schema:
 
 def _outside_where(expression: Expression) -> Iterator[Expression]:
     """Yield the parts of an expression, without those inside a ``where``."""
-    inside = {
-        id(p)
-        for a in expression.parts()
-        if isinstance(a, Aggregate) and a.where is not None
-        for p in a.where.parts()
-    }
-    for part in expression.parts():
-        if id(part) not in inside:
-            yield part
+    yield expression
+    if not isinstance(expression, Aggregate):
+        for inner in expression.operands():
+            yield from _outside_where(inner)
 
 
 def attribute_columns(table: pa.Table, key: str, ids: tuple[str, ...]) -> dict[str, Attribute]:

@@ -99,12 +99,10 @@ def read_table(
         )
     table = table.filter(pa.array(there))
     y, answer, positive = _labels(texts.filter(pa.array(there)), label, files[0])
-    columns, categories, kept, left_out = (
-        [],
-        {},
-        [],
-        {name: "asked to be ignored" for name in ignore},
-    )
+    columns: list[F64] = []
+    kept: list[str] = []
+    categories: dict[int, tuple[str, ...]] = {}
+    left_out = dict.fromkeys(ignore, "asked to be ignored")
     for name in kinds:
         if name == label or name in ignore:
             continue

@@ -181,7 +181,7 @@ def train(
 
 
 def _usable(frame: Frame, task: Task, train_rows: Bool, test_rows: Bool) -> bool:
-    return _rarer(task, frame.y[train_rows]) >= LEAST and test_rows.any()
+    return _rarer(task, frame.y[train_rows]) >= LEAST and bool(test_rows.any())
 
 
 def _rarer(task: Task, y: F64) -> int:
@@ -268,7 +268,7 @@ def _fit(
     seed: int,
     validation: Any = None,
 ) -> Model:
-    model = catalog.create(name, task.answer, **settings)  # type: ignore[arg-type]
+    model = catalog.create(name, task.answer, **settings)
     categories = {j: len(values) for j, values in frame.categories.items() if values}
     return model.fit(
         frame.X[rows],

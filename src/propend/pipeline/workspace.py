@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from propend.config import Config, load
 from propend.engine import Engine, connect
-from propend.errors import DataError
+from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport
 from propend.events.store import Store
+from propend.expression.nodes import Expression, Probability
+from propend.expression.parse import parse
 from propend.features.schema import Schema
 from propend.learn.registry import Registry
+from propend.pipeline.predict import Prediction, predict, score
+from propend.tasks.frame import evaluate_all
+from propend.tasks.task import Task
 
 __all__ = ["Workspace", "open_workspace"]
 
@@ -81,12 +88,29 @@ class Workspace:
 
     # ---- verbs
 
-    def ingest(self, *, progress: Progress | None = None) -> list[IngestReport]:
-        """Bring every declared source into the store that is not there yet."""
+    def ingest(
+        self, files: Sequence[str | Path] = (), *, progress: Progress | None = None
+    ) -> list[IngestReport]:
+        """Bring every declared source into the store that is not there yet.
+
+        ``files`` are further files, read as the first declared source is.
+        """
         from propend.events.ingest import ingest
 
+        only = None
+        if files:
+            if not self.config.events:
+                raise ConfigError(
+                    f"{self.folder} declares no [[events]] source to read the files as; add one to propend.toml"
+                )
+            first = self.config.events[0]
+            only = msgspec.structs.replace(
+                first,
+                files=tuple(str(Path(f).resolve()) for f in files),
+                name=f"{first.name} (further files)",
+            )
         reports = ingest(
-            self.config, self.folder, self.store_folder, self.engine, progress=progress
+            self.config, self.folder, self.store_folder, self.engine, only=only, progress=progress
         )
         self._forget_cached()
         return reports
@@ -111,6 +135,101 @@ class Workspace:
         self._forget_cached()
         return gone
 
+    def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
+        """Return each user's answer to an expression at a moment (default: now): columns user and value.
+
+        Raises ``ExpressionError`` naming the nearest known word.
+        """
+        asked = parse(expression) if isinstance(expression, str) else expression
+        self.schema.check(asked)
+        return evaluate_all(
+            self.store,
+            self.schema,
+            self.engine,
+            asked,
+            self.now if at is None else at,
+            self._scores(asked),
+        )
+
+    def audience(
+        self, expression: str | Expression, *, at: int | None = None
+    ) -> npt.NDArray[np.object_]:
+        """Return the ids of the users for whom an expression holds (is true, or not zero)."""
+        table = self.evaluate(expression, at=at)
+        value = table["value"]
+        chosen = (
+            pc.fill_null(pc.not_equal(value, 0.0), False)
+            if not pa.types.is_string(value.type)
+            else pc.is_valid(value)
+        )
+        return table.filter(chosen)["user"].to_numpy(zero_copy_only=False)
+
+    def predict(
+        self,
+        ask: str | Task,
+        *,
+        name: str | None = None,
+        folds: int = 3,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> Prediction:
+        """Answer a question about the future for everyone it is asked of.
+
+        ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
+        """
+        task = ask if isinstance(ask, Task) else self._task(ask, name)
+        return predict(
+            self.store,
+            self.schema,
+            self.engine,
+            task,
+            registry=self.registry,
+            folds=folds,
+            seed=self.config.workspace.seed if seed is None else seed,
+            progress=progress,
+        )
+
+    def tasks(self) -> list[Task]:
+        """Return the declared tasks, checked against the log."""
+        found = [Task.parse(t.name, t.ask, t.title) for t in self.config.tasks]
+        for task in found:
+            task.check(self.schema)
+        return found
+
+    def _task(self, ask: str, name: str | None) -> Task:
+        declared = {t.name: t for t in self.config.tasks}
+        if ask in declared:
+            return Task.parse(ask, declared[ask].ask, declared[ask].title)
+        return Task.parse(name or _slug(ask), ask)
+
+    def _scores(self, expression: Expression) -> dict[str, dict[int, float]]:
+        """Return the latest scores of the tasks an expression takes p() of, by user code."""
+        found = {}
+        for part in expression.parts():
+            if isinstance(part, Probability):
+                fitted = self.registry.load(part.task)
+                scored = score(self.store, self.schema, self.engine, fitted, self.now)
+                found[part.task] = dict(
+                    zip(scored.codes.tolist(), scored.score.tolist(), strict=True)
+                )
+        return found
+
+    def sql(self, query: str) -> pa.Table:
+        """Answer ad-hoc SQL over the views events (decoded), users, items and quarantine."""
+        from propend.pipeline.sql import answer
+
+        return answer(self.store, self.engine, query)
+
     def _forget_cached(self) -> None:
         for name in ("store", "schema"):
             self.__dict__.pop(name, None)
+
+
+def _slug(text: str) -> str:
+    """Return a short name for a question that has none.
+
+    >>> _slug("any(purchase) next 30d for any(*) last 90d")
+    'any_purchase_next_30d'
+    """
+    target = text.split(" for ")[0]
+    return re.sub(r"\W+", "_", target).strip("_").lower()[:60] or "task"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
 from propend.tasks.task import Task
 
-__all__ = ["Frame", "build_frame", "profile_of"]
+__all__ = ["Frame", "build_frame", "evaluate_all", "profile_of", "scoring_frame"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -82,7 +82,6 @@ def build_frame(
     *,
     labels: bool = True,
     most_rows: int = MOST_ROWS,
-    scores: dict[str, dict[int, float]] | None = None,
 ) -> Frame:
     """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
 
@@ -228,3 +227,58 @@ def scoring_frame(
     return Frame(
         X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share
     )
+
+
+def evaluate_all(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    expression: Expression,
+    at: int,
+    scores: Mapping[str, Mapping[int, float]] | None = None,
+) -> pa.Table:
+    """Return every user's answer at a moment: columns user (id) and value (number or text), in user-code order.
+
+    ``scores`` gives each task that ``p()`` names its users' scores by user code; a user without one is missing.
+    """
+    users = store.table("users")
+    attributes = (
+        {}
+        if users is None or not schema.users
+        else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
+    )
+    ids = None if users is None else users[USER].combine_chunks()
+    columns = schema.columns_for([expression])
+
+    def work(bucket: int) -> tuple[pa.Array, pa.Array, I64]:
+        timelines = store.timelines(bucket, columns)
+        names = store.user_ids(bucket).take(pa.array(timelines.users // store.buckets))
+        known = {
+            task: np.array([by.get(int(u), np.nan) for u in timelines.users])
+            for task, by in (scores or {}).items()
+        }
+        rows = Rows.every(len(timelines.users), [at])
+        values = evaluate(
+            [expression],
+            timelines,
+            rows,
+            schema,
+            profile=profile_of(attributes, ids, names),
+            scores=known,
+        )[0]
+        if isinstance(values, Column):
+            return (
+                names,
+                pa.array([values.values[c] if c >= 0 else None for c in values.codes], pa.string()),
+                timelines.users,
+            )
+        return names, pa.array(values, from_pandas=True), timelines.users
+
+    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
+    table = pa.table(
+        {
+            "user": pa.concat_arrays([p[0] for p in parts]),
+            "value": pa.concat_arrays([p[1] for p in parts]),
+        }
+    )
+    return table.take(pa.array(np.argsort(np.concatenate([p[2] for p in parts]), kind="stable")))

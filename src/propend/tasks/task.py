@@ -25,6 +25,9 @@ __all__ = ["Answer", "Task"]
 
 Answer = Literal["yes_no", "amount", "count", "which"]
 
+EVERYONE = Aggregate("any")
+"""Everyone ever seen before the cutoff."""
+
 _YES_NO = (And, Or, Not, Compare, In, IsMissing)
 _COUNTS = ("count", "distinct", "active_days")
 
@@ -40,7 +43,7 @@ class Task:
 
     name: str
     target: Expression
-    population: Expression = Aggregate("any")
+    population: Expression = EVERYONE
     title: str = ""
 
     @classmethod
@@ -50,7 +53,7 @@ class Task:
         Raises ``ExpressionError`` where the target has no window ahead, or where the two are mixed up.
         """
         target, population = parse_question(ask)
-        task = cls(name, target, population or Aggregate("any"), title)
+        task = cls(name, target, population or EVERYONE, title)
         _ = task.horizon
         for a in target.aggregates():
             if not (a.window.forward or a.function in FORWARD_ONLY):

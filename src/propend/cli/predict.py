@@ -1,0 +1,193 @@
+"""Verbs about models: predict, models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from propend.cli.output import emit, json_option, progress_bar, rows
+from propend.errors import ConfigError
+
+__all__ = ["models", "predict"]
+
+
+@click.command()
+@click.argument("folder", required=False, metavar="[DIR]", type=click.Path(file_okay=False))
+@click.argument("ask", required=False)
+@click.option("--name", help="Name to keep the task under.")
+@click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="FILE",
+    help="Learn from a labelled table without time instead.",
+)
+@click.option("--label", help="The table's column to predict.")
+@click.option(
+    "--ignore", multiple=True, metavar="COLUMN", help="A column of the table to leave out."
+)
+@click.option("--folds", default=None, type=int, help="Forward folds (3), or folds of a table (5).")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    help="Where to write scores (Parquet, and CSV beside it).",
+)
+@click.option("--seed", default=7, show_default=True)
+@click.argument("more", nargs=-1, type=click.Path())
+@json_option
+def predict(
+    folder: str | None,
+    ask: str | None,
+    name: str | None,
+    tables: tuple[str, ...],
+    label: str | None,
+    ignore: tuple[str, ...],
+    folds: int | None,
+    out: str | None,
+    seed: int,
+    more: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Answer a question about the future: ASK is a task's name or for example "any(purchase) next 30d for any(*) last 90d".
+
+    With --table FILE --label COLUMN it learns from a labelled table instead.
+    """
+    if tables:
+        files = [*tables, *(f for f in (folder, ask) if f), *more]
+        _predict_table(files, label, ignore, folds or 5, out, seed, as_json)
+        return
+    if not folder or not ask:
+        raise ConfigError(
+            'say which workspace and what to ask: propend predict DIR "any(purchase) next 30d for any(*) last 90d", or --table FILE --label COLUMN'
+        )
+    from propend.pipeline.predict import write_table
+    from propend.pipeline.workspace import open_workspace
+
+    workspace = open_workspace(folder)
+    with progress_bar() as progress:
+        prediction = workspace.predict(
+            ask, name=name, folds=folds or 3, seed=seed, progress=progress
+        )
+    target = (
+        Path(out) if out else workspace.out / "scores" / f"{prediction.fitted.task.name}.parquet"
+    )
+    write_table(prediction.scores, target)
+    document = {
+        **prediction.card,
+        "task": prediction.fitted.task.ask,
+        "name": prediction.fitted.task.name,
+        "scores": str(target),
+        "scored": len(prediction.users),
+        "version": prediction.entry.version if prediction.entry else None,
+    }
+    emit(document, as_json, lambda: _words(document))
+
+
+def _predict_table(
+    files: list[str],
+    label: str | None,
+    ignore: tuple[str, ...],
+    folds: int,
+    out: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    if label is None:
+        raise ConfigError(
+            f"say which column to predict: propend predict --table {files[0]} --label COLUMN"
+        )
+    import pyarrow as pa
+
+    from propend.engine import connect
+    from propend.learn.table import cross_validate, read_table
+    from propend.pipeline.predict import write_table
+
+    table = read_table(files, label, connect(), Path.cwd(), ignore=ignore)
+    fit = cross_validate(table, folds=folds, seed=seed)
+    target = Path(out) if out else Path(files[0]).with_suffix("").name + f"-{label}-scores.parquet"
+    write_table(
+        pa.table({"row": range(len(fit.scores)), "label": table.y, "score": fit.scores}),
+        Path(target),
+    )
+    document = {"task": f"{label} of {Path(files[0]).name}", **fit.card, "scores": str(target)}
+    emit(document, as_json, lambda: _words(document))
+
+
+def _words(d: dict[str, Any]) -> None:
+    click.echo(
+        f"{d['task']}\n  {d['rows']:,} rows, {d['positives']:,} positive; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
+    )
+    keys = [
+        k
+        for k in (
+            "auroc",
+            "average_precision",
+            "accuracy",
+            "recall",
+            "f1",
+            "log_loss",
+            "brier",
+            "ece",
+            "rmse",
+            "mae",
+            "bias",
+            "gini",
+        )
+        if k in d["metrics"]
+    ]
+    table = [[f"champion ({d['champion']})", *(f"{d['metrics'][k]:.4f}" for k in keys)]]
+    table += [[name, *(f"{m[k]:.4f}" for k in keys)] for name, m in d["models"].items()]
+    table += [
+        [f"baseline {name}", *(f"{m[k]:.4f}" for k in keys)] for name, m in d["baseline"].items()
+    ]
+    rows(["model", *keys], table)
+    for name, i in d["intervals"].items():
+        click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
+    if d.get("left_out"):
+        click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
+    click.echo(f"  scores: {d['scores']}")
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
+@click.option(
+    "--promote", nargs=2, metavar="TASK VERSION", help="Make a version the one that scores."
+)
+@json_option
+def models(folder: str, promote: tuple[str, str] | None, as_json: bool) -> None:
+    """List fitted models, or promote one."""
+    from propend.pipeline.workspace import open_workspace
+
+    registry = open_workspace(folder).registry
+    if promote:
+        if not promote[1].isdigit():
+            raise ConfigError(
+                f"a version is a number, not {promote[1]!r}; list them with: propend models {folder}"
+            )
+        registry.promote(promote[0], int(promote[1]))
+    entries = registry.entries()
+    document = {
+        "models": [
+            {
+                "task": e.task,
+                "version": e.version,
+                "made_at": e.made_at,
+                "champion": e.champion,
+                "current": e.current,
+            }
+            for e in entries
+        ]
+    }
+    emit(
+        document,
+        as_json,
+        lambda: rows(
+            ["task", "version", "made", "model", "current"],
+            [
+                [e.task, e.version, e.made_at, e.champion, "yes" if e.current else ""]
+                for e in entries
+            ],
+        ),
+    )
