@@ -23,7 +23,10 @@ def churn(path: Path, rows: int = 600, seed: int = 0) -> Path:
     plan = rng.choice(["month", "year"], rows)
     risk = 1 / (1 + np.exp(0.06 * months - 1.5 + (plan == "year")))
     left = np.where(rng.random(rows) < risk, "Yes", "No")
-    lines = [f"c{i},{m},{p}, ,{label}" for i, (m, p, label) in enumerate(zip(months, plan, left, strict=True))]
+    lines = [
+        f"c{i},{m},{p}, ,{label}"
+        for i, (m, p, label) in enumerate(zip(months, plan, left, strict=True))
+    ]
     return write(path, "customerID,months,plan,note,Churn\n" + "\n".join(lines) + "\n")
 
 
@@ -45,8 +48,12 @@ def test_a_table_is_read_judged_and_said_to_flatter(tmp_path: Path) -> None:
 
 def test_labels_that_mean_nothing_do_not_predict(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    lines = "\n".join(f"{rng.random():.6f},{rng.random():.6f},{rng.integers(0, 2)}" for _ in range(800))
-    table = read_table([str(write(tmp_path / "t.csv", "a,b,y\n" + lines + "\n"))], "y", connect(), tmp_path)
+    lines = "\n".join(
+        f"{rng.random():.6f},{rng.random():.6f},{rng.integers(0, 2)}" for _ in range(800)
+    )
+    table = read_table(
+        [str(write(tmp_path / "t.csv", "a,b,y\n" + lines + "\n"))], "y", connect(), tmp_path
+    )
     auroc = cross_validate(table, draws=100).card["intervals"]["auroc"]
     assert auroc["low"] < 0.5 < auroc["high"] + 0.03
 
@@ -60,7 +67,12 @@ def test_labels_that_mean_nothing_do_not_predict(tmp_path: Path) -> None:
         ("a,y\n1,0\n2,1\n3,0\n", "y", NotEnoughDataError, "only 1 rows"),
         ("a,y\n" + "1,0\n2,1\n" * 20, "y", None, ""),
         ("a,y\n" + "1,x\n2,y\n3,z\n" * 20, "y", DataError, "3 different texts"),
-        ("id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(100)), "y", DataError, "no column can explain"),
+        (
+            "id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(100)),
+            "y",
+            DataError,
+            "no column can explain",
+        ),
     ],
 )
 def test_bad_tables_get_one_sentence(

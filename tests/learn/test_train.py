@@ -17,17 +17,38 @@ from propend.tasks.frame import Frame
 from propend.tasks.task import Task
 
 BUYS = Task.parse("buys", "any(purchase) next 10d")
-FEATURES = tuple(map(parse, ("days_since(purchase)", "count(purchase)", "sum(purchase.value)", "count(view) last 7d", "profile.country")))
+FEATURES = tuple(
+    map(
+        parse,
+        (
+            "days_since(purchase)",
+            "count(purchase)",
+            "sum(purchase.value)",
+            "count(view) last 7d",
+            "profile.country",
+        ),
+    )
+)
 
 
-def make(users: int = 300, signal: float = 2.0, seed: int = 0, days: int = 120) -> tuple[Frame, Plan]:
+def make(
+    users: int = 300, signal: float = 2.0, seed: int = 0, days: int = 120
+) -> tuple[Frame, Plan]:
     """Rows whose answer depends on recency and on recent views, as strongly as ``signal`` says."""
     plan = plan_cutoffs(0, days * DAY, BUYS.horizon)
     rng = np.random.default_rng(seed)
     user = np.repeat(np.arange(users), len(plan.cutoffs))
     cutoff = np.tile(np.array(plan.cutoffs), users)
     n = len(user)
-    X = np.column_stack([rng.exponential(20, n), rng.poisson(3, n), rng.exponential(50, n), rng.poisson(2, n), rng.integers(0, 3, n)]).astype(float)
+    X = np.column_stack(
+        [
+            rng.exponential(20, n),
+            rng.poisson(3, n),
+            rng.exponential(50, n),
+            rng.poisson(2, n),
+            rng.integers(0, 3, n),
+        ]
+    ).astype(float)
     X[rng.random(n) < 0.1, 0] = np.nan
     margin = signal * (X[:, 3] - 2) / 2 - signal * np.nan_to_num(X[:, 0] - 20) / 20 - 1
     y = (rng.random(n) < 1 / (1 + np.exp(-margin))).astype(float)
@@ -64,7 +85,12 @@ def test_test_rows_choose_nothing() -> None:
     rows = frame.at([plan.folds[-1].test])
     y = frame.y.copy()
     y[rows] = np.random.default_rng(1).permutation(y[rows])
-    after = train(Frame(frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories), BUYS, plan, draws=2)
+    after = train(
+        Frame(frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories),
+        BUYS,
+        plan,
+        draws=2,
+    )
     assert before.card["champions"] == after.card["champions"]
     assert after.card["by_fold"][-1]["auroc"] < 0.6 < before.card["by_fold"][-1]["auroc"]
 
@@ -104,13 +130,19 @@ def test_a_missing_or_damaged_version_is_one_sentence(tmp_path: Path) -> None:
 
 def test_too_little_says_what_is_needed() -> None:
     frame, plan = make()
-    same = Frame(frame.X, np.ones(len(frame)), frame.user, frame.cutoff, frame.features, frame.categories)
+    same = Frame(
+        frame.X, np.ones(len(frame)), frame.user, frame.cutoff, frame.features, frame.categories
+    )
     with pytest.raises(NotEnoughDataError, match="all of them did"):
         train(same, BUYS, plan)
     y = np.zeros(len(frame))
     y[:20] = 1
     with pytest.raises(NotEnoughDataError, match="at least 30 of each answer"):
-        train(Frame(frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories), BUYS, plan)
+        train(
+            Frame(frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories),
+            BUYS,
+            plan,
+        )
 
 
 def test_amounts_are_judged_against_zero_and_the_mean() -> None:
@@ -118,7 +150,12 @@ def test_amounts_are_judged_against_zero_and_the_mean() -> None:
     frame, plan = make(users=200)
     rng = np.random.default_rng(3)
     y = frame.y * np.exp(rng.normal(3, 0.4, len(frame)) + 0.3 * frame.X[:, 3])
-    card = train(Frame(frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories), task, plan, draws=30).card
+    card = train(
+        Frame(frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories),
+        task,
+        plan,
+        draws=30,
+    ).card
     assert {"mean", "always_zero"} <= set(card["baseline"])
     assert card["metrics"]["rmse"] < card["baseline"]["mean"]["rmse"]
     assert {"rmse", "mae", "bias", "gini"} <= set(card["metrics"])

@@ -150,7 +150,7 @@ def advantage(card: dict[str, Any]) -> View | None:
 
 def _advantage(card: dict[str, Any], measure: Measure) -> View | None:
     sign = 1.0 if measure.higher else -1.0
-    found = []
+    found: list[View] = []
     for name, figures in part(card, "margins").items():
         got = part(figures, measure.key)
         value, low, high = (number(got.get(k)) for k in ("value", "low", "high"))
@@ -228,7 +228,7 @@ def _rivals(card: dict[str, Any], measures: tuple[Measure, ...]) -> list[View]:
         "figures": [number(part(card, "metrics").get(m.key)) for m in measures],
     }
     figured = part(card, "baseline")
-    rules = [
+    rules: list[View] = [
         {
             "name": NAMES.get(name, text(name, 60)),
             "ours": False,
