@@ -161,7 +161,7 @@ class Formats:
         if size >= 99_950:
             shown = short(size)
         else:
-            whole = size >= 1_000 or self.currency in _WHOLE or (size >= 100 and size == int(size))
+            whole = size >= 100 or self.currency in _WHOLE
             shown = f"{size:,.0f}" if whole else f"{size:,.2f}"
         return ("−" if value < 0 else "") + self._sign() + shown
 
