@@ -67,7 +67,7 @@ class Strict(HTMLParser):
     @property
     def text(self) -> str:
         """All that is read, with plain spaces."""
-        return re.sub(r"\s+", " ", " ".join(self.texts))
+        return re.sub(r"\s+", " ", " ".join(self.texts).replace("\u2060", ""))
 
 
 RESULTS: dict[str, Any] = {

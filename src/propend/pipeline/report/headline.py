@@ -58,7 +58,7 @@ def _buyers(answered: list[tuple[dict[str, Any], Outcome]], of: Formats) -> View
     top = tasks.best_tenth(card, words, of)
     if top is None or top["times"] is None:
         return None
-    noisy = not (tasks.advantage(card) or {}).get("beats")
+    noisy = (tasks.advantage(card) or {"beats": True})["beats"] is False
     sentence = top["sentence"] + (" But a simple rule does as well." if noisy else "")
     label = "Who will buy?" if words.did == "bought" else words.title
     return _card(

@@ -71,6 +71,7 @@ def _small(results: dict[str, Any], of: Formats) -> View:
         "zone": of.zone,
         "currency": of.currency,
         "version": text(results.get("version"), 30),
+        "seed": text(results.get("seed"), 20),
         "seconds": formats.duration(number(results.get("seconds"))),
     }
 

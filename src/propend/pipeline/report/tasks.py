@@ -228,7 +228,7 @@ def _rule(name: str) -> str:
 
 
 def _signed(x: float, write: charts.Write) -> str:
-    return ("+" if x >= 0 else "") + write(x)
+    return ("+\u2060" if x >= 0 else "") + write(x)
 
 
 def _figures(card: dict[str, Any], measure: Measure, of: Formats) -> charts.Write:
