@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.events.stores import config, content, quarantined
 
 from propend.config import Config
 from propend.engine.local import LocalEngine
@@ -20,7 +21,6 @@ from propend.errors import DataError
 from propend.events import durable
 from propend.events.ingest import ingest
 from propend.events.store import Store
-from tests.events.stores import config, content, quarantined
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs fork"),
