@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def _rhythm(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression
     found += [Aggregate("std_gap", of), Aggregate("mean_gap", of)]
     long = [w for w in windows if w.length is not None and w.length.days >= 7]
     found += [Aggregate("trend", of, window=w) for w in (*long[-2:], EVER)]
-    pairs = zip(long, long[1:], strict=False)
+    pairs = pairwise(long)
     found += [
         Arithmetic("/", Aggregate("count", of, window=a), Aggregate("count", of, window=b))
         for a, b in pairs

@@ -38,7 +38,7 @@ LEAST_TESTED: Final = 10
 """Fewest of each over all test rows."""
 MODELS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
     "yes_no": (("logistic", {"bends": 0}), ("trees", {})),
-    "amount": (("linear", {"bends": 0}), ("two_part", {}), ("trees", {"loss": "tweedie"})),
+    "amount": (("two_part", {}), ("trees", {"loss": "tweedie"})),
     "count": (("linear", {"bends": 0}), ("trees", {"loss": "poisson"})),
 }
 """Candidates by answer, from simple to flexible: a later one must beat the one in hand beyond noise.
@@ -361,7 +361,7 @@ def _champion(
         gain = metrics.bootstrap_difference(
             _loss(task), y, ours, theirs, groups=users, n=100, seed=seed
         )
-        if gain.high < 0 or (gain.value < 0 and best == "linear"):
+        if gain.high < 0:
             best = name
     return best
 
