@@ -195,7 +195,7 @@ def _purchases(store: Store, schema: Schema, engine: Engine, purchase: str) -> _
         value = timelines.numbers[VALUE][chosen] if columns else np.zeros(len(user))
         pairs, at = np.unique(np.column_stack([user, day]), axis=0, return_inverse=True)
         paid = np.bincount(at.ravel(), np.nan_to_num(value), minlength=len(pairs))
-        return pairs[:, 0], pairs[:, 1], paid
+        return pairs[:, 0], pairs[:, 1], np.asarray(paid, np.float64)
 
     parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
     user, day, value = (np.concatenate([part[i] for part in parts]) for i in range(3))
