@@ -110,7 +110,7 @@ class Segment:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; what is not defined is ``None``."""
-        plain = {**asdict(self), "growth": self.growth, "value_growth": self.value_growth}
+        plain = {**asdict(self), "trend": self.growth, "value_trend": self.value_growth}
         return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}
 
 
