@@ -157,7 +157,7 @@ def _predict(
 ) -> dict[str, Prediction]:
     """Answer each declared task; one the log cannot answer says what is missing."""
     predictions: dict[str, Prediction] = {}
-    cards = []
+    cards: list[dict[str, Any]] = []
     for task in declared:
         try:
             prediction = workspace.predict(task, progress=show)
@@ -227,13 +227,7 @@ def _recommend(
 
     show("recommend", 0, 1)
     try:
-        table, evaluation = recommend_all(
-            workspace.store,
-            workspace.schema,
-            workspace.engine,
-            k=10,
-            seed=workspace.config.workspace.seed,
-        )
+        table, evaluation = recommend_all(workspace.store, workspace.schema, workspace.engine, k=10)
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
