@@ -192,13 +192,15 @@ def _length(text: str | Duration) -> Duration:
 
 @dataclass(frozen=True)
 class Entries:
-    """Those who entered: user codes [m], entry times [m], and the time each step took from the entry, int64 [m, steps].
+    """Those who entered: user codes [m], entry times [m]; per step the moment it was first reached (``at``) and the time
+    it took from the entry that led to it (``took``), int64 [m, steps], −1 where it was not.
 
-    −1 where a step was not reached. ``label`` is the breakdown. Entries of buckets add by concatenation.
+    ``entry`` is the entry of the deepest step. ``label`` is the breakdown. Entries of buckets add by concatenation.
     """
 
     user: I64
     entry: I64
+    at: I64
     took: I64
     label: Column | None = None
 
@@ -207,11 +209,12 @@ class Entries:
         """Return all parts as one."""
         if not parts:
             none = np.zeros(0, np.int64)
-            return cls(none, none, np.zeros((0, steps), np.int64))
+            return cls(none, none, np.zeros((0, steps), np.int64), np.zeros((0, steps), np.int64))
         labelled = [p.label for p in parts if p.label is not None]
         return cls(
             np.concatenate([p.user for p in parts]),
             np.concatenate([p.entry for p in parts]),
+            np.concatenate([p.at for p in parts]),
             np.concatenate([p.took for p in parts]),
             merge_labels(labelled) if labelled else None,
         )
@@ -219,7 +222,7 @@ class Entries:
     def select(self, keep: Bool) -> Entries:
         """Return some of them."""
         label = None if self.label is None else self.label.take(keep)
-        return Entries(self.user[keep], self.entry[keep], self.took[keep], label)
+        return Entries(self.user[keep], self.entry[keep], self.at[keep], self.took[keep], label)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -260,9 +263,12 @@ class Plan:
         deepest = np.where(done >= 0, start, -1).max(axis=1, initial=-1)
         if not len(user):
             return Entries.join([], len(ends))
-        took = np.where(done >= 0, timelines.time[done] - timelines.time[start], -1)
+        at = np.where(done >= 0, timelines.time[done], -1)
+        took = np.where(done >= 0, at - timelines.time[start], -1)
         label = None if self.label is None else self.label(timelines, user, deepest)
-        return Entries(timelines.users[user].astype(np.int64), timelines.time[deepest], took, label)
+        return Entries(
+            timelines.users[user].astype(np.int64), timelines.time[deepest], at, took, label
+        )
 
     def rows(self, timelines: Timelines) -> tuple[I64, I64, I64]:
         """Return user index [m], and per expanded step the entry's row and the row it was first reached at, [m, k]."""
