@@ -53,9 +53,9 @@ def duckdb(log: Path, out: Path) -> None:
 
 def polars(log: Path, out: Path) -> None:
     """Copy with Polars: distinct rows in order of user and time."""
-    import polars
+    import polars as pl
 
-    polars.scan_parquet(f"{log}/*.parquet").unique().sort("user", "time").sink_parquet(out)
+    pl.scan_parquet(f"{log}/*.parquet").unique().sort("user", "time").sink_parquet(out)
 
 
 WAYS: dict[str, Callable[[Path, Path], None]] = {

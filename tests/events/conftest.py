@@ -11,7 +11,6 @@ from propend.engine.local import LocalEngine
 from propend.events.ingest import IngestReport, ingest
 from propend.events.store import Store
 
-
 settings.register_profile("compiled", deadline=None, derandomize=True)  # the first call compiles
 settings.load_profile("compiled")
 

@@ -1,3 +1,4 @@
+# ruff: noqa: DTZ001 (wall times have no zone)
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta

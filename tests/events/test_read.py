@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.events.stores import config
 
 from propend.config import Config, TypeRule, WorkspaceConfig
 from propend.engine.local import LocalEngine
 from propend.errors import ConfigError
 from propend.events.read import plan
-from tests.events.stores import config
 
 
 def read(folder: Path, engine: LocalEngine, text: str, **extra: Any) -> list[dict[str, Any]]:

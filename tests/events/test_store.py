@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.events.stores import ROLES, config, content
 
 from propend.config import CleanConfig, Config, TableSource
 from propend.engine.local import LocalEngine
 from propend.errors import DataError
 from propend.events.ingest import IngestReport, ingest
 from propend.events.store import Manifest, Store
-from tests.events.stores import ROLES, config, content
 
 TakeIn = Callable[..., tuple[Store, IngestReport]]
 
@@ -76,7 +76,7 @@ def test_forget_leaves_no_byte_and_the_user_does_not_come_back(
     assert b"ada@x.org" not in bytes_of(store.folder)
     assert content(store, "note") == others
     assert (store.code_of("bob"), store.user_count) == (bob, 2)
-    with pytest.raises(DataError, match="no user 'ada@x.org' in the store; nothing was erased"):
+    with pytest.raises(DataError, match=r"no user 'ada@x\.org' in the store; nothing was erased"):
         store.forget("ada@x.org")
     b = write(tmp_path / "b.csv", "ada@x.org,2024-02-01,buy,i1,5,1,", "eve,2024-02-01,buy,i1,,,")
     source = shop.events[0]
@@ -159,7 +159,7 @@ def test_names_that_are_not_there(tmp_path: Path, take_in: TakeIn) -> None:
         store.code_of("U")
     with pytest.raises(DataError, match="no item 'scraf' in the log; did you mean 'scarf'"):
         store.item_code("scraf")
-    with pytest.raises(DataError, match="no event type 'purchse'.*did you mean 'purchase'"):
+    with pytest.raises(DataError, match=r"no event type 'purchse'.*did you mean 'purchase'"):
         store.type_codes(["purchse"])
     assert store.item_code("scarf") == 0
     low, high = store.span

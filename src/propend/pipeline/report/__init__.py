@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from propend.pipeline.report.page import page, render
+from propend.pipeline.report.page import as_html, render
 
-__all__ = ["page", "render"]
+__all__ = ["as_html", "render"]

@@ -27,7 +27,7 @@ def view(results: dict[str, Any], of: Formats) -> View:
     if len(starts) < 2:
         return {"missing": "The log is too short to show a development over time."}
     unit = text(activity.get("unit")) or "period"
-    unfinished = _unfinished(starts[-1], results.get("span"), unit)
+    unfinished = _unfinished(activity, results.get("span"), unit)
     dates = [of.day(s) for s in starts]
     panels = [("Active users", numbers(activity.get("users")), short)]
     panels.append(("Money", numbers(activity.get("value")), of.money))
@@ -55,9 +55,12 @@ def _sum(values: Sequence[float | None]) -> float:
     return sum(v for v in values if v is not None)
 
 
-def _unfinished(last: Any, span: Any, unit: str) -> bool:
+def _unfinished(activity: dict[str, Any], span: Any, unit: str) -> bool:
     """Return whether the log ends before its last period does."""
-    start = moment(last)
+    complete = activity.get("complete")
+    if isinstance(complete, list) and complete:
+        return complete[-1] is False
+    start = moment(activity["start"][-1])
     end = moment(span[1]) if isinstance(span, list | tuple) and len(span) == 2 else None
     if start is None or end is None or unit not in _DAYS:
         return False

@@ -85,7 +85,7 @@ def trend(
         axes.set_yticks([])
         _ends(axes, dates)
 
-    return _drawn(draw, 3.55, 1.45, key, alt)
+    return _drawn(draw, 3.9, 1.35, key, alt)
 
 
 def _peak(axes: Any, at: int, y: Sequence[float], n: int, write: Write) -> None:
@@ -128,10 +128,17 @@ def reliability(
         top = min(1.0, 1.08 * max([*predicted, *observed, *high, 1e-3]))
         axes.plot([0, top], [0, top], color=MUTE, linewidth=1.1, linestyle=(0, (4, 3)))
         axes.text(
-            top * 0.97, top * 0.86, "promise kept", ha="right", va="top", color=SOFT, fontsize=8
+            top,
+            top * 0.7,
+            "on the line:\npromise kept",
+            ha="right",
+            va="top",
+            color=SOFT,
+            fontsize=8,
+            bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1.5},
         )
-        axes.vlines(predicted, low, high, color=ACCENT, alpha=0.35, linewidth=3)
-        axes.plot(predicted, observed, "o", color=ACCENT, markersize=5, markeredgecolor=CARD)
+        axes.vlines(predicted, low, high, color=ACCENT, alpha=0.4, linewidth=2.2)
+        axes.plot(predicted, observed, "o", color=ACCENT, markersize=4.6, markeredgewidth=0)
         axes.set_xlim(-0.02 * top, top * 1.02)
         axes.set_ylim(-0.02 * top, top * 1.02)
         axes.grid(axis="y")

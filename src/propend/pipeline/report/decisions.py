@@ -7,7 +7,7 @@ from typing import Any, Final
 from propend.pipeline.report.formats import DASH, Formats, count, many, percent
 from propend.pipeline.report.values import View, number, part, records, text
 
-__all__ = ["view"]
+__all__ = ["split", "view"]
 
 MOST_SAMPLES: Final = 12
 _GROUPS: Final = (
@@ -18,20 +18,24 @@ _GROUPS: Final = (
         "hold back at random",
         "Kept silent by lot, so that the true effect can be measured.",
     ),
+    ("excluded", "not allowed", "Gave no consent to be written to."),
 )
 
 
 def view(results: dict[str, Any], of: Formats) -> View:
     """Return the split of users, the money, the hours and sample decisions with their reasons."""
     made = part(results, "decisions")
-    groups = [
-        {"key": key, "name": name, "meaning": meaning, "users": number(made.get(key)) or 0.0}
+    users = split(made)
+    groups: list[View] = [
+        {"key": key, "name": name, "meaning": meaning, "users": users[key]}
         for key, name, meaning in _GROUPS
+        if users[key] or key != "excluded"
     ]
     total = sum(g["users"] for g in groups)
     if not made or total <= 0:
         return {
-            "missing": "Nothing was decided: no user is eligible, or no yes/no task could be answered."
+            "missing": text(made.get("skipped"), 400)
+            or "Nothing was decided: no user is eligible, or no yes/no task could be answered."
         }
     for g in groups:
         g["share"] = g["users"] / total
@@ -45,16 +49,32 @@ def view(results: dict[str, Any], of: Formats) -> View:
         "explore": number(made.get("explore")),
         "caption": _caption(groups, total),
         "note": _note(made),
+        "notes": [text(n, 300) for n in made.get("notes") or []][:5],
         "hours": _hours(part(made, "by_hour")),
         "segments": _segments(records(made.get("by_segment")), of),
         "samples": [_sample(s, of) for s in records(made.get("samples"))[:MOST_SAMPLES]],
     }
 
 
+def split(made: dict[str, Any]) -> dict[str, float]:
+    """Return how many users fall to each group, no user in two.
+
+    The decisions count those held out and those excluded among the silent ones: everyone is pushed or silent.
+
+    >>> split({"users": 10, "push": 4, "silent": 6, "holdout": 1})
+    {'push': 4.0, 'silent': 5.0, 'holdout': 1.0, 'excluded': 0.0}
+    """
+    keys = ("push", "silent", "holdout", "excluded")
+    push, silent, holdout, excluded = (max(0.0, number(made.get(k)) or 0.0) for k in keys)
+    if push + silent + holdout + excluded != number(made.get("users")):
+        silent = max(0.0, silent - holdout - excluded)
+    return {"push": push, "silent": silent, "holdout": holdout, "excluded": excluded}
+
+
 def _caption(groups: list[View], total: float) -> str:
-    push, silent, holdout = groups
+    push, silent, holdout = groups[:3]
     return (
-        f"Of {many(total, 'eligible user')}, reach {count(push['users'])} ({percent(push['share'])}), leave "
+        f"Of {many(total, 'user')}, reach {count(push['users'])} ({percent(push['share'])}), leave "
         f"{count(silent['users'])} in peace and hold back {count(holdout['users'])} at random."
     )
 
@@ -115,11 +135,16 @@ def _cell(column: str, x: Any, of: Formats) -> View:
     return {"text": count(value), "number": True}
 
 
+def _action(sample: dict[str, Any]) -> str:
+    held = sample.get("group") == "holdout"
+    return "holdout" if held else text(sample.get("action"), 20) or DASH
+
+
 def _sample(sample: dict[str, Any], of: Formats) -> View:
     hour = number(sample.get("hour"))
     return {
         "user": text(sample.get("user"), 60),
-        "action": text(sample.get("action"), 20) or DASH,
+        "action": _action(sample),
         "item": text(sample.get("item"), 80) or DASH,
         "hour": f"{int(hour):02d}:00" if hour is not None and 0 <= hour < 24 else DASH,
         "probability": percent(sample.get("probability")),

@@ -144,7 +144,7 @@ class Formats:
 
     >>> of = Formats("GBP", "Europe/London")
     >>> of.money(12.4), of.money(1_234_567), of.money(-3), of.day("2011-12-09T23:30:00Z")
-    ('£12.40', '£1.2\\u202fM', '−£3.00', '9 Dec 2011')
+    ('£12.40', '£1.2\\u202fM', '−\\u2060£3.00', '9 Dec 2011')
     >>> Formats("CHF").money(9_999), Formats("JPY").money(12.4)
     ('CHF\\u202f9,999', '¥12')
     """
@@ -161,9 +161,9 @@ class Formats:
         if size >= 99_950:
             shown = short(size)
         else:
-            whole = size >= 1_000 or self.currency in _WHOLE or (size >= 100 and size == int(size))
+            whole = size >= 100 or self.currency in _WHOLE
             shown = f"{size:,.0f}" if whole else f"{size:,.2f}"
-        return ("−" if value < 0 else "") + self._sign() + shown
+        return ("−\u2060" if value < 0 else "") + self._sign() + shown
 
     def _sign(self) -> str:
         code = text(self.currency, 6)

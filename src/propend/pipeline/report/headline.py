@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from propend.pipeline.report import tasks
+from propend.pipeline.report import decisions, tasks
 from propend.pipeline.report.formats import Formats, count, decimal, many, percent
 from propend.pipeline.report.outcomes import Outcome, outcome
 from propend.pipeline.report.values import View, number, part, records, text
@@ -30,11 +30,10 @@ def _lead(results: dict[str, Any], of: Formats) -> str:
     users, events = number(results.get("users")), number(results.get("events"))
     if not users:
         return "No users were found in the data of this run, so there is nothing to predict yet."
-    said = many(users, "customer")
-    if events:
-        said += f" in {many(events, 'event')}"
-    if number(results.get("items")):
-        said += f" with {many(results.get('items'), 'item')}"
+    parts = [many(users, "customer")]
+    parts += [many(events, "event")] if events else []
+    parts += [many(results.get("items"), "item")] if number(results.get("items")) else []
+    said = ", ".join(parts[:-1]) + (" and " if parts[1:] else "") + parts[-1]
     span = results.get("span")
     if (
         isinstance(span, list | tuple)
@@ -59,7 +58,7 @@ def _buyers(answered: list[tuple[dict[str, Any], Outcome]], of: Formats) -> View
     top = tasks.best_tenth(card, words, of)
     if top is None or top["times"] is None:
         return None
-    noisy = not (tasks.advantage(card) or {}).get("beats")
+    noisy = (tasks.advantage(card) or {"beats": True})["beats"] is False
     sentence = top["sentence"] + (" But a simple rule does as well." if noisy else "")
     label = "Who will buy?" if words.did == "bought" else words.title
     return _card(
@@ -87,15 +86,14 @@ def _leavers(answered: list[tuple[dict[str, Any], Outcome]]) -> View | None:
 
 def _reach(results: dict[str, Any]) -> View | None:
     made = part(results, "decisions")
-    push = number(made.get("push"))
-    if push is None:
+    if number(made.get("push")) is None:
         return None
-    silent, holdout = number(made.get("silent")) or 0.0, number(made.get("holdout")) or 0.0
+    users = decisions.split(made)
     sentence = (
-        f"people are worth a message now. Leave {count(silent)} in peace; {count(holdout)} are held back at "
+        f"people are worth a message now. Leave {count(users['silent'])} in peace; {count(users['holdout'])} are held back at "
         "random to measure the effect."
     )
-    return _card("Whom to reach?", count(push), sentence, "decisions")
+    return _card("Whom to reach?", count(users["push"]), sentence, "decisions")
 
 
 def _profit(results: dict[str, Any], of: Formats) -> View | None:
@@ -137,4 +135,4 @@ def _data(results: dict[str, Any]) -> View | None:
     sentence += f", most often for one reason: {text(worst, 60)} ({count(n)})." if n else "."
     if aside == 0:
         sentence = f"of {many(rows, 'row')} had to be set aside: the data is clean."
-    return _card("What was wrong with the data?", percent(aside / rows), sentence, "quality")
+    return _card("What was wrong with the data?", percent(aside / rows, 1), sentence, "quality")

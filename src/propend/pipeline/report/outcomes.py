@@ -12,7 +12,7 @@ from propend.expression.parse import parse_question
 from propend.features.words import question_in_words
 from propend.pipeline.report.values import text
 
-__all__ = ["Outcome", "outcome"]
+__all__ = ["Outcome", "outcome", "span_in_words"]
 
 Kind = Literal["happens", "silent", "amount", "label"]
 
@@ -44,6 +44,8 @@ class Outcome:
     question: str
     did: str
     """What those did for whom it came true: ``bought``, ``went silent``."""
+    others: str
+    """What the rest did: ``did not``."""
     who: str
     """What they are called: ``buyers``."""
     within: str = ""
@@ -59,27 +61,29 @@ def outcome(card: dict[str, Any]) -> Outcome:
         question = question_in_words(target, population or Aggregate("any"))
     except (PropendError, RecursionError):
         amount = card.get("answer") in ("amount", "count")
-        return Outcome(
-            "amount" if amount else "label", title, ask, "had it come true", "such users"
-        )
+        kind: Kind = "amount" if amount else "label"
+        return Outcome(kind, title, ask, "had this outcome", "did not", "such users")
     return _of(target, title, question, card)
 
 
 def _of(target: Expression, title: str, question: str, card: dict[str, Any]) -> Outcome:
     within = _within(target)
     if card.get("answer") in ("amount", "count"):
-        return Outcome("amount", title, question, "brought", "customers", within)
+        return Outcome("amount", title, question, "brought", "did not", "customers", within)
     if not isinstance(target, Aggregate) or target.function not in ("any", "none"):
-        return Outcome("label", title, question, "had it come true", "such users", within)
+        return Outcome(
+            "label", title, question, "had this outcome", "did not", "such users", within
+        )
     types = [t.casefold() for t in target.types]
     buying = bool(types) and all(t in _BOUGHT for t in types)
     names = " or ".join(_spaced(t) for t in target.types) or "event"
     if target.function == "none":
         did = "stayed away" if not types else "did not buy" if buying else f"had no {names}"
-        return Outcome("silent", title, question, did, "leavers", within)
+        others = "came back" if not types else "did"
+        return Outcome("silent", title, question, did, others, "leavers", within)
     did = "bought" if buying else "came back" if not types else f"had a {names}"
     who = "buyers" if buying else "returners" if not types else f"users with a {names}"
-    return Outcome("happens", title, question, did, who, within)
+    return Outcome("happens", title, question, did, "did not", who, within)
 
 
 def _spaced(word: str) -> str:
@@ -88,9 +92,14 @@ def _spaced(word: str) -> str:
 
 def _within(target: Expression) -> str:
     length = next((a.window.length for a in target.aggregates() if a.window.length), None)
-    return f"within {_length(length)}" if length is not None else ""
+    return f"within {span_in_words(length)}" if length is not None else ""
 
 
-def _length(d: Duration) -> str:
+def span_in_words(d: Duration) -> str:
+    """Return a length of time in words.
+
+    >>> span_in_words(Duration.parse("7d"))
+    '7 days'
+    """
     unit = _UNITS.get(d.unit, d.unit)
     return f"a {unit}" if d.amount == 1 else f"{d.amount} {unit}s"

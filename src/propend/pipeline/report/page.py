@@ -21,7 +21,7 @@ from propend.pipeline.report import (
 from propend.pipeline.report.formats import Formats
 from propend.pipeline.report.values import View, number, part, text
 
-__all__ = ["SECTIONS", "page", "render"]
+__all__ = ["SECTIONS", "as_html", "render"]
 
 SECTIONS: Final = (
     ("quality", "Data quality", quality.view),
@@ -41,13 +41,13 @@ def render(results: dict[str, Any], path: Path) -> None:
     ``results`` are the run's figures as plain JSON values; a part that is missing or empty becomes one sentence
     in its place. The file appears as a whole or not at all.
     """
-    replace_text(path, page(results))
+    replace_text(path, as_html(results))
 
 
-def page(results: dict[str, Any]) -> str:
+def as_html(results: dict[str, Any]) -> str:
     """Return the report as HTML text.
 
-    >>> "No rows were read" in page({})
+    >>> "No rows were read" in as_html({})
     True
     """
     workspace = part(results, "workspace")
@@ -71,6 +71,7 @@ def _small(results: dict[str, Any], of: Formats) -> View:
         "zone": of.zone,
         "currency": of.currency,
         "version": text(results.get("version"), 30),
+        "seed": text(results.get("seed"), 20),
         "seconds": formats.duration(number(results.get("seconds"))),
     }
 

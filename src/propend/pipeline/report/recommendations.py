@@ -28,7 +28,8 @@ def view(results: dict[str, Any], of: Formats) -> View:  # noqa: ARG001
     samples = [_sample(s) for s in records(made.get("samples"))[:MOST_SAMPLES]]
     if not models and not samples:
         return {
-            "missing": "Nothing is recommended: the log names no items, or too few users have touched two of them."
+            "missing": text(made.get("skipped"), 400)
+            or "Nothing is recommended: the log names no items, or too few users have touched two of them."
         }
     best = max((m["figures"][0] or 0.0 for m in models), default=0.0)
     for m in models:

@@ -22,7 +22,12 @@ def view(results: dict[str, Any], of: Formats) -> View:
     for row in rows:
         row["width"] = _part(row["share"], top)
         row["value_width"] = _part(row["value_share"], top)
-    return {"rows": rows, "caption": _caption(rows), "priced": any(r["value_share"] for r in rows)}
+    return {
+        "rows": rows,
+        "caption": _caption(rows),
+        "priced": any(r["value_share"] for r in rows),
+        "moving": any(r["trend"] for r in rows),
+    }
 
 
 def _part(x: float | None, top: float) -> float:
@@ -35,18 +40,18 @@ def _segment(segment: dict[str, Any], of: Formats) -> View:
     frequency = number(segment.get("frequency"))
     facts = []
     if recency is not None:
-        facts.append(f"last seen {short(recency)} days ago")
+        facts.append(f"last purchase {short(recency)} days ago on average")
     if frequency is not None:
-        facts.append(f"{decimal(frequency, 1)} purchases on average")
+        facts.append(f"{decimal(frequency, 1)} purchase days each")
     return {
         "name": text(segment.get("name"), 80),
         "rule": text(segment.get("rule"), 240),
+        "advice": text(segment.get("advice"), 240),
         "users": number(segment.get("users")),
         "share": number(segment.get("share")),
         "value": of.money(segment.get("value")),
         "value_share": number(segment.get("value_share")),
         "trend": change(trend) if trend is not None else text(segment.get("trend"), 30),
-        "way": 0 if trend is None or abs(trend) < 0.01 else (1 if trend > 0 else -1),
         "facts": ", ".join(facts),
     }
 

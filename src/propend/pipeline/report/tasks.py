@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from propend.pipeline.report import charts
@@ -36,13 +37,23 @@ class Measure:
     """Whether more is better."""
     floor: float = 0.0
     """What a guess gets."""
+    better: str = "Ranks users better than"
+    not_better: str = "Does not rank users better than"
+    scale: str = "0 = by chance, 1 = perfect"
 
 
+_ERROR: Final = Measure(
+    "rmse",
+    "Error (RMSE)",
+    higher=False,
+    better="Comes closer to the true amounts than",
+    not_better="Does not come closer to the true amounts than",
+)
 _YES_NO: Final = (
-    Measure("auroc", "Ranking (AUROC)", floor=0.5),
+    Measure("auroc", "Ranking (AUROC)", floor=0.5, scale="0.5 = a coin, 1 = perfect"),
     Measure("average_precision", "Average precision"),
 )
-_AMOUNT: Final = (Measure("gini", "Ranking (Gini)"), Measure("rmse", "Error (RMSE)", higher=False))
+_AMOUNT: Final = (Measure("gini", "Ranking (Gini)"), _ERROR)
 
 
 def view(results: dict[str, Any], of: Formats) -> View:
@@ -71,8 +82,8 @@ def _task(i: int, card: dict[str, Any], of: Formats) -> View:
         "headline": best_tenth(card, words, of),
         "reach": _reach(card, words),
         "ranking": _ranking(card, words),
-        "verdicts": _verdicts(card, measures, amount),
-        "rivals": _rivals(card, measures),
+        "verdicts": _verdicts(card, measures, of),
+        "rivals": _rivals(card, measures, of),
         "measures": measures,
         "lift": _lift(i, card, words, write),
         "reliability": _reliability(i, card),
@@ -110,10 +121,16 @@ def best_tenth(card: dict[str, Any], words: Outcome, of: Formats) -> View | None
         f", {decimal(times, 1)} times the average ({write(overall)})" if times and overall else ""
     )
     if words.kind == "amount":
-        said = f"The 10 % of users we rank highest were each worth {write(rates[0])} {words.within}".rstrip()
+        said = f"The 10\u202f% of users we rank highest were each worth {write(rates[0])} {words.within}".rstrip()
     else:
-        said = f"Of the 10 % of users we rank highest, {write(rates[0])} {words.did} {words.within}".rstrip()
+        said = f"{_top(words)} {write(rates[0])} {words.did} {words.within}".rstrip()
     return {"times": times, "rate": rates[0], "average": overall, "sentence": f"{said}{rest}."}
+
+
+def _top(words: Outcome) -> str:
+    if words.kind == "silent":
+        return "Of the 10\u202f% of users we see most at risk,"
+    return "Of the 10\u202f% of users we rank highest,"
 
 
 def average(lift: dict[str, Any]) -> float | None:
@@ -129,7 +146,7 @@ def _reach(card: dict[str, Any], words: Outcome) -> str:
     if len(shares) < 3 or shares[2] is None:
         return ""
     what = "of all the money" if words.kind == "amount" else f"of all {words.who}"
-    return f"Reaching the best 30 % of users would reach {percent(shares[2])} {what}."
+    return f"The top 30\u202f% hold {percent(shares[2])} {what}."
 
 
 def _ranking(card: dict[str, Any], words: Outcome) -> str:
@@ -137,7 +154,7 @@ def _ranking(card: dict[str, Any], words: Outcome) -> str:
     if words.kind == "amount" or value is None:
         return ""
     return (
-        f"Shown one user who {words.did} and one who was not among them, the model picks the right one "
+        f"Shown one user who {words.did} and one who {words.others}, the model tells them apart "
         f"{100 * value:.0f} times in 100; a coin gets 50."
     )
 
@@ -164,12 +181,12 @@ def _advantage(card: dict[str, Any], measure: Measure) -> View | None:
     return {**worst, "beats": worst["low"] > 0, "loses": worst["high"] < 0}
 
 
-def _verdicts(card: dict[str, Any], measures: tuple[Measure, ...], amount: bool) -> list[View]:
+def _verdicts(card: dict[str, Any], measures: tuple[Measure, ...], of: Formats) -> list[View]:
     """Return the judgement on the ranking, and for amounts on the size of the error too."""
-    return [_verdict(card, m) for m in (measures if amount else measures[:1])]
+    return [_verdict(card, m, of) for m in (measures if measures is _AMOUNT else measures[:1])]
 
 
-def _verdict(card: dict[str, Any], measure: Measure) -> View:
+def _verdict(card: dict[str, Any], measure: Measure, of: Formats) -> View:
     """Return the honest judgement against the best simple rule."""
     got = _advantage(card, measure)
     if got is None:
@@ -178,50 +195,56 @@ def _verdict(card: dict[str, Any], measure: Measure) -> View:
             "sentence": "It could not be compared with a simple rule, so treat it with care.",
         }
     rule = _rule(got["rule"])
-    interval = _interval(got, measure)
+    interval = _interval(got, measure, _figures(card, measure, of))
     if got["beats"]:
         return {
             "tone": "good",
-            "sentence": f"Better than the best simple rule ({rule}), beyond noise: {interval}.",
+            "sentence": f"{measure.better} the best simple rule ({rule}), beyond noise. {interval}.",
         }
     if got["loses"]:
         return {
             "tone": "bad",
-            "sentence": f"Worse than the simple rule “{rule}”: {interval}. Use the rule, not the model.",
+            "sentence": f"{measure.not_better} a simple rule ({rule}): it is worse. {interval}. Use the rule.",
         }
     return {
         "tone": "bad",
-        "sentence": f"Not better than the simple rule “{rule}” beyond noise: {interval}. "
-        "The rule would serve as well; more history may change that.",
+        "sentence": f"{measure.not_better} a simple rule ({rule}) beyond noise. {interval}. The rule may serve as well.",
     }
 
 
-def _interval(got: View, measure: Measure) -> str:
+def _interval(got: View, measure: Measure, write: charts.Write) -> str:
     """Return an advantage with its range; for an error, less is the advantage."""
     if measure.higher:
         value, low, high = got["value"], got["low"], got["high"]
     else:
         value, low, high = -got["value"], -got["high"], -got["low"]
-    return f"{measure.label} {_signed(value)}, 95\u202f% range {_signed(low)} to {_signed(high)}"
+    shown = partial(_signed, write=write)
+    return f"{measure.label} {shown(value)}, 95\u202f% range {shown(low)} to {shown(high)}"
 
 
 def _rule(name: str) -> str:
-    found = NAMES.get(name, text(name, 60))
+    found = NAMES.get(name, text(name, 60)).split(" (")[0]
     return found if found.startswith("RFM") else found[:1].lower() + found[1:]
 
 
-def _signed(x: float) -> str:
-    return ("+" if x >= 0 else "") + decimal(x)
+def _signed(x: float, write: charts.Write) -> str:
+    return ("+\u2060" if x >= 0 else "") + write(x)
+
+
+def _figures(card: dict[str, Any], measure: Measure, of: Formats) -> charts.Write:
+    """Return how a measure's figures are written: an error of money is money."""
+    money = measure.key == "rmse" and card.get("answer") == "amount"
+    return of.money if money else decimal
 
 
 # ---- figures side by side
 
 
-def _rivals(card: dict[str, Any], measures: tuple[Measure, ...]) -> list[View]:
+def _rivals(card: dict[str, Any], measures: tuple[Measure, ...], of: Formats) -> list[View]:
     """Return the model and each simple rule on the same measures, best first within the rules."""
     first = measures[0]
     champion = text(card.get("champion"), 60)
-    ours = {
+    ours: View = {
         "name": f"Propend ({NAMES.get(champion, champion)})" if champion else "Propend",
         "ours": True,
         "interval": part(part(card, "intervals"), first.key),
@@ -240,6 +263,9 @@ def _rivals(card: dict[str, Any], measures: tuple[Measure, ...]) -> list[View]:
     rules.sort(key=lambda r: -(r["figures"][0] if r["figures"][0] is not None else -9.0))
     rows = [ours, *rules]
     for row in rows:
+        row["shown"] = [
+            _figures(card, m, of)(x) for m, x in zip(measures, row["figures"], strict=True)
+        ]
         row["width"] = _width(row["figures"][0], first.floor)
         row["low"] = _width(number(row["interval"].get("low")), first.floor)
         row["high"] = _width(number(row["interval"].get("high")), first.floor)
@@ -315,14 +341,14 @@ def _drivers(card: dict[str, Any], words: Outcome) -> list[View]:
 def _direction(direction: float, words: Outcome) -> View:
     effect = {
         "silent": "likelier to leave",
-        "amount": "worth more",
+        "amount": "more",
         "happens": "likelier",
         "label": "likelier",
     }[words.kind]
     if direction > 0.3:
-        return {"way": "up", "means": f"the more, the {effect}"}
+        return {"way": "up", "means": f"the higher, the {effect}"}
     if direction < -0.3:
-        return {"way": "down", "means": f"the less, the {effect}"}
+        return {"way": "down", "means": f"the lower, the {effect}"}
     return {"way": "mixed", "means": "in both directions"}
 
 
@@ -336,7 +362,7 @@ def _folds(card: dict[str, Any], measures: tuple[Measure, ...], of: Formats) -> 
             "train_rows": number(fold.get("train_rows")),
             "rows": number(fold.get("rows")),
             "positives": number(fold.get("positives")),
-            "figures": [number(fold.get(m.key)) for m in measures],
+            "figures": [_figures(card, m, of)(fold.get(m.key)) for m in measures],
         }
         for fold in records(card.get("by_fold"))
     ]

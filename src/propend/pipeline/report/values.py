@@ -43,7 +43,7 @@ def text(x: Any, most: int = 160) -> str:
     >>> text("a\\x00b"), text(None), text("long " * 9, most=9)
     ('ab', '', 'long lon…')
     """
-    if x is None:
+    if x is None or (isinstance(x, float) and not math.isfinite(x)):
         return ""
     clean = _CONTROL.sub("", str(x)).strip()
     return clean if len(clean) <= most else clean[: most - 1].rstrip() + "…"
