@@ -68,7 +68,9 @@ class _Purchases:
         )
 
     def _sum(self, of: F64, rows: npt.NDArray[np.bool_]) -> F64:
-        return np.bincount(self.user[rows], of[rows], minlength=self.users)
+        return np.asarray(
+            np.bincount(self.user[rows], of[rows], minlength=self.users), dtype=np.float64
+        )
 
     def between(self, after: int, end: int, users: I64) -> F64:
         """Return how many purchase days lie in (after, end] for some users."""
@@ -208,7 +210,7 @@ def _purchases(store: Store, schema: Schema, engine: Engine, purchase: str) -> _
         for i, name in enumerate((VALUE, QUANTITY)):
             if name in columns:
                 of = np.nan_to_num(timelines.numbers[name][chosen])
-                sums[i] = np.bincount(at.ravel(), of, minlength=len(pairs))
+                sums[i] += np.bincount(at.ravel(), of, minlength=len(pairs))
         return pairs[:, 0], pairs[:, 1], sums[0], sums[1]
 
     parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
