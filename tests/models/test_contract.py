@@ -10,9 +10,10 @@ from propend.testing.models import check_model
 FAST = {
     "trees": {"trees": 30, "threads": 1},
     "two_part": {"threads": 1},
+    "sklearn": {"settings": {"max_iter": 20}},
     "xgboost": {"trees": 20, "threads": 1},
     "ebm": {"pairs": 1, "bags": 1, "bins": 32, "most_rounds": 100},
-    "mlp": {"hidden": (8,), "epochs": 15, "dropout": 0.0},
+    "mlp": {"hidden": (8,), "epochs": 40, "dropout": 0.0},
     "stacking": {"models": ("naive", "decision_tree"), "folds": 2},
     "blending": {"models": ("naive", "decision_tree")},
     "random_forest": {"trees": 20, "threads": 1},
@@ -38,7 +39,7 @@ CASES = [
 ]
 
 
-EXTRAS = {"xgboost": "xgboost", "ebm": "interpret", "mlp": "torch"}
+EXTRAS = {"xgboost": "xgboost", "ebm": "interpret", "mlp": "torch", "sklearn": "skops"}
 
 
 def plain(answer: Answer, settings: dict[str, object]) -> dict[str, object]:

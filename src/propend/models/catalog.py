@@ -30,6 +30,7 @@ _PLACES: Final = {
     "random_forest": "propend.models.forest:RandomForest",
     "rfm": "propend.models.baseline:RfmScore",
     "scorecard": "propend.models.baseline:Scorecard",
+    "sklearn": "propend.models.adapter:Adapter",
     "stacking": "propend.models.ensemble:Stacking",
     "svm_linear": "propend.models.vectors:LinearSvm",
     "svm_rbf": "propend.models.vectors:RadialSvm",
@@ -43,7 +44,7 @@ def names(answer: Answer | None = None) -> tuple[str, ...]:
     """The models of the house, all or those that give an answer.
 
     >>> names("which")
-    ('base_rate', 'decision_tree', 'extra_trees', 'logistic', 'mlp', 'naive_bayes', 'neighbours', 'random_forest', 'trees', 'xgboost')
+    ('base_rate', 'decision_tree', 'extra_trees', 'logistic', 'mlp', 'naive_bayes', 'neighbours', 'random_forest', 'sklearn', 'trees', 'xgboost')
     """
     return tuple(n for n in _PLACES if answer is None or answer in find(n).answers)
 
