@@ -12,6 +12,7 @@ FAST = {
     "two_part": {"threads": 1},
 }
 VARIANTS = {
+    "bg_nbd": [{"total": "money", "days": "channel"}],
     "logistic": [{"penalty": "l1"}, {"penalty": "elastic_net", "strength": 3.0}],
     "linear": [{"penalty": "l1"}, {"family": "tweedie"}],
     "trees": [{"loss": "tweedie"}],

@@ -235,7 +235,7 @@ def decide(
     --------
     >>> from propend.config import DecideConfig
     >>> made = decide(["a", "b"], [0.5, 0.01], 20.0, DecideConfig(holdout=0, explore=0), now=0)
-    >>> made.column("action").tolist(), made.of("a").expected_profit
+    >>> made.column("action").tolist(), round(made.of("a").expected_profit, 6)
     (['push', 'silent'], 0.25)
     """
     check(config)

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -439,10 +438,9 @@ def _table(
     """Score users against each other and return the profile table."""
     net = known["paid"] - np.abs(known["returned"])
     bought = known["frequency"] > 0
-    nan = partial(np.where, bought)
-    r = quintiles(nan(-known["recency"], np.nan), ties="middle")
-    f = quintiles(nan(known["frequency"], np.nan))
-    m = quintiles(nan(net, np.nan)) if VALUE in schema.numbers else f
+    r = quintiles(-known["recency"], ties="middle")
+    f = quintiles(np.where(bought, known["frequency"], np.nan))
+    m = quintiles(np.where(bought, net, np.nan)) if VALUE in schema.numbers else f
     stage, gap, quiet = stages(
         known["recency"], known["tenure"], known["frequency"], known["pause"]
     )

@@ -325,7 +325,19 @@ def _baselines(frame: Frame, task: Task) -> list[tuple[str, dict[str, Any]]]:
         money = next((n for n in (f"sum({event}.value)", f"count({event})") if n in names), None)
         if frequency and money:
             found.append(("rfm", {"recency": recency, "frequency": frequency, "money": money}))
+    if task.answer in ("amount", "count") and of is not None:
+        found += _customer_base(of, names, task.horizon.days)
     return found
+
+
+def _customer_base(of: str, names: set[str], horizon: float) -> list[tuple[str, dict[str, Any]]]:
+    """Return BG/NBD (and Gamma-Gamma) over the history of an event, where the frame has its columns."""
+    since, first, days = (f"{f}({of})" for f in ("days_since", "days_since_first", "active_days"))
+    if not {since, first, days} <= names:
+        return []
+    total = f"sum({of}.value)"
+    settings = {"since": since, "first": first, "days": days, "horizon": horizon}
+    return [("bg_nbd", {**settings, "total": total if total in names else None})]
 
 
 def _loss(task: Task) -> Callable[[Any, Any, Any], float]:

@@ -16,6 +16,7 @@ __all__ = ["create", "find", "load", "names"]
 _PLACES: Final = {
     "always_zero": "propend.models.baseline:AlwaysZero",
     "base_rate": "propend.models.baseline:BaseRate",
+    "bg_nbd": "propend.models.buying:RepeatBuying",
     "linear": "propend.models.linear:LinearRegression",
     "logistic": "propend.models.linear:LogisticRegression",
     "mean": "propend.models.baseline:Mean",

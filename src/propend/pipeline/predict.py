@@ -26,7 +26,7 @@ from propend.tasks.cutoffs import plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
 from propend.tasks.task import Task
 
-__all__ = ["Prediction", "predict", "write_table"]
+__all__ = ["Prediction", "predict", "score", "write_csv", "write_table"]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
@@ -182,21 +182,33 @@ def _constant(column: F64) -> bool:
     return bool((column == column[0]).all())
 
 
-def write_table(table: pa.Table, path: Path, *, csv: bool = True) -> Path:
+def write_table(table: pa.Table, path: Path) -> Path:
     """Write a table as Parquet and, beside it, as CSV; returns the Parquet path."""
-    from pyarrow import csv as pacsv
-
     path.parent.mkdir(parents=True, exist_ok=True)
     write_parquet(table, path, dictionary=True)
-    if csv:
-        flat = table
-        for name in table.column_names:
-            if pa.types.is_list(table.schema.field(name).type):
-                flat = flat.set_column(
-                    flat.schema.get_field_index(name), name, pc.binary_join(table[name], "; ")
-                )
-        pacsv.write_csv(flat, path.with_suffix(".csv"))
+    write_csv(table, path.with_suffix(".csv"))
     return path
+
+
+def write_csv(table: pa.Table, path: Path) -> None:
+    """Write a table as CSV; lists become text, and the file appears whole or not at all."""
+    from pyarrow import csv
+
+    flat = table
+    for name in table.column_names:
+        kind = table.schema.field(name).type
+        if pa.types.is_list(kind):
+            flat = flat.set_column(
+                flat.schema.get_field_index(name), name, pc.binary_join(table[name], "; ")
+            )
+        elif pa.types.is_dictionary(kind):
+            flat = flat.set_column(
+                flat.schema.get_field_index(name), name, table[name].cast(kind.value_type)
+            )
+    part = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    csv.write_csv(flat, part)
+    part.replace(path)
 
 
 def question(task: Task) -> str:

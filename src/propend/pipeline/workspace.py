@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,7 +16,7 @@ import pyarrow.compute as pc
 
 from propend.config import Config, load
 from propend.engine import Engine, connect
-from propend.errors import DataError
+from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport
 from propend.events.store import Store
 from propend.expression.nodes import Expression, Probability
@@ -187,6 +189,38 @@ class Workspace:
             seed=self.config.workspace.seed if seed is None else seed,
             progress=progress,
         )
+
+    def recommend(self, users: Sequence[str], k: int = 10) -> pa.Table:
+        """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""
+        from propend.recommend.batch import recommend_for
+
+        return recommend_for(self.store, self.schema, list(users), k)
+
+    def recommend_session(self, items: Sequence[str], k: int = 10) -> pa.Table:
+        """Return k offers for an anonymous session of item ids, oldest first."""
+        from propend.recommend.batch import recommend_session
+
+        return recommend_session(self.store, self.schema, list(items), k)
+
+    def run(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Do the whole journey; tables, audience files and the report are in ``out``."""
+        from propend.pipeline.run import run
+
+        return run(self, progress=progress)
+
+    def decide(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Decide whom to reach with the current models; writes the decisions and audience files."""
+        from propend.pipeline.run import decide_now
+
+        return decide_now(self, progress=progress)
+
+    def profiles(self, *, at: int | None = None) -> pa.Table:
+        """Return everyone's profile as of a moment (default: now)."""
+        from propend.features.profile import Profiles
+
+        return Profiles.build(
+            self.store, self.schema, self.engine, at=self.now if at is None else at
+        ).table
 
     def tasks(self) -> list[Task]:
         """Return the declared tasks, checked against the log."""

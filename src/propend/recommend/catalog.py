@@ -1,0 +1,69 @@
+"""Recommenders by name, imported when they are first asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import isabstract
+from pathlib import Path
+from typing import Any, Final
+
+from propend.errors import ModelError, nearest
+from propend.models import storage
+from propend.models.storage import State
+from propend.recommend.recommender import Recommender
+
+__all__ = ["create", "find", "load", "names", "restore"]
+
+_PLACES: Final = {
+    "buy_again": "propend.recommend.again:BuyAgain",
+    "fallback": "propend.recommend.fallback:Fallback",
+    "item_neighbours": "propend.recommend.neighbours:ItemNeighbours",
+    "popularity": "propend.recommend.popularity:Popularity",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the recommenders of the house.
+
+    >>> "popularity" in names()
+    True
+    """
+    return tuple(sorted(_PLACES))
+
+
+def find(name: str) -> type[Recommender]:
+    """Return the class of a name; raises ``ModelError`` naming the nearest one.
+
+    >>> find("populariti")
+    Traceback (most recent call last):
+    propend.errors.ModelError: there is no recommender 'populariti'; did you mean 'popularity'?
+    """
+    if name not in _PLACES:
+        raise ModelError(f"there is no recommender '{name}'{nearest(name, _PLACES)}")
+    module, _, attribute = _PLACES[name].partition(":")
+    found = getattr(import_module(module), attribute)
+    if not issubclass(found, Recommender) or isabstract(found):
+        raise ModelError(f"'{name}' is not a recommender")
+    return found
+
+
+def create(name: str, **settings: Any) -> Recommender:
+    """Return a recommender that is not fitted yet.
+
+    >>> create("item_neighbours", neighbours=50)
+    ItemNeighbours(neighbours=50)
+    """
+    return find(name)(**settings)
+
+
+def load(folder: str | Path) -> Recommender:
+    """Read a saved recommender, finding its class by the name it was saved under."""
+    return restore(storage.read(Path(folder)))
+
+
+def restore(state: State) -> Recommender:
+    """Return the recommender of a state; raises ``ModelError`` for a state of something else."""
+    name = state.header.get("recommender")
+    if not isinstance(name, str):
+        raise ModelError("this is no saved recommender; models are read with models.load")
+    return find(name).from_state(state)

@@ -1,0 +1,177 @@
+"""A declared chain: what the first cannot fill, the next one does; each item says where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.errors import ModelError
+from propend.recommend.interactions import Histories, Interactions
+from propend.recommend.ranking import NO_OPINION, forbid_seen, top_k
+from propend.recommend.recommender import Recommendations, Recommender, State
+
+__all__ = ["Fallback"]
+
+F32 = npt.NDArray[np.float32]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+
+class Fallback(Recommender):
+    """Stages in order of trust: personal first, what is popular last.
+
+    Parameters
+    ----------
+    stages
+        recommenders, each with its own rule on items already met.
+    most
+        most items of a list each stage may fill; none: no limit.
+
+    Examples
+    --------
+    >>> from propend.recommend.neighbours import ItemNeighbours
+    >>> from propend.recommend.popularity import Popularity
+    >>> log = Interactions.from_lists([[0, 1], [0, 1], [1, 2], [3]])
+    >>> shelf = Fallback([ItemNeighbours(), Popularity()]).fit(log)
+    >>> shown = shelf.recommend([0, 99], k=2)     # 99 is cold
+    >>> shown.lists(), [[shown.sources[s] for s in row] for row in shown.source]
+    ([[2, 3], [1, 0]], [['item_neighbours', 'popularity'], ['popularity', 'popularity']])
+    """
+
+    name = "fallback"
+    listwise = True
+
+    def __init__(
+        self, stages: Sequence[Recommender] = (), most: Sequence[int | None] | None = None
+    ) -> None:
+        super().__init__()
+        self.stages = tuple(stages)
+        self.most = tuple(most) if most is not None else (None,) * len(self.stages)
+        if len(self.most) != len(self.stages):
+            raise ModelError(f"'most' has {len(self.most)} limits for {len(self.stages)} stages")
+
+    def __repr__(self) -> str:
+        return f"Fallback({list(self.stages)!r}, most={list(self.most)!r})"
+
+    def _learn(self, log: Interactions) -> None:
+        if not self.stages:
+            raise ModelError("'fallback' needs at least one stage, such as Popularity()")
+        for stage in self.stages:
+            stage.fit(log, items=self._items, at=self._at, seed=self._seed)
+
+    def _recommend(
+        self, histories: Histories, k: int, hide_seen: bool | None, allowed: Bool, at: int
+    ) -> Recommendations:
+        shape = (len(histories), k)
+        items, scores = np.full(shape, -1, np.int32), np.full(shape, NO_OPINION, np.float32)
+        source = np.zeros(shape, np.int8)
+        for start, block in self._blocks(histories):
+            part = slice(start, start + len(block))
+            self._fill(block, hide_seen, allowed, at, items[part], scores[part], source[part])
+        return Recommendations(
+            histories.users, items, scores, source, tuple(s.name for s in self.stages)
+        )
+
+    def _fill(
+        self,
+        block: Histories,
+        hide_seen: bool | None,
+        allowed: Bool,
+        at: int,
+        items: I32,
+        scores: F32,
+        source: npt.NDArray[np.int8],
+    ) -> None:
+        """Let each stage fill the free places of the lists, in place."""
+        k = items.shape[1]
+        rows = np.arange(len(block))
+        for number, (stage, most) in enumerate(zip(self.stages, self.most, strict=True)):
+            taken = (items >= 0).sum(axis=1)
+            open_rows = rows[taken < k]
+            if not len(open_rows):
+                return
+            values = stage._score(block, at)
+            hide = not stage.repeats if hide_seen is None else hide_seen
+            if hide:
+                forbid_seen(values, block.offsets, block.items)
+            shown = items >= 0
+            values[np.nonzero(shown)[0], items[shown]] = NO_OPINION
+            limit = k if most is None else min(most, k)
+            found, best = top_k(values, limit, allowed)
+            for place in range(limit):
+                there = rows[(found[:, place] >= 0) & (taken + place < k)]
+                at_place = taken[there] + place
+                items[there, at_place] = found[there, place]
+                scores[there, at_place] = best[there, place]
+                source[there, at_place] = number
+
+    def _score(self, histories: Histories, at: int) -> F32:
+        """Give each item the score of the first stage with an opinion, squeezed into that stage's band."""
+        out: F32 | None = None
+        for number, stage in enumerate(self.stages):
+            values = stage._score(histories, at).astype(np.float64)
+            known = np.isfinite(values)
+            values[known] = 0.5 + 0.5 * values[known] / (1.0 + np.abs(values[known]))
+            values[known] += len(self.stages) - 1 - number
+            band = values.astype(np.float32)
+            out = band if out is None else np.where(np.isfinite(out), out, band)
+        assert out is not None
+        return out
+
+    def _alike(self, items: I64) -> F32:
+        for stage in self.stages:
+            try:
+                return stage._alike(items)
+            except ModelError:
+                continue
+        return super()._alike(items)
+
+    def _because(
+        self, histories: Histories, items: I32, names: Sequence[str] | None
+    ) -> list[list[str]]:
+        """Ask the first stage that has an opinion of the item."""
+        opinions = [np.isfinite(stage._score(histories, self._at)) for stage in self.stages]
+        rows = np.arange(len(histories))[:, None]
+        known = np.stack([opinion[rows, np.maximum(items, 0)] for opinion in opinions])
+        source = known.argmax(axis=0).astype(np.int8)
+        return self._told(histories, items, source, (), names)
+
+    def _told(
+        self,
+        histories: Histories,
+        items: I32,
+        source: npt.NDArray[np.int8],
+        sources: tuple[str, ...],
+        names: Sequence[str] | None,
+    ) -> list[list[str]]:
+        del sources
+        out = [[""] * items.shape[1] for _ in range(len(items))]
+        for number, stage in enumerate(self.stages):
+            mine = np.where(source == number, items, -1).astype(np.int32)
+            if not (mine >= 0).any():
+                continue
+            told = stage._because(histories, mine, names)
+            for row, place in zip(*np.nonzero(mine >= 0), strict=True):
+                out[row][place] = told[row][place]
+        return out
+
+    def _state(self) -> State:
+        state = State({"most": list(self.most), "stages": len(self.stages)})
+        for number, stage in enumerate(self.stages):
+            state.nest(f"stage{number}", stage._part())
+        return state
+
+    def _restore(self, state: State) -> None:
+        from propend.recommend.catalog import find
+
+        self.most = tuple(state.header["most"])
+        made: list[Recommender] = []
+        for number in range(state.header["stages"]):
+            part = state.part(f"stage{number}")
+            stage: Any = find(part.header["recommender"])._of_part(part, self)
+            made.append(stage)
+        self.stages = tuple(made)
