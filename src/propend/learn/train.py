@@ -20,6 +20,9 @@ from propend.expression.nodes import Expression
 from propend.features.words import in_words
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
+from propend.learn.intervals import bounds, uncertainty
+from propend.learn.leaks import leak_report, refuse
+from propend.learn.power import stated, verdict
 from propend.models import catalog
 from propend.models.model import Model
 from propend.tasks.cutoffs import Plan
@@ -75,6 +78,10 @@ class Fitted:
         raw = self.model.predict(X)
         return self.calibrator.apply(raw) if self.task.answer == "yes_no" else np.maximum(raw, 0.0)
 
+    def bounds(self, X: F64) -> tuple[F64, F64]:
+        """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
+        return bounds(self.card.get("uncertainty", {}), self.score(X))
+
     def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
         """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
         try:
@@ -121,6 +128,7 @@ def train(
     folds = [(frame.at(fold.train), frame.at([fold.test])) for fold in plan.folds]
     folds = [(a, b) for a, b in folds if _usable(frame, task, a, b)]
     _check_enough(frame, task, folds)
+    _check_leaks(frame, task)
     baselines = _baselines(frame, task)
     scores = {name: _Scores() for name, _ in (*candidates, *baselines)}
     held = [_held_out(frame, plan, train_rows, seed) for train_rows, _ in folds]
@@ -209,6 +217,21 @@ def _check_enough(frame: Frame, task: Task, folds: list[tuple[Bool, Bool]]) -> N
             f"task {task.name!r} ({task.ask}): the forward tests hold only {_rarer(task, tested)} of the rarer answer; "
             f"at least {LEAST_TESTED} are needed to say how good a model is"
         )
+
+
+def _check_leaks(frame: Frame, task: Task) -> None:
+    """Refuse profile columns that know the answer: a user table is a snapshot of today, not of each cutoff."""
+    own = [j for j, name in enumerate(frame.names) if name.startswith("profile.")]
+    rows = np.flatnonzero(~np.isnan(frame.y))
+    if not own or not len(rows):
+        return
+    leaks = leak_report(
+        frame.X[rows][:, own],
+        frame.y[rows],
+        [frame.names[j] for j in own],
+        {i: len(frame.categories[j]) for i, j in enumerate(own) if j in frame.categories},
+    )
+    refuse(leaks, f"task {task.name!r}: take it out of the [users] table in propend.toml")
 
 
 def _held_out(frame: Frame, plan: Plan, train_rows: Bool, seed: int) -> tuple[Bool, Bool]:
@@ -491,6 +514,12 @@ def _card(
         "lift": _table(metrics.lift_by_decile(truth, nested)),
         "drivers": _drivers(fitted, frame),
     }
+    by_fold = list(zip(np.split(truth, ends), np.split(nested, ends), strict=True))
+    card["tested"] = len(truth)
+    card["uncertainty"] = uncertainty(task.answer, by_fold)
+    card["verdict"] = verdict(card)
+    card["power"] = stated(card, main[0].__name__)
+    card["remark"] = fitted.model.remark
     if task.answer == "yes_no":
         card["reliability"] = _table(calibration.reliability(nested, truth))
     return card
