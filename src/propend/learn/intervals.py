@@ -51,7 +51,7 @@ class Conformal:
         if not 0 < level < 1:
             raise DataError(f"level must lie between 0 and 1, got {level}")
         alpha = (1 - level) / 2
-        least = int(np.ceil(1 / alpha))
+        least = int(np.ceil(round(1 / alpha, 6)))
         if len(labels) < least:
             raise NotEnoughDataError(
                 f"an interval of {level:.0%} needs {least} held-out rows, got {len(labels)}"

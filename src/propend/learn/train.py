@@ -72,6 +72,8 @@ class Fitted:
     categories: dict[int, tuple[str, ...]]
     threshold: float | None
     card: dict[str, Any] = field(default_factory=dict)
+    tests: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
 
     def score(self, X: F64) -> F64:
         """Return calibrated probabilities or expected amounts [n]."""
@@ -180,6 +182,13 @@ def train(
         draws,
         seed,
     )
+    fitted.tests = {
+        **{name: np.concatenate(s.test) for name, s in scores.items()},
+        "truth": truth,
+        "user": users,
+        "champion": nested,
+        "fold": np.repeat(np.arange(len(folds)), [int(test.sum()) for _, test in folds]),
+    }
     if progress:
         progress(f"train {task.name}", total, total)
     return fitted
