@@ -530,6 +530,7 @@ def _card(
     return {
         "rows": len(table.y),
         "tested": int(tested.sum()),
+        "tested_positives": int((y > 0).sum()),
         "positives": int((table.y > 0).sum()),
         "answer": table.answer,
         "positive": table.positive,

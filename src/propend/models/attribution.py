@@ -149,11 +149,8 @@ def _parsed(block: str) -> dict[str, npt.NDArray[np.float64]]:
     )
     sides = {side: numbers(f"{side}_child").astype(int) for side in ("left", "right")}
     bounds, bits = numbers("cat_boundaries").astype(int), numbers("cat_threshold")
-    found: dict[str, list[float]] = {
-        key: []
-        for key in ("feature", "threshold", "flags", "left", "right", "cut", "words", "value")
-        + ("parent", "same", "share")
-    }
+    names = ("feature", "threshold", "flags", "left", "right", "cut", "words", "value")
+    found: dict[str, list[float]] = {n: [] for n in (*names, "parent", "same", "share")}
     distinct, mean = 0, 0.0
 
     def rows(node: int) -> float:
