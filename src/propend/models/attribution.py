@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,7 @@ class Attribution:
         most = int(points.max(initial=1))
         rules = [np.polynomial.legendre.leggauss(m) for m in range(1, most + 1)]
         kinds = {key: np.int32 for key in join if key not in ("threshold", "value", "share")}
-        arrays = {
+        arrays: dict[str, Any] = {
             key: np.ascontiguousarray(a, dtype=kinds.get(key, np.float64))
             for key, a in join.items()
         }
