@@ -53,7 +53,7 @@ def gowalla() -> list[Table]:
         "random_walk": create("random_walk", neighbours=200),
         "ease (200 nearest)": create("ease", strength=100.0, support=200),
         "slim": create("slim"),
-        "als": create("als", factors=128, confidence=1.0, unmet=0.05, strength=0.02),
+        "als": create("als", factors=128),
         "graph_filter": create("graph_filter"),
     }
     table = compare(given(train, test), models, ks=(20,))
@@ -79,7 +79,7 @@ def beauty() -> list[Table]:
         "sequential_rules": create("sequential_rules", step=0.8),
         "session_neighbours": create("session_neighbours", fade=4.0, near=4.0),
         "ease": create("ease", strength=200.0, step=0.8),
-        "als": create("als", unmet=0.05, strength=0.02),
+        "als": create("als"),
         "bpr": create("bpr"),
         "graph_filter": create("graph_filter"),
     }

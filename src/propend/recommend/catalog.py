@@ -23,6 +23,7 @@ _PLACES: Final = {
     "graph_filter": "propend.recommend.spectral:GraphFilter",
     "sequential_rules": "propend.recommend.sessions:SequentialRules",
     "session_neighbours": "propend.recommend.sessions:SessionNeighbours",
+    "content": "propend.recommend.content:Content",
     "fallback": "propend.recommend.fallback:Fallback",
     "item_neighbours": "propend.recommend.neighbours:ItemNeighbours",
     "random_walk": "propend.recommend.neighbours:RandomWalk",

@@ -141,9 +141,9 @@ class AlsParameters:
     factors: Annotated[int, Meta(ge=1)] = 64
     rounds: Annotated[int, Meta(ge=1)] = 15
     confidence: Annotated[float, Meta(gt=0)] = 1.0
-    unmet: Annotated[float, Meta(gt=0)] = 0.1
-    strength: Annotated[float, Meta(gt=0)] = 0.01
-    scale: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    unmet: Annotated[float, Meta(gt=0)] = 0.01
+    strength: Annotated[float, Meta(gt=0)] = 0.1
+    scale: Annotated[float, Meta(ge=0, le=1)] = 0.5
     biases: bool = True
     weighted: bool = False
     features: Annotated[float, Meta(ge=0)] = 0.0
