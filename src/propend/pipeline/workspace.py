@@ -23,6 +23,7 @@ from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
 from propend.features.schema import Schema
 from propend.learn.registry import Registry
+from propend.pipeline.analytics import Analytics
 from propend.pipeline.predict import Prediction, predict, score
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
@@ -37,7 +38,7 @@ def open_workspace(folder: str | Path, *, engine: str = "local", **options: obje
     return Workspace(Path(folder), connect(engine, **options))
 
 
-class Workspace:
+class Workspace(Analytics):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
