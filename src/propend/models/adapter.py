@@ -135,7 +135,8 @@ class Adapter(Model):
         if weights is None:
             return np.zeros(self.width)
         source = np.arange(self.width) if self._design is None else self._design.source
-        return np.bincount(source, np.asarray(weights, np.float64), minlength=self.width)
+        size = np.bincount(source, np.asarray(weights, np.float64), minlength=self.width)
+        return np.asarray(size, dtype=np.float64)
 
     def _state(self) -> State:
         if self._blob is None:

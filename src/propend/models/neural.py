@@ -175,7 +175,8 @@ class Perceptron(Model):
         reach = np.abs(self._layers[0][0])
         for W, _ in self._layers[1:]:
             reach = reach @ np.abs(W)
-        return np.bincount(self._design.source, reach.sum(axis=1), minlength=self.width)
+        size = np.bincount(self._design.source, reach.sum(axis=1), minlength=self.width)
+        return np.asarray(size, dtype=np.float64)
 
     def _state(self) -> State:
         header = {"centre": self._centre, "scale": self._scale, "layers": len(self._layers)}

@@ -136,13 +136,13 @@ class NaiveBayes(Model):
     def _cut(self, values: Array, j: int) -> Array:
         """Inner edges: a category's codes lie between the halves."""
         if j in self.categories:
-            return np.arange(self.categories[j] - 1) + 0.5
+            return np.asarray(np.arange(self.categories[j] - 1) + 0.5, dtype=np.float64)
         present = values[~np.isnan(values)]
         if not len(present):
             return np.empty(0)
         shares = np.arange(1, self.parameters.bins) / self.parameters.bins
         edges = np.unique(np.quantile(present, shares, method="inverted_cdf"))
-        return edges[edges < present.max()]
+        return np.asarray(edges[edges < present.max()], dtype=np.float64)
 
     def _bin(self, values: Array, j: int) -> npt.NDArray[np.int64]:
         edges = self._edges[j]

@@ -29,7 +29,7 @@ class _Wrapped(BaseEstimator):
         tags.input_tags.allow_nan = True
         return tags
 
-    def _learn(self, answer: Any, X: Array, y: Array, sample_weight: Any) -> Any:
+    def _learn(self, answer: Any, X: Array, y: Any, sample_weight: Any) -> Any:
         """Fit a model of the catalogue; its sentences come as the errors scikit-learn expects."""
         weight = None if sample_weight is None else _check_sample_weight(sample_weight, X)
         model = catalog.create(self.model, answer, **(self.settings or {}))

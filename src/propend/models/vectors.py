@@ -107,7 +107,7 @@ class LinearSvm(_Margin):
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
         self._design = Design.fit(data.X, self.categories, self.parameters.bends)
         Z = self._design.transform(data.X)
-        machine = self._machine(*Z.shape, seed)
+        machine = self._machine(len(Z), Z.shape[1], seed)
         _quietly(machine, Z, data.y, data.weight)
         self._beta = np.ascontiguousarray(machine.coef_[0], dtype=np.float64)
         self._bias = float(machine.intercept_[0])
@@ -125,7 +125,8 @@ class LinearSvm(_Margin):
         return out
 
     def _importance(self) -> Array:
-        return np.bincount(self._design.source, np.abs(self._beta), minlength=self.width)
+        size = np.bincount(self._design.source, np.abs(self._beta), minlength=self.width)
+        return np.asarray(size, dtype=np.float64)
 
     def _state(self) -> State:
         header = {"bias": self._bias, "slope": self._slope, "intercept": self._intercept}
@@ -185,7 +186,7 @@ class RadialSvm(_Margin):
         self._design = Design.fit(data.X, self.categories)
         Z = self._design.transform(data.X)
         self._variance = float(Z.var()) or 1.0
-        machine = self._machine(*Z.shape, seed)
+        machine = self._machine(len(Z), Z.shape[1], seed)
         _quietly(machine, Z, data.y, data.weight)
         if len(Z) <= self.parameters.exact_rows:
             self.remark = f"exact: {len(Z):,} rows"
