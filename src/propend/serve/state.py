@@ -114,8 +114,10 @@ class LiveState:
         self._users: dict[str, int] = {}
         self._user_table: pa.Table | None = None
         self._traits: dict[str, Values] = {}
-        self.schema = Schema(types=())
+        self._base = Schema(types=())
+        self._schema: Schema | None = None
         self.schema_version = 0
+        """Grows when programs must be compiled again: new types, new columns, another store."""
         self._columns: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self._reload()
 
@@ -132,17 +134,17 @@ class LiveState:
         return taken.events
 
     def _apply(self, taken: Taken) -> None:
-        grown = False
         for arrived in taken.events:
             e = arrived.event
             if e.type not in self._type_codes:
                 self._type_codes[e.type] = len(self._types)
                 self._types.append(e.type)
-                grown = True
+                self._schema = None
+                self.schema_version += 1
             if e.item is not None and e.item not in self._item_codes:
                 self._item_codes[e.item] = len(self._items)
                 self._items.append(e.item)
-                grown = True
+                self._schema = None
             self._tail.setdefault(e.user, []).append(arrived)
             held = self._slices.get(e.user)
             if held is not None:
@@ -153,8 +155,6 @@ class LiveState:
             self.newest = max(self.newest, arrived.received)
         self.events_seen += len(taken.events)
         self.position = taken.last
-        if grown:
-            self._extend_schema()
         self._evict()
 
     def _row(self, arrived: Arrived, held: _Slice) -> I64:
@@ -228,7 +228,8 @@ class LiveState:
         if types != self._types[: len(types)] or items != self._items[: len(items)]:
             self._slices.clear()
             self._bytes = 0
-        self._types = types + [t for t in dict.fromkeys(e.type for e in waiting) if t not in set(types)]
+        known = set(types)
+        self._types = types + [t for t in dict.fromkeys(e.type for e in waiting) if t not in known]
         known = set(items)
         self._items = items + [i for i in dict.fromkeys(e.item for e in waiting if e.item) if i not in known]
         held = (self._type_codes, self._item_codes)
@@ -242,28 +243,39 @@ class LiveState:
             self._bytes = 0
 
     def _extend_schema(self) -> None:
-        """Build the schema from the store's and what arrived since; attributes of new items are missing."""
+        """Read the store's schema and settle the columns; what arrived since comes on top when it is asked for."""
         store = self.store
-        base = Schema.of(store, self.zone, self.tasks) if store is not None and store.rows else Schema(types=(), zone=self.zone, tasks=self.tasks)
+        base = Schema(types=(), zone=self.zone, tasks=self.tasks)
+        if store is not None and store.rows:
+            base = Schema.of(store, self.zone, self.tasks)
         numbers = tuple(dict.fromkeys((*base.numbers, *NUMBERS, *(p for p, k in self.properties.items() if k == "number"))))
         texts = tuple(dict.fromkeys((*base.texts, *TEXTS, *(p for p, k in self.properties.items() if k == "text"))))
-        extra = len(self._items) - len(base.item_ids)
-        items = {
-            name: Column(np.append(a.codes, np.full(extra, -1, np.int32)).astype(np.int32), a.values)
-            if isinstance(a, Column)
-            else np.append(a, np.full(extra, np.nan))
-            for name, a in base.items.items()
-        }  # fmt: skip
         if (numbers, texts) != self._columns:
             self._slices.clear()
             self._bytes = 0
             self._columns = (numbers, texts)
-        self.schema = replace(
-            base, types=tuple(self._types), numbers=numbers, texts=texts, items=items, item_ids=tuple(self._items)
-        )
+        self._base, self._schema = base, None
         self.schema_version += 1
         table = self._user_table
         self._traits = {} if table is None else attribute_columns(table, USER, tuple(table[USER].to_pylist()))
+
+    @property
+    def schema(self) -> Schema:
+        """What can be asked: the store's schema and what arrived since; attributes of new items are missing."""
+        with self.lock:
+            if self._schema is None:
+                base, (numbers, texts) = self._base, self._columns
+                extra = len(self._items) - len(base.item_ids)
+                items = {
+                    name: Column(np.append(a.codes, np.full(extra, -1, np.int32)).astype(np.int32), a.values)
+                    if isinstance(a, Column)
+                    else np.append(a, np.full(extra, np.nan))
+                    for name, a in base.items.items()
+                }
+                self._schema = replace(
+                    base, types=tuple(self._types), numbers=numbers, texts=texts, items=items, item_ids=tuple(self._items)
+                )
+            return self._schema
 
     # ---- memory
 
@@ -295,7 +307,7 @@ class LiveState:
 
     def _evict(self) -> None:
         while self._bytes > self.budget and len(self._slices) > 1:
-            _, gone = self._slices.popitem(last=False)
+            _, gone = self._slices.popitem(last=False)  # the one longest unseen
             self._bytes -= gone.size
             self.evicted += 1
 
@@ -380,9 +392,12 @@ class LiveState:
         held = self._slices.get(user)
         if held is None:
             held = self._load(user)
+            if held.n == 0:  # nobody's name must not take memory
+                return held
             self._hold(user, held)
             self._evict()
-        self._slices.move_to_end(user)
+        else:
+            self._slices.move_to_end(user)
         return held
 
     def _merged(self, slices: Sequence[_Slice]) -> _Slice:
