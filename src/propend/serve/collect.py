@@ -273,7 +273,9 @@ class Collector:
         self, scope: Scope, request: Request, dialect: Dialect, accepted: Accepted
     ) -> tuple[int, bytes, bytes]:
         """Store what was accepted and return the reply."""
-        source = self.keys.get(accepted.key) if self.keys else "live"
+        source: str | None = "live"
+        if self.keys:  # Jitsu's keys are KEY:SECRET
+            source = self.keys.get(accepted.key) or self.keys.get(accepted.key.partition(":")[0])
         if source is None:
             await self._refuse(
                 accepted.key, dialect.name, request.path, "unknown write key", request.body

@@ -95,11 +95,19 @@ def meaning(batch: Batch) -> Iterator[Event | Fact | Refused]:
         yield Refused(reason=reason, original=batch.body[: 1 << 20])
 
 
-def take(inbox: Inbox, after: int, limit: int = 2_000, most_bytes: int = 16 << 20) -> Taken:
+def take(
+    inbox: Inbox,
+    after: int,
+    limit: int = 2_000,
+    most_bytes: int = 16 << 20,
+    upto: int | None = None,
+) -> Taken:
     """Read a stretch of the inbox; an event is kept where it is the first of its name over the whole history."""
     taken = Taken()
     arrived: list[Arrived] = []
     for batch in inbox.read(after, limit, most_bytes):
+        if upto is not None and batch.position > upto:
+            break
         taken.first, taken.last = taken.first or batch.position, batch.position
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
@@ -214,15 +222,17 @@ class Mover:
         """Return the position up to which the inbox is in the store."""
         return 0 if not Store.exists(self.store_folder) else moved_to(Store(self.store_folder))
 
-    def step(self, limit: int = 20_000, most_bytes: int = 64 << 20) -> IngestReport | None:
-        """Move one stretch; returns what became of it, ``None`` where nothing was waiting.
+    def step(
+        self, limit: int = 20_000, most_bytes: int = 64 << 20, upto: int | None = None
+    ) -> IngestReport | None:
+        """Move one stretch (no further than ``upto``); returns what became of it, ``None`` where nothing was waiting.
 
         Raises ``DataError`` where the store is being written by another process; nothing is lost then.
         """
         with exclusive(self.base / "live", "the live folder"):
             position = self._settle()
             started = clock.perf_counter()
-            taken = take(self.inbox, position, limit, most_bytes)
+            taken = take(self.inbox, position, limit, most_bytes, upto)
             if not taken.last:
                 return None
             self.identity.add(taken.facts)

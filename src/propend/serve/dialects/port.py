@@ -204,7 +204,7 @@ def text_of(value: Any) -> str:
         text = str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else str(value)
     else:
         return ""
-    return "" if text.casefold() in BLOCKED_IDS and text != "0" or len(text) > 1_000 else text
+    return "" if (text.casefold() in BLOCKED_IDS and text != "0") or len(text) > 1_000 else text
 
 
 def number_of(value: Any) -> float | None:
