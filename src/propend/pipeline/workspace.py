@@ -132,10 +132,15 @@ class Workspace(Analytics):
         return self.store.quarantine()
 
     def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store; returns how many rows went from where."""
+        """Erase a user from the store and from every written table; returns how many rows went from where.
+
+        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        """
+        from propend.pipeline.erase import erase_outputs
+
         gone = self.store.forget(user)
         self._forget_cached()
-        return gone
+        return {**gone, "outputs": erase_outputs(self.out, user)}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.
