@@ -163,7 +163,7 @@ class Als(Factors):
     Examples
     --------
     >>> log = Interactions.from_lists([[0, 1], [0, 1, 2], [3, 4], [3, 4]] * 5)
-    >>> Als(factors=4).fit(log).recommend([0], k=1).lists()
+    >>> Als(factors=4, unmet=0.1).fit(log).recommend([0], k=1).lists()
     [[2]]
     """
 
@@ -183,16 +183,9 @@ class Als(Factors):
             table = sp.vstack([table, known.T * np.float32(p.features)]).tocsr()
         rows, columns = Sparse.of(table), Sparse.of(table.T)
         rng = np.random.default_rng(self._seed)
-        width = p.factors + (2 if p.biases else 0)
-        left = (rng.standard_normal((len(rows), width)) * 0.1 / np.sqrt(p.factors)).astype(
-            np.float32
-        )
-        right = (rng.standard_normal((len(columns), width)) * 0.1 / np.sqrt(p.factors)).astype(
-            np.float32
-        )
-        if p.biases:  # left [x, b, 1] · right [y, 1, b]
-            left[:, -2], left[:, -1] = 0.0, 1.0
-            right[:, -2], right[:, -1] = 1.0, 0.0
+        left, right = (self._start(rng, len(part)) for part in (rows, columns))
+        if p.biases:  # left [x, 0, b, 1] · right [y, 0, 1, b]
+            left[:, -1] = right[:, -2] = 1.0
         for _ in range(p.rounds):
             self._solve(rows, left, right, fixed=1)
             self._solve(columns, right, left, fixed=2)
@@ -201,6 +194,14 @@ class Als(Factors):
         self._bias = np.zeros(log.n_items, np.float32)
         met = np.diff(columns.offsets) > 0
         self._bias[~met] = NO_OPINION
+
+    def _start(self, rng: np.random.Generator, n: int) -> F32:
+        """Return small random vectors, their width filled up with zeros to whole vector registers."""
+        p = self.parameters
+        width = -(-(p.factors + (2 if p.biases else 0)) // 16) * 16
+        start = np.zeros((n, width), np.float32)
+        start[:, : p.factors] = rng.standard_normal((n, p.factors)) * 0.1 / np.sqrt(p.factors)
+        return start
 
     def _confidences(self, histories: Histories) -> Any:
         p = self.parameters
@@ -212,8 +213,10 @@ class Als(Factors):
         """Improve ``mine`` with ``other`` held; ``fixed`` counts from the end the column that stays at 1."""
         p = self.parameters
         width = other.shape[1]
-        free = np.ones(width, np.float32)
+        free = np.zeros(width, np.float32)
+        free[: p.factors] = 1.0
         if p.biases:
+            free[-2:] = 1.0
             free[width - fixed] = 0.0
         gram = (p.unmet * (other.T @ other)).astype(np.float32)
         count = np.diff(rows.offsets) + p.unmet * len(other)
