@@ -15,14 +15,18 @@ from propend.names import ROLES
 
 __all__ = [
     "FILE_NAME",
+    "ApiKey",
     "AskConfig",
     "CleanConfig",
     "Config",
     "DecideConfig",
     "EventSource",
     "FunnelConfig",
+    "LiveConfig",
     "Source",
     "TableSource",
+    "TrendConfig",
+    "TriggerConfig",
     "TypeRule",
     "WorkspaceConfig",
     "load",
@@ -150,11 +154,29 @@ class AskConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A funnel, by name."""
+    """A funnel, by name. The words mean what they mean in :func:`propend.analytics.funnel.funnel`."""
 
     name: str
     steps: tuple[str, ...]
     within: str = "7d"
+    order: str = "ordered"
+    ties: str = "sequence"
+    reentry: str = "latest"
+    per: str = "user"
+    hold: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    by: str | None = None
+    who: str | None = None
+    session_gap: str = "30min"
+
+
+class TrendConfig(Frozen):
+    """A measure over time, by name."""
+
+    name: str
+    measure: str
+    unit: str = "day"
+    by: str | None = None
 
 
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +199,49 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
 
+class ApiKey(Frozen):
+    """Who may ask the live API what. ``key`` is the secret itself, or ``sha256:`` and its hash in hex."""
+
+    key: str
+    scopes: tuple[Literal["read", "decide", "operate"], ...] = ("read",)
+    """``read``: profiles, expressions, predictions, recommendations; ``decide``: decisions; ``operate``: undo, replay."""
+    per_second: float = 500.0
+    """Requests that this key may send, on average."""
+
+
+class TriggerConfig(Frozen):
+    """An expression watched live: it fires when it becomes true for a user."""
+
+    name: str
+    when: str
+    url: str = ""
+    """Webhook to call; empty: only the outbox."""
+    secret: str = ""
+    """Signs the webhook (HMAC-SHA256)."""
+
+
+class LiveConfig(Frozen):
+    """What the live server takes in, keeps ready and watches."""
+
+    keys: dict[str, str] = {}
+    """Write key → source name; without any, every key is taken as the source ``live``."""
+    inbox: str | None = None
+    """A PostgreSQL URL; not given: SQLite in the workspace's folder ``live``."""
+    properties: dict[str, Literal["number", "text"]] = {}
+    """Event properties to keep in the store."""
+    traits: tuple[str, ...] = ()
+    """User traits to keep in the store (none: names and addresses do not belong there)."""
+    api: tuple[ApiKey, ...] = ()
+    """Keys of the API; without any, only this machine may ask."""
+    triggers: tuple[TriggerConfig, ...] = ()
+    shadow: dict[str, int] = {}
+    """Task → model version that answers silently beside the current one."""
+    move: str = "30s"
+    """How often the inbox is moved into the store."""
+    memory_mb: int = 512
+    """How much memory the timelines of active users may take."""
+
+
 class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of ``propend.toml``."""
 
@@ -187,7 +252,11 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clean: CleanConfig = CleanConfig()
     tasks: tuple[AskConfig, ...] = ()
     funnels: tuple[FunnelConfig, ...] = ()
+    trends: tuple[TrendConfig, ...] = ()
+    stages: dict[str, tuple[str, ...]] = {}
+    """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     decide: DecideConfig = DecideConfig()
+    live: LiveConfig = LiveConfig()
 
     def zone_of(self, source: EventSource) -> str:
         """Return the zone in which this source's naive times are read.
@@ -229,6 +298,7 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
         ("task", [t.name for t in config.tasks]),
         ("events source", [s.name for s in config.events]),
         ("funnel", [f.name for f in config.funnels]),
+        ("trend", [f.name for f in config.trends]),
     ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -262,7 +332,11 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "clean": CleanConfig,
     "tasks": AskConfig,
     "funnels": FunnelConfig,
+    "trends": TrendConfig,
     "decide": DecideConfig,
+    "live": LiveConfig,
+    "api": ApiKey,
+    "triggers": TriggerConfig,
     "types": TypeRule,
 }
 

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from propend.config import Config
 from propend.engine.local import LocalEngine
 from propend.events.ingest import IngestReport, ingest
 from propend.events.store import Store
+
+settings.register_profile("compiled", deadline=None, derandomize=True)  # the first call compiles
+settings.load_profile("compiled")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from tests.events.stores import config, content, quarantined
 
 from propend.config import Config
 from propend.engine.local import LocalEngine
@@ -20,7 +22,6 @@ from propend.errors import DataError
 from propend.events import durable
 from propend.events.ingest import ingest
 from propend.events.store import Store
-from tests.events.stores import config, content, quarantined
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs fork"),
@@ -90,6 +91,7 @@ def die_at(step: int, work: Callable[[], object]) -> bool:
     """Run ``work`` in a child that is killed at a step; returns whether it was (not: whether it finished first)."""
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # a child that hangs fails the test
         try:
             with killing(step):
                 work()
@@ -97,11 +99,24 @@ def die_at(step: int, work: Callable[[], object]) -> bool:
         except BaseException:
             os._exit(1)
     status = os.waitpid(child, 0)[1]
+    assert not os.WIFSIGNALED(status) or os.WTERMSIG(status) == signal.SIGKILL, "the child hung"
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the child failed of itself"
     return os.WIFSIGNALED(status)
 
 
 def test_a_kill_at_any_durable_step_leaves_the_old_or_the_new_state(tmp_path: Path) -> None:
+    """In a process of its own, so that no thread of another test runs where it forks."""
+    root = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(root), *sys.path])
+    subprocess.run(
+        [sys.executable, __file__, str(tmp_path)],
+        check=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def kill_everywhere(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(HEADER + lines(0, 60) + lines(50, 10) + ",,,,,\n")
     (tmp_path / "b.csv").write_text(HEADER + lines(55, 40))
     one, two = config("a.csv", buckets=4), config("a.csv", "b.csv", buckets=4)
@@ -156,3 +171,7 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
         Store(tmp_path / "s").writing(),
     ):
         pass
+
+
+if __name__ == "__main__":
+    kill_everywhere(Path(sys.argv[1]))

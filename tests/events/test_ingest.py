@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.events.stores import ROLES, config, content, quarantined
 
 from propend.config import CleanConfig, Config, TableSource, TypeRule
 from propend.engine.local import LocalEngine
 from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport, ingest, replay
 from propend.events.store import Store
-from tests.events.stores import ROLES, config, content, quarantined
 
 TakeIn = Callable[..., tuple[Store, IngestReport]]
 Raw = tuple[str, ...]
@@ -87,9 +87,7 @@ def oracle(rows: Sequence[Raw]) -> tuple[list[Any], Counter[str]]:
             reason = "missing time"
         elif moment is None:
             reason = "unreadable time"
-        elif moment < us("1970-01-02"):
-            reason = "impossible time"
-        elif moment > us("2200-01-01"):
+        elif not us("1970-01-02") <= moment <= us("2200-01-01"):
             reason = "impossible time"
         elif moment > time.time() * 1e6 + 86_400e6:
             reason = "time in the future"
@@ -114,9 +112,19 @@ def oracle(rows: Sequence[Raw]) -> tuple[list[Any], Counter[str]]:
 dirty = st.tuples(
     st.sampled_from(["u1", "u2", " u1 ", "17850", "17850.0", "", "nan", "NULL"]),
     st.sampled_from(
-        ["2024-03-01 10:00:00", "2024-03-01T11:00:00Z", "2024-03-01T11:00:00+05:30", "2024-03-02"]
-        + ["01/02/2024", "", "nan", "1969-05-05 00:00:00", "2150-01-01 00:00:00"]
-        + ["2999-01-01 00:00:00", "hello"]
+        [
+            "2024-03-01 10:00:00",
+            "2024-03-01T11:00:00Z",
+            "2024-03-01T11:00:00+05:30",
+            "2024-03-02",
+            "01/02/2024",
+            "",
+            "nan",
+            "1969-05-05 00:00:00",
+            "2150-01-01 00:00:00",
+            "2999-01-01 00:00:00",
+            "hello",
+        ]
     ),
     st.sampled_from(["view", "purchase", ""]),
     st.sampled_from(["i1", "2", "2.0", ""]),
@@ -437,12 +445,12 @@ def test_a_database_source(tmp_path: Path, take_in: TakeIn) -> None:
     store, _ = take_in(config(table="orders", **extra), "table")
     assert [(r[0], r[4]) for r in content(store)] == [("1", 1000.0), ("2", 2.0)]
     conf = config(table="SELECT * FROM orders WHERE u = 2", **extra)
-    store, report = take_in(conf, "query")
+    store, _ = take_in(conf, "query")
     assert [r[0] for r in content(store)] == ["2"]
     generation = store.manifest.generation
     store, again = take_in(conf, "query")
     assert (again.rows_in, store.manifest.generation) == (1, generation)
-    with pytest.raises(DataError, match="no database file 'gone.duckdb'"):
+    with pytest.raises(DataError, match=r"no database file 'gone\.duckdb'"):
         take_in(config(roles=roles, database="gone.duckdb", table="orders"), "gone")
 
 
@@ -646,7 +654,7 @@ def test_an_unknown_role_names_the_nearest() -> None:
 def test_mixed_time_formats_are_told_apart(tmp_path: Path, take_in: TakeIn) -> None:
     (tmp_path / "a.csv").write_text(
         "user,time\nu,2024-07-01 12:00:00\nu,2024-07-01T12:00:00Z\nu,2024-07-01 12:00:00 +0530\n"
-        "u,01.07.2024 13:00\nu,07/01/24\nu,1719842400\n"
+        "u,01.07.2024 13:00\nu,July 1st\nu,1719842400\n"
     )
     conf = config(
         "a.csv",
@@ -685,7 +693,7 @@ def test_a_failed_run_can_be_run_again(
 ) -> None:
     path = write(tmp_path / "a.csv", [GOOD])
     with monkeypatch.context() as patch:
-        patch.setattr("propend.events.ingest._findings", lambda *a: 1 / 0)
+        patch.setattr("propend.events.ingest._findings", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             take_in(config(path))
     assert not (tmp_path / "store").exists()

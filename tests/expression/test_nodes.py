@@ -79,7 +79,7 @@ def test_parts_and_aggregates() -> None:
     [
         lambda: Window("last"),
         lambda: Window("ever", Duration(1, "d")),
-        lambda: Window("past", Duration(1, "d")),
+        lambda: Window("past", Duration(1, "d")),  # type: ignore[arg-type]
         lambda: Literal_(math.nan),
         lambda: Literal_(math.inf),
         lambda: Literal_(10**400),

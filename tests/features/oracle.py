@@ -94,6 +94,11 @@ def true(value: Value) -> bool:
     return value is not None and value != 0
 
 
+def value_of(found: Any) -> Value:
+    assert found is None or isinstance(found, float | str)
+    return found
+
+
 def compare(op: str, left: Any, right: Any) -> float:
     if left is None or right is None:
         return 0.0
@@ -121,7 +126,7 @@ def calculate(op: str, left: Any, right: Any) -> Value:
         result = left * right
     else:
         result = left / right
-    return None if math.isnan(result) else result
+    return None if math.isnan(result) else float(result)
 
 
 def on_the_wall(moment: int, zone: str) -> dict[str, float]:
@@ -201,7 +206,7 @@ def aggregate(a: Aggregate, world: World, user: int, cutoff: int) -> Value:
                 continue
             values.append(value)
         kept.append(event)
-    times = [event["time"] for event in kept]
+    times: list[int] = [event["time"] for event in kept]
     n = len(kept)
     match a.function:
         case "any":
@@ -222,13 +227,13 @@ def aggregate(a: Aggregate, world: World, user: int, cutoff: int) -> Value:
         return None
     match a.function:
         case "min":
-            return min(values)
+            return value_of(min(values))
         case "max":
-            return max(values)
+            return value_of(max(values))
         case "first" | "next":
-            return values[0]
+            return value_of(values[0])
         case "last":
-            return values[-1]
+            return value_of(values[-1])
         case "days_since":
             return (cutoff - times[-1]) / DAY
         case "days_since_first":
@@ -273,5 +278,4 @@ def spread(values: list[Any]) -> Value:
     squares = 0.0
     for value in values:
         squares += (value - mean) * (value - mean)
-    result = math.sqrt(squares / len(values)) if not math.isnan(squares) else math.nan
-    return None if math.isnan(result) else result
+    return None if math.isnan(squares) else math.sqrt(squares / len(values))

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.speed.features import measure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.features import worlds as w
 from tests.features.oracle import World, answer
 
-from propend.errors import ExpressionError
+from propend.errors import DataError, ExpressionError
 from propend.events.clock import moment
 from propend.events.timelines import Column, Timelines
 from propend.expression import AGGREGATES, Aggregate, Expression, parse
@@ -304,3 +305,24 @@ def test_a_part_shared_by_where_and_outside_is_checked_in_both_places() -> None:
     both = Aggregate("any", ("view",), where=shared) & shared
     with pytest.raises(ExpressionError, match="means nothing here"):
         schema.check(both)
+
+
+def test_users_that_are_not_there_are_refused() -> None:
+    """A kernel checks no bounds: a wrong index must not reach it."""
+    schema = Schema(types=("view",))
+    for wrong in (-1, 1, 7):
+        with pytest.raises(DataError, match="the timelines hold 1 users"):
+            evaluate([parse("count(*)")], one(0, 1), Rows.of([wrong], [DAY]), schema)
+        with pytest.raises(IndexError):
+            one(0, 1).of(wrong)
+
+
+def test_what_was_not_given_is_named() -> None:
+    for text in ("profile.age > 3", "p(buy) > 0.5"):
+        with pytest.raises(ExpressionError, match="was not given to the evaluation"):
+            evaluate([parse(text)], one(0), Rows.of([0], [DAY]), Schema(types=("view",)))
+
+
+def test_the_speed_benchmark_compares_equal_answers() -> None:
+    results = measure(users=60, events=8, cutoffs=3, repeats=1)
+    assert [r.name for r in results] == ["propend", "NumPy searchsorted", "DuckDB range join"]

@@ -235,7 +235,7 @@ def decide(
     --------
     >>> from propend.config import DecideConfig
     >>> made = decide(["a", "b"], [0.5, 0.01], 20.0, DecideConfig(holdout=0, explore=0), now=0)
-    >>> made.column("action").tolist(), made.of("a").expected_profit
+    >>> made.column("action").tolist(), round(made.of("a").expected_profit, 6)
     (['push', 'silent'], 0.25)
     """
     check(config)
@@ -367,6 +367,9 @@ def _values(value: npt.ArrayLike, n: int) -> tuple[F64, tuple[str, ...]]:
         notes = (
             f"{int(gone.sum()):,} users have no value of their own; they count the mean, {mean:.2f}",
         )
+    if (array < 0).any():
+        notes += (f"{int((array < 0).sum()):,} users have a value below 0; they count 0",)
+        array = np.maximum(array, 0.0)
     return _numbers("value", array, n, 0.0, 1e12), notes
 
 

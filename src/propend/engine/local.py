@@ -388,7 +388,9 @@ def _rejected(con: duckdb.DuckDBPyConnection, table: str) -> list[Rejected]:
 
 
 def _binding_sentence(source: Source, message: str, columns: Iterable[str]) -> str:
-    missing = re.search(r'[Cc]olumn "([^"]+)" (?:not found|does not exist)', message)
+    missing = re.search(
+        r'[Cc]olumn "([^"]+)" (?:not found|does not exist|referenced that exists)', message
+    )
     if missing is None:
         missing = re.search(r'Referenced (?:column|table) "([^"]+)"', message)
     if missing is not None:

@@ -17,7 +17,7 @@ from propend.engine import Engine
 from propend.errors import ConfigError, DataError
 from propend.events.hashing import hash_column
 from propend.events.ledger import file_prints
-from propend.events.read import Plan, identifier
+from propend.events.read import Plan, identifier, quoted_name
 from propend.events.store import Store, Writer
 from propend.names import ITEM, USER
 
@@ -148,8 +148,10 @@ def _read_table(declared: TableSource, base: Path, engine: Engine, role: str) ->
         raise ConfigError(
             f"[{declared.name}]: an attribute cannot be named {role!r} or 'in_catalogue'; list the attributes under other names"
         )
-    kinds = engine.columns(declared, base, {"key": declared.key, **attributes})
-    select = {role: identifier(declared.key, kinds["key"])}
+    key = quoted_name(declared.key, columns)
+    attributes = {name: quoted_name(e, columns) for name, e in attributes.items()}
+    kinds = engine.columns(declared, base, {"key": key, **attributes})
+    select = {role: identifier(key, kinds["key"])}
     for name, expression in attributes.items():
         numeric = re.match(
             r"(U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL)", kinds[name]

@@ -8,11 +8,12 @@ Rows in = rows kept + rows set aside; the commit at the end makes all of a sourc
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,7 @@ from propend.events.attributes import read_attribute_tables
 from propend.events.clean import CODE, REASONS, Finding, Tally
 from propend.events.durable import exclusive
 from propend.events.first_pass import FirstPass, Job, Progress
+from propend.events.hashing import hash_text
 from propend.events.ledger import IngestReport, file_prints, report_of, rules_print
 from propend.events.originals import Originals
 from propend.events.read import Plan, plan
@@ -236,7 +238,7 @@ def _both_passes(job: Job, engine: Engine, base: Path, replayed: pa.Table | None
     first = FirstPass(job)
     scan = engine.scan(job.source, base, job.plan.select, raw=True)
     first.run(scan)
-    rejected = scan.rejected
+    rejected = _without_erased(scan.rejected, job.writer.next.erased)
     if first.rows + len(rejected) == 0:
         raise DataError(
             f"{job.source.name}: the source holds no row; bring a file with at least one event"
@@ -328,6 +330,22 @@ def _set_aside(
         yield pa.concat_tables(pending)
 
 
+def _without_erased(rejected: list[Rejected], erased: Sequence[int]) -> list[Rejected]:
+    """Return lines that are no rows without the text of those that have an erased user's id among their words."""
+    if not erased:
+        return rejected
+    gone = set(erased)
+    return [
+        replace(line, text="") if any(hash_text(w) in gone for w in _words(line.text)) else line
+        for line in rejected
+    ]
+
+
+def _words(line: str) -> set[str]:
+    cells = {cell.strip(" \"'") for cell in re.split(r"[,;|\t]", line)}
+    return {*cells, *line.split()}
+
+
 def _rejected_table(source: str, rejected: list[Rejected]) -> pa.Table:
     return pa.table(
         {
@@ -336,7 +354,7 @@ def _rejected_table(source: str, rejected: list[Rejected]) -> pa.Table:
             "row": [r.line for r in rejected],
             "user": pa.nulls(len(rejected), pa.string()),
             "reason": ["malformed line"] * len(rejected),
-            "original": [r.text for r in rejected],
+            "original": [r.text or None for r in rejected],
         },
         schema=QUARANTINE,
     )
@@ -430,7 +448,7 @@ def _findings(
     labels = dict(job.plan.rules)
     findings = []
     if rejected:
-        texts = tuple(r.text for r in rejected[:EXAMPLES])
+        texts = tuple([r.text for r in rejected if r.text][:EXAMPLES])
         share = len(rejected) / report.rows_in
         findings.append(Finding("malformed line", len(rejected), share, "set aside", texts))
     for name, rows in sorted(job.tally.rows.items(), key=lambda pair: (-pair[1], pair[0])):

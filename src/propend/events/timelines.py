@@ -85,6 +85,8 @@ class Timelines:
     def users_at(self, indices: npt.NDArray[np.intp] | Sequence[int]) -> Timelines:
         """Return the timelines of some users, by index into ``users`` (each index once, in any order)."""
         chosen = np.asarray(indices, np.int64)
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self.users)):
+            raise IndexError(f"user indices must lie in 0 … {len(self.users) - 1}")
         lengths = self.offsets[chosen + 1] - self.offsets[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         rows = (

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import DataError, ExpressionError
+from propend.errors import DataError, ExpressionError, nearest
 from propend.events.clock import local_day, local_hour, local_weekday, wall
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import (
@@ -36,7 +36,7 @@ from propend.features import kernels as k
 from propend.features.schema import Schema
 from propend.names import ITEM, TYPE
 
-__all__ = ["Rows", "Values", "evaluate", "matrix"]
+__all__ = ["Rows", "Values", "evaluate", "event_column", "event_mask", "matrix"]
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -363,14 +363,14 @@ class _Evaluation:
             case Field(path=("calendar", name)):
                 return self._calendar(name)
             case Field():
-                values = self.profile[".".join(e.path[1:])]
+                values = _given(self.profile, ".".join(e.path[1:]), e)
                 return (
                     values.take(self.rows.user)
                     if isinstance(values, Column)
                     else values[self.rows.user]
                 )
             case Probability():
-                return self.scores[e.task][self.rows.user]
+                return _given(self.scores, e.task, e)[self.rows.user]
             case _:
                 return _combine(e, self.value)
 
@@ -428,6 +428,12 @@ def _combine(e: Expression, value: Any) -> F64:
         case Arithmetic():
             return _arithmetic(e, _number(value(e.left), e), _number(value(e.right), e))
     raise ExpressionError(f"{e} cannot be evaluated here")
+
+
+def _given(known: Mapping[str, Any], name: str, e: Expression) -> Any:
+    if name not in known:
+        raise ExpressionError(f"{e} was not given to the evaluation{nearest(name, known)}")
+    return known[name]
 
 
 def _text(text: str, n: int) -> Column:
@@ -533,6 +539,10 @@ def evaluate(
         raise DataError(
             f"{len(timelines):,} events are too many for one pass; use a store with more buckets"
         )
+    if len(rows) and not (rows.user.min() >= 0 and rows.user.max() < len(timelines.users)):
+        raise DataError(
+            f"rows ask for user {rows.user.max()} but the timelines hold {len(timelines.users)} users"
+        )
     evaluation = _Evaluation(
         schema, _plain(timelines), _plain_rows(rows), profile or {}, scores or {}
     )
@@ -576,3 +586,14 @@ def matrix(
         else:
             out[:, position] = values
     return out
+
+
+def event_mask(select: Aggregate, timelines: Timelines, schema: Schema) -> Bool:
+    """Return which events an aggregate's types and ``where`` select, bool [n events]."""
+    rows = Rows(_NONE, _NONE)
+    return _Evaluation(schema, timelines, rows, {}, {}).mask(select.types, select.where)
+
+
+def event_column(name: str, timelines: Timelines, schema: Schema) -> Values:
+    """Return a canonical event column (see :meth:`Schema.event_column`) per event: numbers with NaN, or coded text."""
+    return _Evaluation(schema, timelines, Rows(_NONE, _NONE), {}, {}).column(name)

@@ -78,22 +78,25 @@ def bounds(offsets: Any, time: Any, user: Any, moment: Any, shift: int, out: Any
             before = u
         end = offsets[u + 1]
         asked = moment[row] + shift
-        step = 1  # gallop, then halve: short steps cost one comparison, long ones a logarithm
-        low = at
-        high = at
-        while high < end and time[high] < asked:
-            low = high + 1
-            high += step
-            step *= 2
-        if high > end:
-            high = end
-        while low < high:
-            middle = (low + high) // 2
-            if time[middle] < asked:
-                low = middle + 1
-            else:
-                high = middle
-        at = low
+        near = min(at + 8, end)  # most steps are short: look before you leap
+        while at < near and time[at] < asked:
+            at += 1
+        if at == near and at < end:  # gallop, then halve: a long way costs a logarithm
+            step = 8
+            low = at
+            high = at
+            while high < end and time[high] < asked:
+                low = high + 1
+                high += step
+                step *= 2
+            high = min(high, end)
+            while low < high:
+                middle = (low + high) // 2
+                if time[middle] < asked:
+                    low = middle + 1
+                else:
+                    high = middle
+            at = low
         out[row] = at
 
 

@@ -110,7 +110,7 @@ class Segment:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; what is not defined is ``None``."""
-        plain = {**asdict(self), "growth": self.growth, "value_growth": self.value_growth}
+        plain = {**asdict(self), "trend": self.growth, "value_trend": self.value_growth}
         return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in plain.items()}
 
 
@@ -151,10 +151,9 @@ def _totals(table: pa.Table | None) -> tuple[npt.NDArray[np.float64], ...]:
         return (np.zeros(len(SEGMENTS)),) * 4
     code = np.asarray(table["segment"].combine_chunks().indices)
     size = len(SEGMENTS)
-    return (
-        np.bincount(code, minlength=size).astype(np.float64),
-        *(
-            np.bincount(code, np.asarray(table[name], np.float64), size)
-            for name in ("money", "recency", "frequency")
-        ),
-    )
+    counts = np.bincount(code, minlength=size).astype(np.float64)
+    sums = [
+        np.bincount(code, np.asarray(table[name], np.float64), size).astype(np.float64)
+        for name in ("money", "recency", "frequency")
+    ]
+    return (counts, *sums)

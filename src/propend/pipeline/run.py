@@ -36,6 +36,11 @@ __all__ = ["decide_now", "run"]
 
 Progress = Callable[[str, int, int | None], None]
 
+
+def _unseen(_phase: str, _done: int, _total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
 SAMPLES: Final = 6
 TREND_DAYS: Final = 30
 
@@ -47,7 +52,7 @@ def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, 
     support is reported in the results instead.
     """
     started = time.perf_counter()
-    show = progress or (lambda phase, done, total: None)
+    show = progress or _unseen
     reports = workspace.ingest(progress=show)
     declared = workspace.tasks()
     out = workspace.folder / ".out-new"
@@ -157,7 +162,7 @@ def _predict(
 ) -> dict[str, Prediction]:
     """Answer each declared task; one the log cannot answer says what is missing."""
     predictions: dict[str, Prediction] = {}
-    cards = []
+    cards: list[dict[str, Any]] = []
     for task in declared:
         try:
             prediction = workspace.predict(task, progress=show)
@@ -227,13 +232,7 @@ def _recommend(
 
     show("recommend", 0, 1)
     try:
-        table, evaluation = recommend_all(
-            workspace.store,
-            workspace.schema,
-            workspace.engine,
-            k=10,
-            seed=workspace.config.workspace.seed,
-        )
+        table, evaluation = recommend_all(workspace.store, workspace.schema, workspace.engine, k=10)
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
@@ -316,14 +315,13 @@ def _decide(
             .take(pc.index_in(ids, value_set=first["user"].combine_chunks()))
             .combine_chunks()
         )
-    lead = {
-        u: r
-        for u, r in zip(
+    lead = dict(
+        zip(
             prediction.scores["user"].to_pylist(),
             prediction.scores["reasons"].to_pylist(),
             strict=True,
         )
-    }
+    )
     value = np.asarray(
         pc.fill_null(known["mean_order"].combine_chunks().cast(pa.float64()), np.nan)
     )
@@ -395,7 +393,7 @@ def decide_now(workspace: Workspace, *, progress: Progress | None = None) -> dic
                 workspace.store, workspace.schema, workspace.engine, fitted, workspace.now
             )
     results: dict[str, Any] = {}
-    show = progress or (lambda phase, done, total: None)
+    show = progress or _unseen
     scratch = workspace.folder / ".out-new"
     shutil.rmtree(scratch, ignore_errors=True)
     profiles = _profiles(workspace, results, scratch, show)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +23,7 @@ from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
 from propend.features.schema import Schema
 from propend.learn.registry import Registry
+from propend.pipeline.analytics import Analytics
 from propend.pipeline.predict import Prediction, predict, score
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
@@ -36,7 +38,7 @@ def open_workspace(folder: str | Path, *, engine: str = "local", **options: obje
     return Workspace(Path(folder), connect(engine, **options))
 
 
-class Workspace:
+class Workspace(Analytics):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
@@ -130,10 +132,15 @@ class Workspace:
         return self.store.quarantine()
 
     def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store; returns how many rows went from where."""
+        """Erase a user from the store and from every written table; returns how many rows went from where.
+
+        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        """
+        from propend.pipeline.erase import erase_outputs
+
         gone = self.store.forget(user)
         self._forget_cached()
-        return gone
+        return {**gone, "outputs": erase_outputs(self.out, user)}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.
@@ -188,6 +195,38 @@ class Workspace:
             seed=self.config.workspace.seed if seed is None else seed,
             progress=progress,
         )
+
+    def recommend(self, users: Sequence[str], k: int = 10) -> pa.Table:
+        """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""
+        from propend.recommend.batch import recommend_for
+
+        return recommend_for(self.store, self.schema, list(users), k)
+
+    def recommend_session(self, items: Sequence[str], k: int = 10) -> pa.Table:
+        """Return k offers for an anonymous session of item ids, oldest first."""
+        from propend.recommend.batch import recommend_session
+
+        return recommend_session(self.store, self.schema, list(items), k)
+
+    def run(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Do the whole journey; tables, audience files and the report are in ``out``."""
+        from propend.pipeline.run import run
+
+        return run(self, progress=progress)
+
+    def decide(self, *, progress: Progress | None = None) -> dict[str, Any]:
+        """Decide whom to reach with the current models; writes the decisions and audience files."""
+        from propend.pipeline.run import decide_now
+
+        return decide_now(self, progress=progress)
+
+    def profiles(self, *, at: int | None = None) -> pa.Table:
+        """Return everyone's profile as of a moment (default: now)."""
+        from propend.features.profile import Profiles
+
+        return Profiles.build(
+            self.store, self.schema, self.engine, at=self.now if at is None else at
+        ).table
 
     def tasks(self) -> list[Task]:
         """Return the declared tasks, checked against the log."""

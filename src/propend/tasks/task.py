@@ -53,7 +53,7 @@ class Task:
         Raises ``ExpressionError`` where the target has no window ahead, or where the two are mixed up.
         """
         target, population = parse_question(ask)
-        task = cls(name, target, population or EVERYONE, title)
+        task = cls(name, target, EVERYONE if population is None else population, title)
         _ = task.horizon
         for a in target.aggregates():
             if not (a.window.forward or a.function in FORWARD_ONLY):
