@@ -196,7 +196,9 @@ def test_a_whole_store(store: Store) -> None:
     some = batch.recommend_for(store, schema, ["u1", "never seen"], 3).to_pylist()
     assert [row["user"] for row in some] == ["u1"] * 3 + ["never seen"] * 3
     assert batch.recommend_session(store, schema, ["i1", "i2"], 2).num_rows == 2
-    assert batch.similar_items(store, schema, ["i1"], 2)["rank"].to_pylist() == [1, 2]
+    alike = batch.similar_items(store, schema, "i1", 2)
+    assert alike["rank"].to_pylist() == [1, 2]
+    assert "i1" not in alike["item"].to_pylist()
     with pytest.raises(DataError, match="no item 'i99'"):
         batch.recommend_session(store, schema, ["i99"])
 

@@ -195,23 +195,28 @@ def recommend_session(
 def similar_items(
     store: Store,
     schema: Schema,
-    items: Sequence[str],
+    items: str | Sequence[str],
     k: int = 10,
     *,
     recommender: Recommender | None = None,
 ) -> pa.Table:
-    """Return the k items most like each given one: columns item, rank, similar, score."""
+    """Return the k items most like each given one: columns of, rank, item, score, reason.
+
+    Raises ``DataError`` for an item that is not in the log, naming the nearest one.
+    """
+    asked = [items] if isinstance(items, str) else list(items)
+    codes = np.array([store.item_code(item) for item in asked], np.int64)
     fitted = fit_default(store, schema) if recommender is None else recommender
-    codes = np.array([store.item_code(item) for item in items], np.int64)
     shown = fitted.similar(codes, k, within=catalogue(store))
     row, place = np.nonzero(shown.items >= 0)
     ids = pa.array(store.item_ids(), pa.string())
     return pa.table(
         {
-            "item": pa.array(items, pa.string()).take(pa.array(row)),
+            "of": pa.array(asked, pa.string()).take(pa.array(row)),
             "rank": pa.array(place + 1, pa.int16()),
-            "similar": ids.take(pa.array(shown.items[row, place])),
+            "item": ids.take(pa.array(shown.items[row, place])),
             "score": pa.array(shown.scores[row, place]),
+            "reason": pa.array([f"chosen by the same users as {asked[r]}" for r in row]),
         }
     )
 
