@@ -210,3 +210,14 @@ def test_nothing_after_the_cutoff_is_read(store: Store) -> None:
     assert set(bought.weight.tolist()) == {5.0}
     with pytest.raises(DataError, match="did you mean 'purchase'"):
         Interactions.from_store(store, types=["purchse"])
+
+
+def test_the_house_chain_survives_saving(tmp_path: Path) -> None:
+    log, items = sample()
+    chain = batch.default_chain(log).fit(log, items=items)
+    chain.save(tmp_path / "chain")
+    again = load(tmp_path / "chain")
+    shown = again.recommend(k=5)
+    assert np.array_equal(shown.items, chain.recommend(k=5).items)
+    assert again.reasons(shown) == chain.reasons(shown)
+    assert set(shown.sources) == {"hybrid", "popularity"}
