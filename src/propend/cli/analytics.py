@@ -13,7 +13,7 @@ import click
 from propend.cli.output import emit, folder_argument, json_option, percent, rows
 from propend.errors import ConfigError
 
-__all__ = ["attribution", "funnel", "lifecycle", "paths", "retention", "trend"]
+__all__ = ["attribution", "funnel", "lifecycle", "paths", "retention", "stages", "trend"]
 
 Command = Callable[..., None]
 
@@ -441,3 +441,55 @@ def attribution(
         click.echo(document["note"])
 
     _hand_out("attribution", "Attribution", document, as_json, csv_, html, words)
+
+
+@click.command()
+@folder_argument
+@click.option("--horizon", default="30d", show_default=True, help="How far ahead.")
+@click.option(
+    "--memory",
+    default="90d",
+    show_default=True,
+    help="How long a stage lasts without a sign of life.",
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False), help="Write each user's stage and chances (Parquet)."
+)
+@_outputs
+def stages(
+    folder: str, horizon: str, memory: str, out: str | None,
+    as_json: bool, csv_: str | None, html: str | None,
+) -> None:  # fmt: skip
+    """Where each user stands (attention to loyalty), the chance of the next stage, and totals ahead, validated forward."""
+    from propend.pipeline.predict import write_table
+
+    workspace = _open(folder)
+    forecast = workspace.forecast_funnel(horizon, memory)
+    document = forecast.to_dict()
+    if out:
+        write_table(workspace.stage_table(forecast), Path(out))
+        document["users_file"] = out
+
+    def words() -> None:
+        rows(
+            ["stage", "users", f"next in {horizon}", "95 % interval", "median days", "likely to leave"],
+            [
+                [
+                    s["stage"], f"{s['users']:,}", f"{s['advance']:,.0f}",
+                    f"{s['advance_low']:,.0f} to {s['advance_high']:,.0f}",
+                    "–" if s["median_days"] is None else f"{s['median_days']:,.0f}",
+                    f"{s['likely_to_leave']:,}",
+                ]
+                for s in document["stages"]
+            ],
+        )  # fmt: skip
+        v = document["validation"]
+        if v["tests"]:
+            click.echo(
+                f"Forward over {v['cutoffs']} cutoffs: Brier {v['brier']:.4f} (same rate as last period {v['brier_same_rate']:.4f}), "
+                f"calibration error {v['ece']:.3f} ({v['ece_same_rate']:.3f}), totals off by {v['total_error']:,.0f} users in all ({v['total_error_same_rate']:,.0f}), "
+                f"{percent(v['coverage'], 0)} of totals inside their interval."
+            )
+        click.echo(document["protocol"])
+
+    _hand_out("aida", "The funnel as it will be", document, as_json, csv_, html, words)

@@ -258,7 +258,9 @@ def _interval(p: F64, rates: F64) -> tuple[float, float]:
     """Return a 95 % interval of a total: chance (Poisson–binomial) and the drift that past periods' rates showed."""
     from scipy import stats
 
-    moved = rates[2:] - rates[:-2]  # cutoffs lie half a horizon apart, the forecast looks a whole one ahead
+    moved = (
+        rates[2:] - rates[:-2]
+    )  # cutoffs lie half a horizon apart, the forecast looks a whole one ahead
     drift = float(np.sqrt(np.mean(moved**2))) if len(moved) else 0.1
     wide = float(stats.t.ppf(0.975, max(len(moved), 2)))
     half = np.sqrt(1.96**2 * (p * (1 - p)).sum() + (wide * drift * len(p)) ** 2)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from propend.config import Config
 from propend.errors import ConfigError, NotEnoughDataError, nearest
@@ -19,6 +23,7 @@ from propend.features.schema import Schema
 if TYPE_CHECKING:
     from propend.analytics.funnel import FunnelResult
     from propend.engine import Engine
+    from propend.learn.funnel_forecast import FunnelForecast
 
 __all__ = ["Analytics", "day"]
 
@@ -49,6 +54,11 @@ class Analytics:
     @property
     def store(self) -> Store:
         """The timeline store."""
+        raise NotImplementedError
+
+    @property
+    def out(self) -> Path:
+        """Where tables are written."""
         raise NotImplementedError
 
     @property
@@ -224,3 +234,54 @@ class Analytics:
         return attribution(
             self.store, self.schema, self.engine, conversion or "purchase", **options
         )
+
+    def stages(self, memory: str = "90d") -> dict[str, Any]:
+        """Return how many users stand in each stage now: declared in ``[stages]`` of ``propend.toml``, or proposed."""
+        from propend.analytics.stages import Stages, stage_now
+
+        asked = Stages.of(self.schema, self.config.stages, memory)
+        return stage_now(self.store, self.schema, self.engine, asked)
+
+    def forecast_funnel(
+        self, horizon: str = "30d", memory: str = "90d", *, folds: int = 4
+    ) -> FunnelForecast:
+        """Return each user's stage, the calibrated chance of the next one, and totals ahead, validated forward."""
+        from propend.analytics.stages import Stages
+        from propend.learn.funnel_forecast import forecast_funnel
+
+        asked = Stages.of(self.schema, self.config.stages, memory)
+        return forecast_funnel(
+            self.store,
+            self.schema,
+            self.engine,
+            asked,
+            horizon,
+            folds=folds,
+            seed=self.config.workspace.seed,
+        )
+
+    def stage_table(self, forecast: FunnelForecast) -> pa.Table:
+        """Return user, stage, chance of the next stage, expected days to it, chance to do nothing, and the next best action.
+
+        The action is the one in ``out/decisions.parquet`` of the last ``decide`` or ``run``; missing where there is none.
+        """
+        import pyarrow.parquet as pq
+
+        names = np.array(forecast.stages.names, object)
+        user = pa.array(self.store.names_of(forecast.user), pa.string())
+        table = pa.table(
+            {
+                "user": user,
+                "stage": pa.array(names[forecast.stage], pa.string()),
+                "advance": forecast.advance,
+                "days": forecast.days,
+                "leave": forecast.leave,
+            }
+        )
+        decided = self.out / "decisions.parquet"
+        action = pa.nulls(len(user), pa.string())
+        if decided.is_file() and {"user", "action"} <= set(pq.read_schema(decided).names):
+            known = pq.read_table(decided, columns=["user", "action"])
+            at = pc.index_in(user, value_set=known["user"].combine_chunks())
+            action = known["action"].combine_chunks().cast(pa.string()).take(at)
+        return table.append_column("next_action", action)
