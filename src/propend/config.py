@@ -15,15 +15,18 @@ from propend.names import ROLES
 
 __all__ = [
     "FILE_NAME",
+    "ApiKey",
     "AskConfig",
     "CleanConfig",
     "Config",
     "DecideConfig",
     "EventSource",
     "FunnelConfig",
+    "LiveConfig",
     "Source",
     "TableSource",
     "TrendConfig",
+    "TriggerConfig",
     "TypeRule",
     "WorkspaceConfig",
     "load",
@@ -196,6 +199,49 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
 
+class ApiKey(Frozen):
+    """Who may ask the live API what. ``key`` is the secret itself, or ``sha256:`` and its hash in hex."""
+
+    key: str
+    scopes: tuple[Literal["read", "decide", "operate"], ...] = ("read",)
+    """``read``: profiles, expressions, predictions, recommendations; ``decide``: decisions; ``operate``: undo, replay."""
+    per_second: float = 500.0
+    """Requests that this key may send, on average."""
+
+
+class TriggerConfig(Frozen):
+    """An expression watched live: it fires when it becomes true for a user."""
+
+    name: str
+    when: str
+    url: str = ""
+    """Webhook to call; empty: only the outbox."""
+    secret: str = ""
+    """Signs the webhook (HMAC-SHA256)."""
+
+
+class LiveConfig(Frozen):
+    """What the live server takes in, keeps ready and watches."""
+
+    keys: dict[str, str] = {}
+    """Write key → source name; without any, every key is taken as the source ``live``."""
+    inbox: str | None = None
+    """A PostgreSQL URL; not given: SQLite in the workspace's folder ``live``."""
+    properties: dict[str, Literal["number", "text"]] = {}
+    """Event properties to keep in the store."""
+    traits: tuple[str, ...] = ()
+    """User traits to keep in the store (none: names and addresses do not belong there)."""
+    api: tuple[ApiKey, ...] = ()
+    """Keys of the API; without any, only this machine may ask."""
+    triggers: tuple[TriggerConfig, ...] = ()
+    shadow: dict[str, int] = {}
+    """Task → model version that answers silently beside the current one."""
+    move: str = "30s"
+    """How often the inbox is moved into the store."""
+    memory_mb: int = 512
+    """How much memory the timelines of active users may take."""
+
+
 class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of ``propend.toml``."""
 
@@ -210,6 +256,7 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     decide: DecideConfig = DecideConfig()
+    live: LiveConfig = LiveConfig()
 
     def zone_of(self, source: EventSource) -> str:
         """Return the zone in which this source's naive times are read.
@@ -287,6 +334,9 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "funnels": FunnelConfig,
     "trends": TrendConfig,
     "decide": DecideConfig,
+    "live": LiveConfig,
+    "api": ApiKey,
+    "triggers": TriggerConfig,
     "types": TypeRule,
 }
 

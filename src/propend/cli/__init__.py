@@ -61,6 +61,15 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "propend.cli.workspace:sql",
         "Ad-hoc SQL over the store (views events, users, items, quarantine).",
     ),
+    "serve": (
+        "propend.cli.serve:serve",
+        "Take events from stock SDKs and answer about users, live.",
+    ),
+    "move": ("propend.cli.serve:move", "Move what the collector took in into the store."),
+    "monitor": (
+        "propend.cli.serve:monitor",
+        "How good live answers were, what drifts, what lags, what to fit again.",
+    ),
     "forget": ("propend.cli.workspace:forget", "Erase a user from everything."),
 }
 """Verb → where it is, and what it does in one line."""

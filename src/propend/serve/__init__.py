@@ -1,0 +1,1 @@
+"""Roof: HTTP in and out. Collector, inbox, mover, live state, API, triggers, monitoring (extra ``serve``)."""

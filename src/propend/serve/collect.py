@@ -1,0 +1,544 @@
+"""The collector: takes what stock SDKs send, puts it on the disk, and only then answers what they need to hear.
+
+It is its own small process that only appends to the inbox, so that no model, query or migration can make it refuse
+an event. Requests that arrive together share one flush to the disk (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import threading
+import time as clock
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from propend.serve.dialects import dialect_of
+from propend.serve.dialects.port import JSON, TEXT, Accepted, BadBody, Dialect, Request
+from propend.serve.inbox import Batch, Inbox, InboxError, Rejected
+from propend.serve.vocabulary import is_bot
+
+__all__ = ["Collector", "GroupWriter", "Limits", "Overload", "cut_ip", "inflate"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much one request, and all of them together, may ask of the collector."""
+
+    body: int = 21 << 20
+    """Bytes of a body as sent."""
+    inflated: int = 64 << 20
+    """Bytes of a body once decompressed: a zip bomb stops here."""
+    events: int = 20_000
+    """Events of one request."""
+    pending: int = 64 << 20
+    """Bytes waiting for the disk; beyond it requests are answered 429."""
+    receiving: int = 256 << 20
+    """Bytes of bodies being received at once; beyond it requests are answered 429."""
+    rejected: int = 100_000
+    """Refused requests that are kept; later ones are only counted."""
+    slow: float = 30.0
+    """Seconds a body may take to arrive."""
+
+
+class Overload(Exception):  # noqa: N818 - a state, not a fault
+    """More is waiting than may wait."""
+
+
+class GroupWriter:
+    """One thread that appends whatever is waiting in one transaction, and wakes the waiters afterwards."""
+
+    def __init__(self, inbox: Inbox, most: int = 64 << 20) -> None:
+        self._inbox, self._most = inbox, most
+        self._waiting: list[tuple[Batch, asyncio.Future[int]]] = []
+        self._bytes = 0
+        self._wake = threading.Condition()
+        self._stop = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="inbox-writer", daemon=True)
+        self.commits = 0
+        self.slowest = 0.0
+
+    def start(self) -> None:
+        """Begin; must be called inside the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def put(self, batch: Batch) -> int:
+        """Return the batch's position once it is on the disk. Raises :class:`Overload` or ``InboxError``."""
+        assert self._loop is not None
+        future: asyncio.Future[int] = self._loop.create_future()
+        with self._wake:
+            if self._bytes > self._most:
+                raise Overload
+            self._bytes += len(batch.body)
+            self._waiting.append((batch, future))
+            self._wake.notify()
+        return await future
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._stop:
+                    self._wake.wait()
+                if not self._waiting:
+                    return
+                group, self._waiting = self._waiting, []
+            started = clock.perf_counter()
+            outcome: list[int] | Exception
+            try:
+                outcome = self._inbox.append([batch for batch, _ in group])
+            except Exception as error:  # every waiter must hear of it, whatever it was
+                outcome = error
+            self.commits += 1
+            self.slowest = max(self.slowest, clock.perf_counter() - started)
+            with self._wake:
+                self._bytes -= sum(len(batch.body) for batch, _ in group)
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(_settle, [future for _, future in group], outcome)
+
+    def stop(self) -> None:
+        """Write what is waiting and end the thread."""
+        with self._wake:
+            self._stop = True
+            self._wake.notify()
+        self._thread.join(30)
+
+
+def _settle(futures: list[asyncio.Future[int]], outcome: list[int] | Exception) -> None:
+    for place, future in enumerate(futures):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome[place])
+
+
+_IP: Final = re.compile(rb'("(?:\$?ip|ip_address|\$ip_address)"\s*:\s*)"([^"\\]{2,45})"')
+_CORS: Final = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, content-encoding, x-retry-count, x-write-key",
+    ),
+    (b"access-control-max-age", b"86400"),
+]
+_TOO_DEEP: Final = 200
+
+
+class Collector:
+    """An ASGI application over an inbox. ``keys`` maps write keys to sources; without any, every key is taken.
+
+    ``GET /health`` and ``GET /metrics`` (Prometheus) say how it is.
+    """
+
+    def __init__(
+        self, inbox: Inbox, keys: Mapping[str, str] | None = None, limits: Limits | None = None
+    ) -> None:
+        self.inbox, self.keys, self.limits = inbox, dict(keys or {}), limits or Limits()
+        self.writer = GroupWriter(inbox, self.limits.pending)
+        self.counts: Counter[str] = Counter()
+        self.events: Counter[tuple[str, str]] = Counter()
+        self._receiving = 0
+        self._latest = 0
+        self._kept = 0
+        self.healthy = True
+
+    async def start(self) -> None:
+        """Start the writer inside the running loop."""
+        self._kept = self.inbox.counts()["rejected"]
+        self.writer.start()
+
+    async def stop(self) -> None:
+        """Write what is waiting."""
+        await asyncio.to_thread(self.writer.stop)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self.http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        method, path = scope["method"], scope["path"]
+        if method == "OPTIONS":
+            await _answer(send, 204, b"", TEXT)
+            return
+        if method in ("GET", "HEAD"):
+            stub = self._get(path)
+            if stub is not None:
+                await _answer(send, *stub)
+                return
+        try:
+            status, body, kind = await self._take(scope, receive)
+        except Overload:
+            self.counts["overload"] += 1
+            await _answer(send, 429, b'{"error":"busy; try again"}', JSON, [(b"retry-after", b"2")])
+        except InboxError:
+            self.healthy = False
+            self.counts["unavailable"] += 1
+            await _answer(
+                send,
+                503,
+                b'{"error":"the inbox cannot be written; try again"}',
+                JSON,
+                [(b"retry-after", b"5")],
+            )
+        except _Gone:
+            return
+        else:
+            self.counts[f"status_{status}"] += 1
+            await _answer(send, status, body, kind)
+
+    # ---- taking
+
+    async def _take(self, scope: Scope, receive: Receive) -> tuple[int, bytes, bytes]:
+        headers = dict(scope["headers"])
+        raw = await self._body(headers, receive)
+        if raw is None:
+            self.counts["too_large"] += 1
+            return 413, b'{"error":"the body is too large"}', JSON
+        query = _query(scope["query_string"])
+        path = scope["path"]
+        try:
+            body = inflate(
+                raw,
+                headers.get(b"content-encoding", b"").decode("latin-1")
+                or query.get("compression", ""),
+                self.limits.inflated,
+            )
+        except _TooLarge:
+            self.counts["too_large"] += 1
+            await self._refuse(
+                "", "", path, "the body grows too large when decompressed", raw[:10_000]
+            )
+            return 413, b'{"error":"the body is too large"}', JSON
+        except BadBody as error:
+            body, fault = raw, str(error)
+        else:
+            fault = ""
+        dialect = dialect_of(path, body)
+        if dialect is None:
+            stub = self._get(path)
+            return (
+                stub
+                if stub is not None and scope["method"] == "POST"
+                else (404, b'{"error":"no such route"}', JSON)
+            )
+        if scope["method"] not in ("POST", "GET") or (scope["method"] == "GET" and not query):
+            return 405, b'{"error":"send this with POST"}', JSON
+        request = Request(path, query, headers, body)
+        accepted: Accepted | None = None
+        if not fault:
+            fault = _depth_fault(body)
+        if not fault:
+            try:
+                accepted = dialect.accept(request)
+                if accepted.count > self.limits.events:
+                    fault = f"more than {self.limits.events} events in one request"
+            except BadBody as error:
+                fault = str(error)
+            except (AttributeError, TypeError, KeyError, ValueError, RecursionError) as error:
+                fault = f"the body has not the shape it should ({type(error).__name__})"
+        if fault or accepted is None:
+            await self._refuse("", dialect.name, path, fault, body)
+            return dialect.bad(request, fault)
+        return await self._keep(scope, request, dialect, accepted)
+
+    async def _keep(
+        self, scope: Scope, request: Request, dialect: Dialect, accepted: Accepted
+    ) -> tuple[int, bytes, bytes]:
+        """Store what was accepted and return the reply."""
+        source: str | None = "live"
+        if self.keys:  # Jitsu's keys are KEY:SECRET
+            source = self.keys.get(accepted.key) or self.keys.get(accepted.key.partition(":")[0])
+        if source is None:
+            await self._refuse(
+                accepted.key, dialect.name, request.path, "unknown write key", request.body
+            )
+            if dialect.name in ("own", "posthog_v1", "mixpanel_import"):
+                return (
+                    401,
+                    b'{"code":401,"error":"unknown write key","status":"Unauthorized"}',
+                    JSON,
+                )
+            return accepted.status, accepted.reply, accepted.type
+        for reason, original in accepted.refused:
+            await self._refuse(accepted.key, dialect.name, request.path, reason, original)
+        if accepted.store:
+            agent = request.header(b"user-agent")[:500]
+            await self.writer.put(
+                Batch(
+                    self._now(),
+                    source,
+                    dialect.name,
+                    request.path,
+                    agent,
+                    cut_ip(_client(scope)),
+                    _marks(request, agent),
+                    _cut_ips(accepted.body),
+                )
+            )
+            self.healthy = True
+            self.events[(source, dialect.name)] += accepted.count
+        return accepted.status, accepted.reply, accepted.type
+
+    def _now(self) -> int:
+        """Return the moment in UTC microseconds; it never runs backwards, even where the machine's clock does."""
+        self._latest = max(self._latest, clock.time_ns() // 1_000)
+        return self._latest
+
+    async def _refuse(self, key: str, dialect: str, path: str, reason: str, body: bytes) -> None:
+        """Keep what was refused, as long as there is room for it."""
+        self.counts["refused"] += 1
+        if self._kept < self.limits.rejected:
+            self._kept += 1
+            entry = Rejected(
+                self._now(), key[:200], dialect, path[:500], reason, _cut_ips(body[: 1 << 20])
+            )
+            await asyncio.to_thread(self.inbox.reject, [entry])
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        """Return the body as sent, ``None`` where it is too large. Raises ``Overload`` while too much is under way."""
+        length = headers.get(b"content-length", b"0")
+        size = int(length) if length.isdigit() else 0
+        if size > self.limits.body:
+            return None
+        if self._receiving + size > self.limits.receiving:
+            raise Overload
+        message = await receive()
+        if not message.get("more_body"):
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            whole: bytes = message.get("body", b"")
+            return whole if len(whole) <= self.limits.body else None
+        chunks: list[bytes] = []
+        got = 0
+        try:
+            async with asyncio.timeout(self.limits.slow):
+                while True:
+                    chunk = message.get("body", b"")
+                    got += len(chunk)
+                    self._receiving += len(chunk)
+                    if got > self.limits.body:
+                        return None
+                    chunks.append(chunk)
+                    if not message.get("more_body"):
+                        return b"".join(chunks)
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+        except TimeoutError:
+            raise _Gone from None
+        finally:
+            self._receiving -= got
+
+    # ---- what is not an event
+
+    def _get(self, path: str) -> tuple[int, bytes, bytes] | None:
+        """Return health, metrics, and the small stubs that browser libraries ask for at start."""
+        if path == "/health":
+            state = (
+                b'{"status":"ok"}' if self.healthy else b'{"status":"the inbox cannot be written"}'
+            )
+            return (200 if self.healthy else 503), state, JSON
+        if path == "/metrics":
+            return 200, self.metrics().encode(), b"text/plain; version=0.0.4"
+        if path.startswith("/v1/projects/") and path.endswith("/settings"):
+            key = path.split("/")[3]
+            settings = {
+                "integrations": {
+                    "Segment.io": {
+                        "apiKey": key,
+                        "unbundledIntegrations": [],
+                        "addBundledMetadata": True,
+                    }
+                },
+                "plan": {},
+            }
+            return 200, msgspec.json.encode(settings), JSON
+        if path.startswith("/array/") and path.endswith(("/config", "/config.js")):
+            return 200, b'{"supportedCompression":["gzip","gzip-js"],"hasFeatureFlags":false}', JSON
+        if path.rstrip("/") in ("/flags", "/decide"):
+            return (
+                200,
+                b'{"featureFlags":{},"config":{"enable_collect_everything":true},"supportedCompression":["gzip","gzip-js"]}',
+                JSON,
+            )
+        if path == "/v1/m":
+            return 200, b'{"success":true}', JSON
+        return None
+
+    def metrics(self) -> str:
+        """Return counters in Prometheus' text format."""
+        lines = ["# TYPE propend_events_accepted_total counter"]
+        for (source, dialect), n in sorted(self.events.items()):
+            lines.append(
+                f'propend_events_accepted_total{{source="{source}",dialect="{dialect}"}} {n}'
+            )
+        for name, n in sorted(self.counts.items()):
+            lines += [
+                f"# TYPE propend_collect_{name}_total counter",
+                f"propend_collect_{name}_total {n}",
+            ]
+        lines += [
+            "# TYPE propend_commits_total counter",
+            f"propend_commits_total {self.writer.commits}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+class _Gone(Exception):  # noqa: N818 - the client went away
+    pass
+
+
+class _TooLarge(Exception):  # noqa: N818
+    pass
+
+
+def inflate(raw: bytes, encoding: str, most: int) -> bytes:
+    """Return a decompressed body: gzip by its first bytes or its header, deflate and zstd too.
+
+    Raises ``BadBody`` for a damaged one and stops a zip bomb at ``most`` bytes.
+
+    >>> import gzip
+    >>> inflate(gzip.compress(b"[]"), "", 10)
+    b'[]'
+    """
+    if raw[:2] == b"\x1f\x8b":
+        return _unzip(raw, 31, most)
+    if raw[:4] == b"\x28\xb5\x2f\xfd":
+        return _unzstd(raw, most)
+    if "deflate" in encoding:
+        try:
+            return _unzip(raw, 15, most)
+        except BadBody:
+            return _unzip(raw, -15, most)
+    if len(raw) > most:
+        raise _TooLarge
+    return raw
+
+
+def _unzip(raw: bytes, bits: int, most: int) -> bytes:
+    engine = zlib.decompressobj(bits)
+    try:
+        out = engine.decompress(raw, most + 1)
+    except zlib.error as error:
+        raise BadBody(f"the compressed body is damaged ({error})") from None
+    if len(out) > most:
+        raise _TooLarge
+    if not engine.eof:
+        raise BadBody("the compressed body ends too early")
+    return out
+
+
+def _unzstd(raw: bytes, most: int) -> bytes:
+    import pyarrow as pa
+
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(raw), "zstd") as stream:
+            out: bytes = stream.read(most + 1)
+    except OSError as error:
+        raise BadBody(f"the compressed body is damaged ({error})") from None
+    if len(out) > most:
+        raise _TooLarge
+    return out
+
+
+_BRACKETS: Final = re.compile(rb"[\[{]{200}|(?:[\[{][^\[\]{}]{0,40}){200}")
+
+
+def _depth_fault(body: bytes) -> str:
+    """Name a body that is nested absurdly deep, by a cheap look at runs of opening brackets."""
+    if body.count(b"[", 0, 4_000) + body.count(b"{", 0, 4_000) > _TOO_DEEP and _BRACKETS.search(
+        body, 0, 65_536
+    ):
+        return "the body is nested too deep"
+    return ""
+
+
+@lru_cache(maxsize=10_000)
+def cut_ip(ip: str) -> str:
+    """Return an address without the part that names a household.
+
+    >>> cut_ip("203.0.113.77"), cut_ip("2001:db8:1:2:3::4"), cut_ip("nonsense")
+    ('203.0.113.0', '2001:db8:1::', '')
+    """
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return ""
+    keep = 24 if address.version == 4 else 48
+    return str(ipaddress.ip_network((address, keep), strict=False).network_address)
+
+
+def _cut_ips(body: bytes) -> bytes:
+    """Cut the addresses that a body carries itself."""
+    if b'ip"' not in body and b'ip_address"' not in body:
+        return body
+    return _IP.sub(lambda m: m[1] + b'"' + cut_ip(m[2].decode("latin-1")).encode() + b'"', body)
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _marks(request: Request, agent: str) -> str:
+    marks = "bot" if is_bot(agent) else ""
+    if request.headers.get(b"sec-gpc") == b"1":
+        marks = f"{marks} gpc".strip()
+    if request.headers.get(b"dnt") == b"1":
+        marks = f"{marks} dnt".strip()
+    return marks
+
+
+def _query(raw: bytes) -> dict[str, str]:
+    if not raw:
+        return {}
+    from urllib.parse import parse_qsl
+
+    try:
+        return dict(parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=200))
+    except ValueError:
+        return {}
+
+
+async def _answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    kind: bytes,
+    extra: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    headers = [*_CORS] if status == 204 and not body else [_CORS[0]]
+    if status != 204:
+        headers += [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    if extra:
+        headers += extra
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if status == 204 else body})

@@ -1,0 +1,142 @@
+"""Snowplow tracker protocol 2: ``POST /com.snowplowanalytics.snowplow/tp2`` and ``GET /i``; any 2xx will do.
+
+Source: docs.snowplow.io, tracker protocol. ``e`` is pv (page view), se (structured), ue (self-describing), tr, ti.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from propend.serve.dialects.port import (
+    MOST_BYTES,
+    TEXT,
+    Accepted,
+    BadBody,
+    Event,
+    Fact,
+    Refused,
+    Request,
+    corrected,
+    decode,
+    expand,
+    message_id,
+    moment_of,
+    text_of,
+)
+from propend.serve.inbox import Batch
+
+__all__ = ["Snowplow"]
+
+
+class Snowplow:
+    """Payloads of string fields; the write key is the application id (``aid``)."""
+
+    name = "snowplow"
+
+    def accept(self, request: Request) -> Accepted:
+        """Take a payload."""
+        if not request.body:
+            rows: Any = [request.query]
+        else:
+            data = decode(request.body)
+            rows = data.get("data") if isinstance(data, dict) else None
+        if not isinstance(rows, list):
+            raise BadBody('the body has no list "data"')
+        first = rows[0] if rows and isinstance(rows[0], dict) else {}
+        return Accepted(
+            text_of(first.get("aid")), len(rows), msgspec.json.encode(rows), b"ok", type=TEXT
+        )
+
+    def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
+        """Answer 400 in plain text."""
+        del request
+        return 400, reason.encode(), TEXT
+
+    def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
+        """Yield what the rows mean."""
+        for row in decode(batch.body):
+            if not isinstance(row, dict):
+                yield Refused(
+                    reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES]
+                )
+                continue
+            yield from self._row(row, batch)
+
+    def _row(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
+        raw = msgspec.json.encode(row)
+        user = text_of(row.get("uid"))
+        anonymous = text_of(row.get("duid") or row.get("nuid") or row.get("tnuid"))
+        name = text_of(row.get("eid")) or message_id(raw)
+        when = corrected(
+            moment_of(row.get("ttm") or row.get("dtm")), moment_of(row.get("stm")), batch.received
+        )
+        if user and anonymous and user != anonymous:
+            yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
+        kind = row.get("e")
+        props: dict[str, Any] = {}
+        title, fixed = str(kind or ""), None
+        match kind:
+            case "pv":
+                props, fixed = {"url": row.get("url"), "title": row.get("page")}, "page"
+            case "se":
+                title = str(row.get("se_ac") or "structured")
+                props = {
+                    "category": row.get("se_ca"),
+                    "label": row.get("se_la"),
+                    "property": row.get("se_pr"),
+                    "value": row.get("se_va"),
+                }
+            case "tr":
+                props = {
+                    "order_id": row.get("tr_id"),
+                    "value": row.get("tr_tt"),
+                    "channel": row.get("tr_af"),
+                }
+                fixed = "purchase"
+            case "ti":
+                props = {
+                    "order_id": row.get("ti_id"),
+                    "sku": row.get("ti_sk"),
+                    "price": row.get("ti_pr"),
+                    "quantity": row.get("ti_qu"),
+                }
+                fixed = "purchase_line"
+            case "pp":
+                fixed = "page_ping"
+            case "ue":
+                title, props = _described(row)
+            case _:
+                yield Refused(reason=f"no event kind {str(kind)[:20]!r}", original=raw[:MOST_BYTES])
+                return
+        yield from expand(
+            user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, marks=batch.marks,
+            lines=props.get("products"), agent=str(row.get("ua") or batch.agent), session=text_of(row.get("sid")) or None,
+            channel=_campaign(str(row.get("url") or "")), type=fixed,
+        )  # fmt: skip
+
+
+def _described(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return name and data of a self-describing event (``ue_pr`` JSON, or ``ue_px`` in base64)."""
+    text = row.get("ue_pr")
+    try:
+        if not text and row.get("ue_px"):
+            text = base64.urlsafe_b64decode(row["ue_px"] + "=" * (-len(row["ue_px"]) % 4)).decode()
+        outer = decode(str(text).encode())
+        inner = outer["data"]
+        schema = str(inner["schema"])  # iglu:vendor/name/jsonschema/1-0-0
+        return schema.removeprefix("iglu:").split("/")[1], inner["data"] if isinstance(
+            inner["data"], dict
+        ) else {}
+    except (BadBody, KeyError, TypeError, IndexError, binascii.Error, UnicodeDecodeError):
+        return "self_describing", {}
+
+
+def _campaign(url: str) -> str | None:
+    query = dict(parse_qsl(url.partition("?")[2]))
+    return query.get("utm_source")

@@ -1,0 +1,107 @@
+"""Who is who: dated facts that two ids are one person, which can be undone and are resolved as of a moment."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from propend.errors import DataError
+from propend.serve.dialects.port import Fact
+
+__all__ = ["Identity"]
+
+_TABLE: Final = """create table if not exists facts (number integer primary key, time integer not null, kind text not null,
+  one text not null, other text not null, source text not null, message text not null, undone integer,
+  unique (source, message, one, other))"""
+MOST: Final = 500
+"""Ids of one person; a cluster beyond it is an accident (a shared device, a test id) and is answered by its own id."""
+
+
+class Identity:
+    """The facts of a workspace, in one SQLite file.
+
+    >>> import tempfile
+    >>> who = Identity(Path(tempfile.mkdtemp()) / "identity.db")
+    >>> who.add([("shop", Fact(time=10, kind="identify", one="anon", other="u1", message="m"))])
+    >>> who.ids("u1", 11), who.ids("u1", 9)
+    (('anon', 'u1'), ('u1',))
+    >>> who.undo(1, at=20)
+    >>> who.ids("u1", 21), who.ids("u1", 11)
+    (('u1',), ('anon', 'u1'))
+    >>> who.close()
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+        for statement in ("pragma journal_mode=wal", "pragma synchronous=full", _TABLE):
+            self._db.execute(statement)
+        for column in ("one", "other"):
+            self._db.execute(f"create index if not exists facts_{column} on facts ({column})")
+        self._any = self._db.execute("select 1 from facts limit 1").fetchone() is not None
+
+    def add(self, facts: Sequence[tuple[str, Fact]]) -> None:
+        """Take in facts with their sources; a fact that is known already is passed over."""
+        if not facts:
+            return
+        rows = [(f.time, f.kind, f.one, f.other, source, f.message) for source, f in facts]
+        with self._lock:
+            self._db.execute("begin immediate")
+            self._db.executemany(
+                "insert or ignore into facts (time, kind, one, other, source, message) values (?,?,?,?,?,?)",
+                rows,
+            )
+            self._db.execute("commit")
+            self._any = True
+
+    def ids(self, user: str, at: int) -> tuple[str, ...]:
+        """Return every id of the person behind an id, as known at a moment (UTC microseconds), sorted."""
+        if not self._any:
+            return (user,)
+        known, front = {user}, [user]
+        with self._lock:
+            while front and len(known) <= MOST:
+                marks = ",".join("?" * len(front))
+                rows = self._db.execute(
+                    f"select one, other from facts where (one in ({marks}) or other in ({marks}))"
+                    " and time <= ? and (undone is null or undone > ?)",
+                    (*front, *front, at, at),
+                ).fetchall()
+                front = list({i for row in rows for i in row} - known)[:MOST]
+                known.update(front)
+        return tuple(sorted(known)) if len(known) <= MOST else (user,)
+
+    def facts(self, user: str) -> list[dict[str, Any]]:
+        """Return the facts that name an id, oldest first."""
+        names = ("number", "time", "kind", "one", "other", "source", "message", "undone")
+        with self._lock:
+            rows = self._db.execute(
+                f"select {', '.join(names)} from facts where one = ? or other = ? order by time, number",
+                (user, user),
+            ).fetchall()
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def undo(self, number: int, at: int) -> None:
+        """Let a fact hold no longer from a moment on; raises ``DataError`` where there is no such fact."""
+        with self._lock:
+            done = self._db.execute(
+                "update facts set undone = ? where number = ? and undone is null", (at, number)
+            ).rowcount
+        if not done:
+            raise DataError(f"no identity fact {number} that still holds")
+
+    def forget(self, user: str) -> int:
+        """Remove every fact that names an id, for good; returns how many."""
+        with self._lock:
+            return self._db.execute(
+                "delete from facts where one = ? or other = ?", (user, user)
+            ).rowcount
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
