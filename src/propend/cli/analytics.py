@@ -87,6 +87,7 @@ def _seconds(value: float | None) -> str:
 @click.option("--who", help="Only users for whom this expression holds.")
 @click.option("--since", help="Entries from this day on.")
 @click.option("--until", help="Entries before this day.")
+@click.option("--incremental", is_flag=True, help="Keep the answer; read only what came since.")
 @click.option("--compare-at", help="Compare entries before and from this day.")
 @click.option("--why", "ask_why", is_flag=True, help="What separates converters from the rest.")
 @click.option("--step", type=int, help="With --audience or --why: the step (1 is the first).")
@@ -109,7 +110,7 @@ def funnel(
         raise ConfigError("give either --steps or --name, not both")
     workspace = _open(folder)
     asked: Any = split_steps(steps) if steps else name
-    given = {k: v for k, v in options.items() if v not in (None, ())}
+    given = {k: v for k, v in options.items() if v not in (None, (), False)}
     if ask_why:
         found = workspace.why(asked, within, step=-1 if step is None else step - 1, **given)
         _hand_out("why", "What separates them", found, as_json, csv_, html, lambda: _why(found))

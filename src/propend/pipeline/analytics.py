@@ -48,6 +48,7 @@ def day(text: str | int | None, zone: str) -> int | None:
 class Analytics:
     """Questions about the past. :class:`propend.pipeline.workspace.Workspace` has them as its methods."""
 
+    folder: Path
     config: Config
     engine: Engine
 
@@ -80,16 +81,20 @@ class Analytics:
         until: str | int | None = None,
         by: str | None = None,
         who: Step | None = None,
+        incremental: bool = False,
         **options: Any,
     ) -> FunnelResult:
         """Count users from step to step; see :func:`propend.analytics.funnel.funnel` for every option.
 
         ``steps`` is a list, or the name of a funnel in ``propend.toml``; without it the first declared one is answered.
+        ``incremental`` keeps the answer in ``kept/`` and reads only what came since; the figures are the same.
         """
         from propend.analytics.funnel import funnel
 
         given = {**options, "by": by, "who": who, "within": within}
         asked = {**self._declared(steps), **{k: v for k, v in given.items() if v not in (None, ())}}
+        if incremental:
+            return self._kept(asked, [since, until, asked.pop("by", None), asked.pop("who", None)])
         return funnel(
             self.store,
             self.schema,
@@ -98,6 +103,21 @@ class Analytics:
             until=day(until, self.zone),
             **asked,
         )
+
+    def _kept(self, asked: dict[str, Any], narrowed: list[Any]) -> FunnelResult:
+        """Bring a kept funnel up to date."""
+        from propend.analytics.funnel_plan import Funnel
+        from propend.analytics.incremental import IncrementalFunnel
+
+        if any(v is not None for v in narrowed):
+            raise ConfigError(
+                "a kept funnel has no period, breakdown or segment; leave out 'incremental'"
+            )
+        kept = IncrementalFunnel(Funnel.of(**asked))
+        file = self.folder / "kept" / f"funnel-{kept.key}.npz"
+        result = kept.load(file).update(self.store, self.schema, self.engine)
+        kept.save(file)
+        return result
 
     def _declared(self, steps: str | Sequence[Step] | None) -> dict[str, Any]:
         """Return a funnel's words: those declared under a name, or the steps themselves."""
