@@ -24,12 +24,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.speed.logs import TYPES, EventLog
+from benchmarks.speed.logs import START, TYPES
 
 STEPS = ("view", "search", "cart", "purchase")
 CODES = {name: code for code, name in enumerate(TYPES)}
 WEEK = 7 * 86_400 * 1_000_000
 DAYS = 60
+DAY = 86_400 * 1_000_000
+PART = 2_000_000
 GAP = 30 * 60 * 1_000_000
 
 
@@ -37,15 +39,18 @@ def generate(folder: Path, events: int) -> None:
     """Write the log for the peers, and as our store."""
     from propend.events.store import Store, event_schema
 
-    log = EventLog(events, users=max(1, events // 100), days=DAYS, duplicates=0.0)
+    users = max(1, events // 100)
+    rng = np.random.default_rng(7)
+    weight = np.cumsum(rng.lognormal(0.0, 1.3, users))
+    shares = np.cumsum(list(TYPES.values()))[:-1]
     (folder / "peers").mkdir(parents=True)
     columns: dict[str, list[np.ndarray]] = {"user": [], "time": [], "type": []}
-    for number, table in enumerate(log.tables()):
-        user = np.char.lstrip(np.asarray(table["user"]).astype(str), "u").astype(np.int32)
-        kind = np.asarray(table["type"].combine_chunks().dictionary_encode().indices)
-        names = table["type"].combine_chunks().dictionary_encode().dictionary.to_pylist()
-        kind = np.array([CODES[n] for n in names], np.int16)[kind]
-        at = np.asarray(table["time"].cast(pa.int64()))
+    for number, low in enumerate(range(0, events, PART)):
+        rows = min(PART, events - low)
+        user = np.searchsorted(weight, rng.random(rows) * weight[-1]).astype(np.int32)
+        begin, end = (START + DAYS * DAY * edge // events for edge in (low, low + rows))
+        at = np.sort(rng.integers(begin, end, rows))
+        kind = np.searchsorted(shares, rng.random(rows)).astype(np.int16)
         part = pa.table({"user": user, "time": at, "type": kind})
         pq.write_table(part, folder / "peers" / f"p{number:04d}.parquet", compression="lz4")
         for name, values in (("user", user), ("time", at), ("type", kind)):
@@ -55,7 +60,7 @@ def generate(folder: Path, events: int) -> None:
     store = Store.create(folder / "store", buckets)
     schema = event_schema({})
     home = (user % buckets).astype(np.uint16)
-    order = np.argsort(home, kind="stable")
+    order = np.argsort(home, kind="stable").astype(np.uint32)
     cuts = np.searchsorted(home[order], np.arange(buckets + 1))
     with store.writing() as writer:
         writer.next.types = list(TYPES)
@@ -334,8 +339,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/propend-bench"))
     parser.add_argument("--task")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--against", nargs="*", default=["chdb", "duckdb", "polars"])
     parser.add_argument("--only", nargs="*", default=["read", "funnel", "retention", "paths"])
     args = parser.parse_args()
+    if args.task == "generate":
+        generate(args.folder, args.events)
+        return
     if args.task:
         measure(args.task, args.folder)
         return
@@ -343,7 +352,20 @@ def main() -> None:
     if not (folder / "store").exists():
         shutil.rmtree(folder, ignore_errors=True)
         start = time.perf_counter()
-        generate(folder, args.events)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.speed.analytics",
+                "--task",
+                "generate",
+                "--events",
+                str(args.events),
+                "--folder",
+                str(folder),
+            ],
+            check=True,
+        )
         print(
             f"generated {args.events:,} events in {time.perf_counter() - start:.0f} s", flush=True
         )
@@ -353,7 +375,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for question in args.only:
         ours: dict[str, Any] = {}
-        for library in ("propend", "chdb", "duckdb", "polars"):
+        for library in ("propend", *args.against):
             task = f"{library}_{question}"
             if task not in TASKS:
                 continue
