@@ -165,7 +165,7 @@ def _predict(
     cards: list[dict[str, Any]] = []
     for task in declared:
         try:
-            prediction = workspace.predict(task, progress=show)
+            prediction = workspace.predict(task, reuse=True, progress=show)
         except (NotEnoughDataError, ExpressionError) as reason:
             cards.append(
                 {
