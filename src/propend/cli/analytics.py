@@ -89,6 +89,7 @@ def _seconds(value: float | None) -> str:
 @click.option("--until", help="Entries before this day.")
 @click.option("--incremental", is_flag=True, help="Keep the answer; read only what came since.")
 @click.option("--compare-at", help="Compare entries before and from this day.")
+@click.option("--compare-who", help="Compare the users for whom this holds with the others.")
 @click.option("--why", "ask_why", is_flag=True, help="What separates converters from the rest.")
 @click.option("--step", type=int, help="With --audience or --why: the step (1 is the first).")
 @click.option(
@@ -100,7 +101,7 @@ def _seconds(value: float | None) -> str:
 @_outputs
 def funnel(
     folder: str, steps: str | None, name: str | None, within: str | None, as_json: bool,
-    csv_: str | None, html: str | None, compare_at: str | None, ask_why: bool, step: int | None,
+    csv_: str | None, html: str | None, compare_at: str | None, compare_who: str | None, ask_why: bool, step: int | None,
     audience: str | None, dropped: bool, **options: Any,
 ) -> None:  # fmt: skip
     """How many go from step to step, how long it takes, and where they are lost."""
@@ -115,8 +116,8 @@ def funnel(
         found = workspace.why(asked, within, step=-1 if step is None else step - 1, **given)
         _hand_out("why", "What separates them", found, as_json, csv_, html, lambda: _why(found))
         return
-    if compare_at:
-        both = workspace.compare_funnels(asked, compare_at, within, **given)
+    if compare_at or compare_who:
+        both = workspace.compare_funnels(asked, compare_at, within, split=compare_who, **given)
         _hand_out(
             "compared", "Funnel, compared", both, as_json, csv_, html, lambda: _compared(both)
         )
@@ -164,9 +165,8 @@ def _funnel(d: dict[str, Any]) -> None:
 
 
 def _compared(d: dict[str, Any]) -> None:
-    click.echo(f"Entries from {d['at']} on against those before")
     rows(
-        ["step", "after", "before", "difference", "95 % interval", "q"],
+        ["step", *d["sides"], "difference", "95 % interval", "q"],
         [
             [
                 s["event"], percent(s["conversion"][0]), percent(s["conversion"][1]),

@@ -137,20 +137,33 @@ class Analytics:
     def compare_funnels(
         self,
         steps: str | Sequence[Step] | None,
-        at: str | int,
+        at: str | int | None = None,
         within: str | None = None,
+        *,
+        split: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Compare the funnel's entries before a day with those from it on, step by step, with a test."""
+        """Compare the entries from a day on with those before, or the users for whom ``split`` holds with the others.
+
+        Every step has the difference, its interval and a test; the document holds both funnels.
+        """
         from propend.analytics.funnel import compare
 
-        before = self.funnel(steps, within, **{**options, "until": at})
-        after = self.funnel(steps, within, **{**options, "since": at})
+        if (at is None) == (split is None):
+            raise ConfigError(
+                'compare either at a day or by who, for example who="count(purchase) >= 2"'
+            )
+        sides = (
+            ({"since": at}, {"until": at})
+            if at is not None
+            else ({"who": split}, {"who": f"not ({split})"})
+        )
+        one, other = (self.funnel(steps, within, **{**options, **side}) for side in sides)
+        names = [f"from {at}", f"before {at}"] if at is not None else [str(split), f"not ({split})"]
         return {
-            "at": str(at),
-            "before": before.to_dict(),
-            "after": after.to_dict(),
-            "steps": compare(after, before),
+            "sides": names,
+            "funnels": [one.to_dict(), other.to_dict()],
+            "steps": compare(one, other),
         }
 
     def why(
