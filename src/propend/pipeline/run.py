@@ -132,7 +132,25 @@ def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
     found["retention"] = retention(
         store, schema, engine, unit="month" if schema.days > 90 else "week"
     )
+    found |= _more_of_the_past(workspace)
     show("look back", 3, 3)
+    return found
+
+
+def _more_of_the_past(workspace: Workspace) -> dict[str, Any]:
+    """Lifecycle, paths and a trend with its alarms; each is left out where the log cannot answer."""
+    found: dict[str, Any] = {}
+    long = workspace.schema.days > 60
+    asked: dict[str, Callable[[], dict[str, Any]]] = {
+        "lifecycle": lambda: workspace.lifecycle("month" if long else "week"),
+        "paths": lambda: workspace.paths(top=6),
+        "trend": lambda: workspace.trend("users(*)", "day"),
+    }
+    for name, ask in asked.items():
+        try:
+            found[name] = ask()
+        except PropendError as error:
+            found[name] = {"missing": str(error)}
     return found
 
 
