@@ -31,7 +31,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 import socket
-s = socket.socket(); s.bind(("127.0.0.1", 0)); print("listening on http://127.0.0.1:%d" % s.getsockname()[1], file=sys.stderr, flush=True)
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(256); print("listening on http://127.0.0.1:%d" % s.getsockname()[1], file=sys.stderr, flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")).run(sockets=[s])
 """
 
@@ -42,7 +42,9 @@ def cpu(pid: int) -> float:
 
 
 def memory(pid: int) -> float:
-    line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS"))
+    line = next(
+        x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -58,16 +60,21 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], str]:
 
 
 def body(events: int) -> bytes:
+    rng = np.random.default_rng(7)
     messages = [
-        {"type": "track", "event": "Product Viewed", "userId": f"u{np.random.randint(1_000_000)}", "messageId": "________-____-____-____-____________", "timestamp": "2026-11-20T10:00:00.000Z",
+        {"type": "track", "event": "Product Viewed", "userId": f"u{rng.integers(1_000_000)}", "messageId": "________-____-____-____-____________", "timestamp": "2026-11-20T10:00:00.000Z",
          "properties": {"product_id": f"p{i}", "price": 12.5, "category": "shoes", "url": "https://shop.example/products/long-name-of-a-product"},
          "context": {"library": {"name": "analytics-python", "version": "2.4.0"}, "page": {"path": "/products", "referrer": "https://search.example/"}}}
         for i in range(events)
     ]  # fmt: skip
-    return json.dumps({"batch": messages, "writeKey": "key", "sentAt": "2026-11-20T10:00:01.000Z"}).encode()
+    return json.dumps(
+        {"batch": messages, "writeKey": "key", "sentAt": "2026-11-20T10:00:01.000Z"}
+    ).encode()
 
 
-async def load(url: str, requests: Any, connections: int, seconds: float, rate: float | None = None) -> dict[str, float]:
+async def load(
+    url: str, requests: Any, connections: int, seconds: float, rate: float | None = None
+) -> dict[str, float]:
     """Keep ``connections`` open and send; ``requests`` yields (method, path, body). ``rate``: at most so many a second."""
     host, port = url.removeprefix("http://").split(":")
     latencies: list[float] = []
@@ -104,7 +111,13 @@ async def load(url: str, requests: Any, connections: int, seconds: float, rate: 
     await asyncio.gather(*(one() for _ in range(connections)))
     took = time.perf_counter() - began
     q = np.quantile(latencies, [0.5, 0.99]) * 1e3
-    return {"requests": len(latencies), "bad": bad, "per_second": len(latencies) / took, "p50_ms": float(q[0]), "p99_ms": float(q[1])}
+    return {
+        "requests": len(latencies),
+        "bad": bad,
+        "per_second": len(latencies) / took,
+        "p50_ms": float(q[0]),
+        "p99_ms": float(q[1]),
+    }
 
 
 def posts(template: bytes, path: str) -> Any:
@@ -112,16 +125,40 @@ def posts(template: bytes, path: str) -> Any:
     parts = template.split(mark)
     while True:  # every event its own id: dedupe is exercised
         base = uuid.uuid4().hex[:24].encode()
-        yield "POST", path, b"".join(p + (base + b"%012d" % i if i < len(parts) - 1 else b"") for i, p in enumerate(parts))
+        yield (
+            "POST",
+            path,
+            b"".join(
+                p + (base + b"%012d" % i if i < len(parts) - 1 else b"")
+                for i, p in enumerate(parts)
+            ),
+        )
 
 
-def measured(name: str, server: subprocess.Popen[str], url: str, requests: Any, connections: int, seconds: float, events: int = 1, rate: float | None = None) -> dict[str, Any]:
+def measured(
+    name: str,
+    server: subprocess.Popen[str],
+    url: str,
+    requests: Any,
+    connections: int,
+    seconds: float,
+    events: int = 1,
+    rate: float | None = None,
+) -> dict[str, Any]:
     asyncio.run(load(url, requests, connections, 0.5, rate))
     before = cpu(server.pid)
     result: dict[str, Any] = asyncio.run(load(url, requests, connections, seconds, rate))
     used = cpu(server.pid) - before
-    result |= {"name": name, "cpu_seconds": used, "events_per_cpu_second": result["requests"] * events / max(used, 1e-9), "rss_mb": memory(server.pid)}
-    print(f"{name}: {result['per_second']:.0f}/s, {result['events_per_cpu_second']:.0f} events per CPU-second, p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms", file=sys.stderr)
+    result |= {
+        "name": name,
+        "cpu_seconds": used,
+        "events_per_cpu_second": result["requests"] * events / max(used, 1e-9),
+        "rss_mb": memory(server.pid),
+    }
+    print(
+        f"{name}: {result['per_second']:.0f}/s, {result['events_per_cpu_second']:.0f} events per CPU-second, p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms",
+        file=sys.stderr,
+    )
     return result
 
 
@@ -154,7 +191,18 @@ def shop(folder: Path, users: int, items: int) -> None:
     item = np.minimum((rng.pareto(0.8, n) * 20).astype(int), items - 1)
     item[:items] = np.arange(items)[: len(item[:items])]
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"who": [f"u{u}" for u in user], "at": pa.array(when, pa.timestamp("us", "UTC")), "what": kind, "thing": [f"p{i}" for i in item], "money": pa.array(value, from_pandas=True)}), folder / "log.parquet")
+    pq.write_table(
+        pa.table(
+            {
+                "who": [f"u{u}" for u in user],
+                "at": pa.array(when, pa.timestamp("us", "UTC")),
+                "what": kind,
+                "thing": [f"p{i}" for i in item],
+                "money": pa.array(value, from_pandas=True),
+            }
+        ),
+        folder / "log.parquet",
+    )
     (folder / "propend.toml").write_text(
         '[workspace]\nzone = "UTC"\n[live]\nmove = "1h"\n[live.keys]\nkey = "web"\n[[events]]\nname = "log"\nfiles = ["log.parquet"]\n'
         '[events.roles]\nuser = "who"\ntime = "at"\ntype = "what"\nitem = "thing"\nvalue = "money"\n'
@@ -172,11 +220,17 @@ async def freshness(url: str, n: int) -> dict[str, float]:
     times = []
     for i in range(n):
         user, key = f"fresh{i}", uuid.uuid4().hex
-        data = json.dumps({"events": [{"id": key, "type": "cart", "user": user, "item": "p1"}]}).encode()
+        data = json.dumps(
+            {"events": [{"id": key, "type": "cart", "user": user, "item": "p1"}]}
+        ).encode()
         started = time.perf_counter()
-        urllib.request.urlopen(urllib.request.Request(url + "/v1/events", data, {"Authorization": "Bearer key"})).read()
+        urllib.request.urlopen(
+            urllib.request.Request(url + "/v1/events", data, {"Authorization": "Bearer key"})
+        ).read()
         while True:
-            answer = json.load(urllib.request.urlopen(f"{url}/v1/users/{user}/value?expression=count(cart)"))
+            answer = json.load(
+                urllib.request.urlopen(f"{url}/v1/users/{user}/value?expression=count(cart)")
+            )
             if answer["value"]:
                 break
         times.append(time.perf_counter() - started)
@@ -197,21 +251,70 @@ def main() -> None:
         folder = Path(scratch)
         results["fdatasync"] = fsync_floor(folder)
         server, url = start([sys.executable, "-c", BARE])
-        results["runs"].append(measured("floor: bare ASGI, 50 events", server, url, posts(fifty, "/v1/batch"), 32, asked.seconds, 50))
-        results["runs"].append(measured("floor: bare ASGI, 1 event", server, url, posts(single, "/v1/batch"), 32, asked.seconds))
+        results["runs"].append(
+            measured(
+                "floor: bare ASGI, 50 events",
+                server,
+                url,
+                posts(fifty, "/v1/batch"),
+                32,
+                asked.seconds,
+                50,
+            )
+        )
+        results["runs"].append(
+            measured(
+                "floor: bare ASGI, 1 event",
+                server,
+                url,
+                posts(single, "/v1/batch"),
+                32,
+                asked.seconds,
+            )
+        )
         server.kill()
         server.wait()
         if asked.only != "api":
             (folder / "c").mkdir()
-            (folder / "c" / "propend.toml").write_text('[workspace]\nzone = "UTC"\n[live.keys]\nkey = "web"\n')
-            server, url = start([sys.executable, "-m", "propend", "serve", str(folder / "c"), "--only", "collect", "--port", "0"])
-            results["runs"].append(measured("collector, 50 events", server, url, posts(fifty, "/v1/batch"), 32, asked.seconds, 50))
-            results["runs"].append(measured("collector, 1 event", server, url, posts(single, "/v1/batch"), 32, asked.seconds))
+            (folder / "c" / "propend.toml").write_text(
+                '[workspace]\nzone = "UTC"\n[live.keys]\nkey = "web"\n'
+            )
+            server, url = start(
+                [
+                    sys.executable,
+                    "-m",
+                    "propend",
+                    "serve",
+                    str(folder / "c"),
+                    "--only",
+                    "collect",
+                    "--port",
+                    "0",
+                ]
+            )
+            results["runs"].append(
+                measured(
+                    "collector, 50 events",
+                    server,
+                    url,
+                    posts(fifty, "/v1/batch"),
+                    32,
+                    asked.seconds,
+                    50,
+                )
+            )
+            results["runs"].append(
+                measured(
+                    "collector, 1 event", server, url, posts(single, "/v1/batch"), 32, asked.seconds
+                )
+            )
             server.terminate()
             server.wait()
         if asked.only != "collect":
             shop(folder / "s", asked.users, asked.items)
-            server, url = start([sys.executable, "-m", "propend", "serve", str(folder / "s"), "--port", "0"])
+            server, url = start(
+                [sys.executable, "-m", "propend", "serve", str(folder / "s"), "--port", "0"]
+            )
             time.sleep(12)
             rng = np.random.default_rng(3)
             names = [f"u{u}" for u in rng.integers(0, asked.users, 50_000)]
@@ -221,11 +324,52 @@ def main() -> None:
                     for name in names:
                         yield "GET", path.format(name), b""
 
-            results["runs"].append(measured("floor: /health", server, url, gets("/health"), 1, asked.seconds, rate=500))
-            results["runs"].append(measured("prediction, no reasons, 500/s", server, url, gets("/v1/users/{}/predictions/buys?reasons=0"), 4, asked.seconds, rate=500))
-            results["runs"].append(measured("prediction, no reasons, 1 connection", server, url, gets("/v1/users/{}/predictions/buys?reasons=0"), 1, asked.seconds))
-            results["runs"].append(measured("prediction, 3 reasons, 200/s", server, url, gets("/v1/users/{}/predictions/buys"), 4, asked.seconds, rate=200))
-            results["runs"].append(measured("recommendations, 100/s", server, url, gets("/v1/users/{}/recommendations"), 4, asked.seconds, rate=100))
+            results["runs"].append(
+                measured("floor: /health", server, url, gets("/health"), 1, asked.seconds, rate=500)
+            )
+            results["runs"].append(
+                measured(
+                    "prediction, no reasons, 500/s",
+                    server,
+                    url,
+                    gets("/v1/users/{}/predictions/buys?reasons=0"),
+                    4,
+                    asked.seconds,
+                    rate=500,
+                )
+            )
+            results["runs"].append(
+                measured(
+                    "prediction, no reasons, 1 connection",
+                    server,
+                    url,
+                    gets("/v1/users/{}/predictions/buys?reasons=0"),
+                    1,
+                    asked.seconds,
+                )
+            )
+            results["runs"].append(
+                measured(
+                    "prediction, 3 reasons, 200/s",
+                    server,
+                    url,
+                    gets("/v1/users/{}/predictions/buys"),
+                    4,
+                    asked.seconds,
+                    rate=200,
+                )
+            )
+            results["runs"].append(
+                measured(
+                    "recommendations, 100/s",
+                    server,
+                    url,
+                    gets("/v1/users/{}/recommendations"),
+                    4,
+                    asked.seconds,
+                    rate=100,
+                )
+            )
             results["freshness"] = asyncio.run(freshness(url, 200))
             results["api_rss_mb"] = memory(server.pid)
             server.terminate()

@@ -40,7 +40,9 @@ def running() -> Callable[[Any], AbstractContextManager[str]]:
     return _running
 
 
-def build_shop(folder: Path, users: int = 200, days: int = 120, seed: int = 5, live: str = "") -> None:
+def build_shop(
+    folder: Path, users: int = 200, days: int = 120, seed: int = 5, live: str = ""
+) -> None:
     """Write a small shop: people with a rhythm of their own, whose purchases follow their views."""
     rng = np.random.default_rng(seed)
     lines = ["user,time,type,item,value"]

@@ -30,11 +30,15 @@ class Site:
         self.http = httpx.Client(base_url=url, headers=ALL, timeout=30)
 
     def send(self, **event: Any) -> None:
-        got = self.http.post("/v1/events", json={"events": [event]}, headers={"Authorization": "Bearer key"})
+        got = self.http.post(
+            "/v1/events", json={"events": [event]}, headers={"Authorization": "Bearer key"}
+        )
         assert got.json()["results"][0]["result"] == "ok", got.text
         last = self.live.inbox.last()
         for _ in range(1_000):
-            if self.live.state.position >= last and (not self.live.triggers.declared or self.live.triggers.position >= last):
+            if self.live.state.position >= last and (
+                not self.live.triggers.declared or self.live.triggers.position >= last
+            ):
                 return
             time.sleep(0.005)
         raise AssertionError("the event never became visible")
@@ -46,7 +50,9 @@ def site(shop: Path, tmp_path_factory: pytest.TempPathFactory, running: Any) -> 
     shutil.copytree(shop, folder)
     live = Live(open_workspace(folder))
     live.start()
-    with running(Both(Collector(live.inbox, live.workspace.config.live.keys), Api(live).app)) as url:
+    with running(
+        Both(Collector(live.inbox, live.workspace.config.live.keys), Api(live).app)
+    ) as url:
         for _ in range(600):
             if live.recommender is not None:
                 break
@@ -58,15 +64,24 @@ def site(shop: Path, tmp_path_factory: pytest.TempPathFactory, running: Any) -> 
 
 
 def test_an_event_is_visible_at_once(site: Site) -> None:
-    site.send(id="new-1", type="cart", user="fresh", item="i1", value=3.5, properties={"plan": "pro"})
+    site.send(
+        id="new-1", type="cart", user="fresh", item="i1", value=3.5, properties={"plan": "pro"}
+    )
     profile = site.http.get("/v1/users/fresh/profile").json()
     assert profile["types"] == {"cart": 1}
     assert profile["last_items"] == ["i1"]
-    got = site.http.get("/v1/users/fresh/value", params={"expression": "count(cart where plan = 'pro') last 1h"}).json()
+    got = site.http.get(
+        "/v1/users/fresh/value", params={"expression": "count(cart where plan = 'pro') last 1h"}
+    ).json()
     assert got["value"] == 1.0
     site.send(id="new-1", type="cart", user="fresh", item="i1")
     assert site.http.get("/v1/users/fresh/profile").json()["events"] == 1
-    assert site.http.get("/v1/users/fresh/member", params={"expression": "any(cart) last 1h"}).json()["member"] is True
+    assert (
+        site.http.get("/v1/users/fresh/member", params={"expression": "any(cart) last 1h"}).json()[
+            "member"
+        ]
+        is True
+    )
 
 
 def test_predictions_equal_batch(site: Site) -> None:
@@ -74,13 +89,19 @@ def test_predictions_equal_batch(site: Site) -> None:
     from propend.pipeline.predict import score
 
     at = workspace.now
-    batch = score(workspace.store, workspace.schema, workspace.engine, workspace.registry.load("buys"), at)
+    batch = score(
+        workspace.store, workspace.schema, workspace.engine, workspace.registry.load("buys"), at
+    )
     expected = dict(zip(batch.users, batch.score, strict=True))
     users = list(expected)[:60]
-    answers = site.http.post("/v1/answers", json={"users": users, "task": "buys", "at": at}).json()["answers"]
+    answers = site.http.post("/v1/answers", json={"users": users, "task": "buys", "at": at}).json()[
+        "answers"
+    ]
     assert np.array_equal([a["score"] for a in answers], [expected[u] for u in users])
     assert all(a["in_population"] for a in answers)
-    one = site.http.get(f"/v1/users/{users[0]}/predictions/buys", params={"at": at, "reasons": 2}).json()
+    one = site.http.get(
+        f"/v1/users/{users[0]}/predictions/buys", params={"at": at, "reasons": 2}
+    ).json()
     assert one["score"] == expected[users[0]]
     assert len(one["reasons"]) == 2
     assert one["version"] == 1
@@ -94,7 +115,14 @@ def test_p_in_an_expression(site: Site) -> None:
 def test_recommendations_for_user_and_session(site: Site) -> None:
     got = site.http.get("/v1/users/u1/recommendations", params={"k": 5}).json()["items"]
     assert [o["rank"] for o in got] == [1, 2, 3, 4, 5]
-    assert len(site.http.post("/v1/recommendations", json={"items": ["i1", "never seen"], "k": 3}).json()["items"]) == 3
+    assert (
+        len(
+            site.http.post(
+                "/v1/recommendations", json={"items": ["i1", "never seen"], "k": 3}
+            ).json()["items"]
+        )
+        == 3
+    )
     assert len(site.http.get("/v1/users/stranger/recommendations").json()["items"]) == 10
 
 
@@ -168,7 +196,10 @@ def test_models_swap_without_dropping_a_request(site: Site) -> None:
             break
         time.sleep(0.02)
     site.http.get("/v1/users/u3/predictions/buys")
-    assert {(p.version, p.shadow) for p in site.live.log.predictions("buys") if p.user == "u3"} == {(3, 0), (1, 1)}
+    assert {(p.version, p.shadow) for p in site.live.log.predictions("buys") if p.user == "u3"} == {
+        (3, 0),
+        (1, 1),
+    }
 
 
 def test_triggers_fire_once_per_crossing(site: Site) -> None:

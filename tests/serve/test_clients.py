@@ -46,7 +46,19 @@ def workspace(tmp_path: Path) -> Path:
 def collector(workspace: Path) -> Iterator[str]:
     """The collector as its own process, by the command line."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "propend", "serve", str(workspace), "--only", "collect", "--port", "0"], stderr=subprocess.PIPE, text=True
+        [
+            sys.executable,
+            "-m",
+            "propend",
+            "serve",
+            str(workspace),
+            "--only",
+            "collect",
+            "--port",
+            "0",
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert server.stderr is not None
     line = server.stderr.readline()
@@ -60,14 +72,22 @@ def collector(workspace: Path) -> Iterator[str]:
 def drive(name: str, url: str) -> None:
     if name in PYTHON:
         command = [sys.executable, str(HERE / name), url]
-        probe = subprocess.run([sys.executable, "-c", f"import {PYTHON[name]}"], capture_output=True)
+        probe = subprocess.run(
+            [sys.executable, "-c", f"import {PYTHON[name]}"], capture_output=True
+        )
         if probe.returncode:
             pytest.skip(f"needs the client {PYTHON[name]}")
     else:
         if not (NODE / SCRIPTS[name]).is_dir() or shutil.which("node") is None:
             pytest.skip(f"needs node and {SCRIPTS[name]} in PROPEND_NODE_CLIENTS ({NODE})")
         command = ["node", str(HERE / name), url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "NODE_PATH": str(NODE)})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "NODE_PATH": str(NODE)},
+    )
     assert done.returncode == 0, done.stderr[-2_000:]
 
 
@@ -86,7 +106,11 @@ def test_every_event_is_in_the_store_once(name: str, workspace: Path, collector:
     mover.drain()
     assert inbox.rejected() == []
     store = Store(workspace / "store")
-    rows = [row for b in range(store.buckets) for row in store.read_bucket(b, ["user", "time", "type", "item"]).to_pylist()]
+    rows = [
+        row
+        for b in range(store.buckets)
+        for row in store.read_bucket(b, ["user", "time", "type", "item"]).to_pylist()
+    ]
     views = [r for r in rows if store.types[r["type"]] == "view"]
     users = sorted({str(u) for r in views for u in store.names_of(_codes(r["user"]))})
     prefix = "user-" if "amplitude" in name else "u"

@@ -22,7 +22,12 @@ from propend.serve.state import LiveState
 
 DAY = 86_400_000_000
 START = 1_767_000_000_000_000
-CONFIG = parse_config({"workspace": {"zone": "Europe/Berlin"}, "live": {"properties": {"depth": "number"}, "traits": ["plan"]}})
+CONFIG = parse_config(
+    {
+        "workspace": {"zone": "Europe/Berlin"},
+        "live": {"properties": {"depth": "number"}, "traits": ["plan"]},
+    }
+)
 NAMES = ("Product Viewed", "Product Added", "Order Completed")
 
 
@@ -40,7 +45,18 @@ def log(n: int, users: int, seed: int) -> list[Batch]:
             "time": tick, "item": f"i{rng.integers(12)}", "value": round(float(rng.normal(20, 5)), 2), "quantity": int(rng.integers(1, 4)),
             "session": f"s{rng.integers(5)}", "properties": {"depth": float(rng.random())},
         }  # fmt: skip
-        found.append(Batch(received, "shop", "own", "/v1/events", "", "", "", msgspec.json.encode({"events": [event]})))
+        found.append(
+            Batch(
+                received,
+                "shop",
+                "own",
+                "/v1/events",
+                "",
+                "",
+                "",
+                msgspec.json.encode({"events": [event]}),
+            )
+        )
     return found
 
 
@@ -48,7 +64,9 @@ def parts(folder: Path) -> tuple[SqliteInbox, Mover, LiveState]:
     inbox = SqliteInbox(folder / "live" / "inbox")
     identity = Identity(folder / "live" / "identity.db")
     mover = Mover(CONFIG, folder, folder / "store", connect("local"), inbox, identity)
-    state = LiveState(folder / "store", inbox, identity, zone="Europe/Berlin", properties=CONFIG.live.properties)
+    state = LiveState(
+        folder / "store", inbox, identity, zone="Europe/Berlin", properties=CONFIG.live.properties
+    )
     return inbox, mover, state
 
 
@@ -85,13 +103,23 @@ def test_replay_gate(tmp_path: Path, batch_side: tuple[Store, Schema, list[Batch
                 continue
             live = state.features(program, arrived.event.user, at)
             expected = matrix(features, whole[arrived.event.user], Rows.of([0], [at]), schema)[0]
-            same = (live.view(np.int64) == expected.view(np.int64)) | (np.isnan(live) & np.isnan(expected))
-            assert same.all(), [(str(features[i]), live[i], expected[i]) for i in np.flatnonzero(~same)][:5]
+            same = (live.view(np.int64) == expected.view(np.int64)) | (
+                np.isnan(live) & np.isnan(expected)
+            )
+            assert same.all(), [
+                (str(features[i]), live[i], expected[i]) for i in np.flatnonzero(~same)
+            ][:5]
             compared += len(features)
         if number % 60 == 59:  # the mover comes by
             mover.drain()
         if number % 97 == 96:  # the server restarts
-            state = LiveState(tmp_path / "store", inbox, mover.identity, zone="Europe/Berlin", properties=CONFIG.live.properties)
+            state = LiveState(
+                tmp_path / "store",
+                inbox,
+                mover.identity,
+                zone="Europe/Berlin",
+                properties=CONFIG.live.properties,
+            )
             state.restore()
             version = -1
         if number % 41 == 40:  # memory is short
@@ -103,7 +131,20 @@ def test_identity_joins_timelines_and_undo_parts_them(tmp_path: Path) -> None:
     inbox, mover, state = parts(tmp_path)
 
     def send(**event: object) -> None:
-        inbox.append([Batch(START + 10, "shop", "own", "/", "", "", "", msgspec.json.encode({"events": [event]}))])
+        inbox.append(
+            [
+                Batch(
+                    START + 10,
+                    "shop",
+                    "own",
+                    "/",
+                    "",
+                    "",
+                    "",
+                    msgspec.json.encode({"events": [event]}),
+                )
+            ]
+        )
         state.refresh()
 
     send(id="1", type="view", anonymous="a", time=START, session="s1")

@@ -7,32 +7,44 @@ from typing import Any, Literal
 import click
 
 from propend.cli.output import emit, folder_argument, json_option, rows
-from propend.pipeline.workspace import open_workspace
 
-__all__ = ["move", "monitor", "serve"]
+__all__ = ["monitor", "move", "serve"]
 
 
 @click.command()
 @folder_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8710, show_default=True, type=click.IntRange(0, 65_535), help="Port; 0 takes a free one.")
-@click.option("--only", type=click.Choice(["collect", "api"]), help="Only take events in, or only answer.")
+@click.option(
+    "--port",
+    default=8710,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Port; 0 takes a free one.",
+)
+@click.option(
+    "--only", type=click.Choice(["collect", "api"]), help="Only take events in, or only answer."
+)
 def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | None) -> None:
     """Take events from stock SDKs and answer about users, live."""
+    from pathlib import Path
+
     from propend.serve.server import serve as run
 
     run(
-        open_workspace(folder), host=host, port=port, only=only,
+        Path(folder), host=host, port=port, only=only,
         ready=lambda url: click.echo(f"propend: listening on {url}" + (f" ({only} only)" if only else ""), err=True),
     )  # fmt: skip
 
 
 @click.command()
 @folder_argument
-@click.option("--replay", is_flag=True, help="First try again what was refused (a mended key or rule).")
+@click.option(
+    "--replay", is_flag=True, help="First try again what was refused (a mended key or rule)."
+)
 @json_option
 def move(folder: str, replay: bool, as_json: bool) -> None:
     """Move what the collector took in into the store."""
+    from propend.pipeline.workspace import open_workspace
     from propend.serve.identity import Identity
     from propend.serve.live import open_live_inbox
     from propend.serve.move import Mover, check_folder, replay_rejected
@@ -41,24 +53,48 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
     inbox = open_live_inbox(workspace)
     identity = Identity(check_folder(workspace.folder) / "identity.db")
     try:
-        mover = Mover(workspace.config, workspace.folder, workspace.store_folder, workspace.engine, inbox, identity)
+        mover = Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            inbox,
+            identity,
+        )
         taken, stayed = replay_rejected(inbox, workspace.config.live.keys) if replay else (0, 0)
         moved = mover.drain()
         if replay and mover.position():
             mover.replay()
-        document: dict[str, Any] = {"moved": moved, "repeats": mover.repeats, "replayed": taken, "still_refused": stayed, **inbox.counts()}
+        document: dict[str, Any] = {
+            "moved": moved,
+            "repeats": mover.repeats,
+            "replayed": taken,
+            "still_refused": stayed,
+            **inbox.counts(),
+        }
     finally:
         identity.close()
         inbox.close()
-    emit(document, as_json, lambda: click.echo(f"moved {moved:,} events, {mover.repeats:,} repeats left out, {document['rejected']:,} refused"))
+    emit(
+        document,
+        as_json,
+        lambda: click.echo(
+            f"moved {moved:,} events, {mover.repeats:,} repeats left out, {document['rejected']:,} refused"
+        ),
+    )
 
 
 @click.command()
 @folder_argument
-@click.option("--retrain", is_flag=True, help="Fit again what the rule says, promote only what is better forward.")
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Fit again what the rule says, promote only what is better forward.",
+)
 @json_option
 def monitor(folder: str, retrain: bool, as_json: bool) -> None:
     """How good the live answers were, what drifts, what lags, and what should be fitted again."""
+    from propend.pipeline.workspace import open_workspace
     from propend.serve.monitor import monitor as look
 
     report = look(open_workspace(folder), retrain=retrain)
@@ -66,11 +102,23 @@ def monitor(folder: str, retrain: bool, as_json: bool) -> None:
     def words() -> None:
         for task in report["tasks"]:
             click.echo(f"{task['task']}: {task['verdict']}")
-            periods = [[p["from"], p["predictions"], p["positives"], p["auroc"], p["baseline_auroc"], p["log_loss"]] for p in task["periods"]]
+            periods = [
+                [
+                    p["from"],
+                    p["predictions"],
+                    p["positives"],
+                    p["auroc"],
+                    p["baseline_auroc"],
+                    p["log_loss"],
+                ]
+                for p in task["periods"]
+            ]
             if periods:
                 rows(["from", "predictions", "positives", "AUROC", "baseline", "log loss"], periods)
             for drift in task["drift"][:5]:
-                click.echo(f"  drift: {drift['feature']} PSI {drift['psi']:.2f} (q = {drift['q']:.3g})")
+                click.echo(
+                    f"  drift: {drift['feature']} PSI {drift['psi']:.2f} (q = {drift['q']:.3g})"
+                )
         for note in report["notes"]:
             click.echo(note)
 

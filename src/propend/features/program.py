@@ -115,12 +115,24 @@ class Program:
         self._tables = self._finish(places)
 
     def _place(self, index: int, expression: Expression) -> int:
-        saved = (dict(self._slots), len(self._aggregates), len(self._operations), len(self._literals), len(self._profiles), self._next)
+        saved = (
+            dict(self._slots),
+            len(self._aggregates),
+            len(self._operations),
+            len(self._literals),
+            len(self._profiles),
+            self._next,
+        )
         try:
             return self._slot(expression)
         except _Beyond:
             self._slots = saved[0]
-            del self._aggregates[saved[1] :], self._operations[saved[2] :], self._literals[saved[3] :], self._profiles[saved[4] :]
+            del (
+                self._aggregates[saved[1] :],
+                self._operations[saved[2] :],
+                self._literals[saved[3] :],
+                self._profiles[saved[4] :],
+            )
             self._next = saved[5]
             self.rest.append(index)
             return -1
@@ -140,7 +152,11 @@ class Program:
         elif isinstance(e, Literal_) and not isinstance(e.value, str):
             slot = self._new()
             self._literals.append((slot, float(e.value)))
-        elif isinstance(e, Field) and e.path[0] == "profile" and self.schema.users.get(".".join(e.path[1:])) == "number":
+        elif (
+            isinstance(e, Field)
+            and e.path[0] == "profile"
+            and self.schema.users.get(".".join(e.path[1:])) == "number"
+        ):
             slot = self._new()
             self._profiles.append((slot, ".".join(e.path[1:])))
         else:
@@ -188,14 +204,20 @@ class Program:
         """Return a ``where`` as comparisons of a column with a constant, all of which must hold."""
         if isinstance(where, And):
             return [test for term in where.terms for test in self._conjuncts(term)]
-        if not (isinstance(where, Compare) and isinstance(where.left, Field) and isinstance(where.right, Literal_)):
+        if not (
+            isinstance(where, Compare)
+            and isinstance(where.left, Field)
+            and isinstance(where.right, Literal_)
+        ):
             raise _Beyond
         column = self.schema.event_column(where.left.path)
         text = self.schema.is_text(column)
         constant = where.right.value
-        if text != isinstance(constant, str) or (text and (where.op not in ("=", "!=") or not self._fixed_codes(column))):
+        if text != isinstance(constant, str) or (
+            text and (where.op not in ("=", "!=") or not self._fixed_codes(column))
+        ):
             raise _Beyond
-        code = float(self._code(column, str(constant))) if text else float(constant)  # type: ignore[arg-type]
+        code = float(self._code(column, str(constant))) if text else float(constant)
         return [(self._column(column), _COMPARE[where.op], code)]
 
     def _fixed_codes(self, column: str) -> bool:
@@ -232,7 +254,9 @@ class Program:
 
     # ---- running
 
-    def run(self, timelines: Timelines, cutoff: int, profile: Mapping[str, Values] | None = None) -> F64:
+    def run(
+        self, timelines: Timelines, cutoff: int, profile: Mapping[str, Values] | None = None
+    ) -> F64:
         """Return the answers [number of expressions] for the one user in ``timelines`` at a moment; text as codes."""
         n = len(timelines)
         time = np.ascontiguousarray(timelines.time, np.int64)
@@ -247,14 +271,18 @@ class Program:
         for slot, name in self._profiles:
             given = (profile or {})[name]
             slots[slot] = np.nan if isinstance(given, Column) else given[0]
-        arrival = time if timelines.arrival is None else np.ascontiguousarray(timelines.arrival, np.int64)
+        arrival = (
+            time if timelines.arrival is None else np.ascontiguousarray(timelines.arrival, np.int64)
+        )
         t = self._tables
         day = local_day(time, self.schema.zone)
         _run(
             t.masks, t.tests, t.constants, t.selections, t.aggregates, t.operations, np.ascontiguousarray(timelines.type, np.int64),
             time, arrival, day, columns, coded, starts, cutoff, slots,
         )  # fmt: skip
-        out = np.where(t.out < 0, np.nan, slots[t.out]) if len(slots) else np.full(len(t.out), np.nan)
+        out = (
+            np.where(t.out < 0, np.nan, slots[t.out]) if len(slots) else np.full(len(t.out), np.nan)
+        )
         if self.rest:
             asked = [self.expressions[i] for i in self.rest]
             rows = Rows(np.zeros(1, np.int64), np.array([cutoff], np.int64))
@@ -287,11 +315,21 @@ class Program:
             codes = t.item
         else:
             attribute = self.schema.items[name.removeprefix(f"{ITEM}.")]
-            inside = (t.item >= 0) & (t.item < len(attribute.codes if isinstance(attribute, Column) else attribute))
+            inside = (t.item >= 0) & (
+                t.item < len(attribute.codes if isinstance(attribute, Column) else attribute)
+            )
             at = np.where(inside, t.item, 0)
             if not isinstance(attribute, Column):
-                return np.where(inside, attribute[at], np.nan) if len(attribute) else np.full(len(t), np.nan)
-            codes = np.where(inside, attribute.codes[at], -1) if len(attribute.codes) else np.full(len(t), -1)
+                return (
+                    np.where(inside, attribute[at], np.nan)
+                    if len(attribute)
+                    else np.full(len(t), np.nan)
+                )
+            codes = (
+                np.where(inside, attribute.codes[at], -1)
+                if len(attribute.codes)
+                else np.full(len(t), -1)
+            )
         return np.where(codes < 0, np.nan, codes)
 
 

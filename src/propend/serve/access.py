@@ -45,7 +45,13 @@ class Access:
         """Return why a request is refused, or ``None``."""
         if not self._keys:
             local = client in ("127.0.0.1", "::1", "testclient", "")
-            return None if local else Refusal(401, "this server answers its own machine only; declare [[live.api]] keys")
+            return (
+                None
+                if local
+                else Refusal(
+                    401, "this server answers its own machine only; declare [[live.api]] keys"
+                )
+            )
         found = self._find(key)
         if found is None:
             return Refusal(401, "unknown key; send Authorization: Bearer KEY")
@@ -54,10 +60,16 @@ class Access:
             return Refusal(403, f"this key has no scope {scope!r}")
         now = clock.monotonic()
         bucket = self._buckets.setdefault(digest, _Bucket(2 * known.per_second, now))
-        bucket.tokens = min(2 * known.per_second, bucket.tokens + (now - bucket.at) * known.per_second)
+        bucket.tokens = min(
+            2 * known.per_second, bucket.tokens + (now - bucket.at) * known.per_second
+        )
         bucket.at = now
         if bucket.tokens < 1:
-            return Refusal(429, "too many requests for this key", max(1, round((1 - bucket.tokens) / known.per_second)))
+            return Refusal(
+                429,
+                "too many requests for this key",
+                max(1, round((1 - bucket.tokens) / known.per_second)),
+            )
         bucket.tokens -= 1
         return None
 

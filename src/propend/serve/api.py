@@ -30,6 +30,7 @@ from propend.serve.live import Live
 from propend.serve.log import Predicted
 from propend.serve.models import Answer
 from propend.serve.openapi import describe
+from propend.serve.state import plain_value
 
 __all__ = ["Api"]
 
@@ -72,13 +73,18 @@ class Api:
             ("GET", "/openapi.json", self.openapi, ""),
         ]
         self.app = Starlette(
-            routes=[Route(path, self._guard(work, scope, work.__name__), methods=[method]) for method, path, work, scope in routes],
+            routes=[
+                Route(path, self._guard(work, scope, work.__name__), methods=[method])
+                for method, path, work, scope in routes
+            ],
             exception_handlers={HTTPException: _http_fault, Exception: _unexpected},
         )
 
     # ---- around every answer
 
-    def _guard(self, work: Handler, scope: str, name: str) -> Callable[[Request], Awaitable[Response]]:
+    def _guard(
+        self, work: Handler, scope: str, name: str
+    ) -> Callable[[Request], Awaitable[Response]]:
         """Check key and rate, answer, turn faults into one sentence, count."""
 
         async def answer(request: Request) -> Response:
@@ -92,7 +98,9 @@ class Api:
 
         return answer
 
-    async def _answer(self, request: Request, work: Handler, scope: str) -> tuple[int, Any, dict[str, str] | None]:
+    async def _answer(
+        self, request: Request, work: Handler, scope: str
+    ) -> tuple[int, Any, dict[str, str] | None]:
         if scope:
             given = request.headers.get("authorization", "")
             key = given[7:].strip() if given[:7].lower() == "bearer " else ""
@@ -134,10 +142,10 @@ class Api:
         counts = np.bincount(t.type, minlength=len(state.schema.types))
         traits = {}
         for name, values in state.profile(user).items():
-            traits[name] = values.values[values.codes[0]] if hasattr(values, "codes") and values.codes[0] >= 0 else None  # type: ignore[union-attr]
-            if not hasattr(values, "codes"):
-                traits[name] = plain(float(values[0]))
-        items = [state.schema.item_ids[i] for i in dict.fromkeys(t.item[t.item >= 0][::-1][:50].tolist())]
+            traits[name] = plain_value(values)
+        items = [
+            state.schema.item_ids[i] for i in dict.fromkeys(t.item[t.item >= 0][::-1][:50].tolist())
+        ]
         return {
             "user": user, "at": at, "events": len(t), "first": int(t.time[0]) if len(t) else None, "last": int(t.time[-1]) if len(t) else None,
             "types": {state.schema.types[c]: int(n) for c, n in enumerate(counts) if n}, "last_items": items[:10],
@@ -161,7 +169,10 @@ class Api:
     def _expression(self, request: Request) -> Expression:
         text = request.query_params.get("expression", "")
         if not text or len(text) > 2_000:
-            raise _Fault(400, "give an expression of at most 2,000 letters, for example expression=any(purchase) last 30d")
+            raise _Fault(
+                400,
+                "give an expression of at most 2,000 letters, for example expression=any(purchase) last 30d",
+            )
         return self._checked(text)
 
     def _checked(self, text: str) -> Expression:
@@ -174,7 +185,10 @@ class Api:
 
     def _value(self, asked: Expression, user: str, at: int) -> float | str | None:
         tasks = {part.task for part in asked.parts() if isinstance(part, Probability)}
-        scores = {task: self.live.models.of(task).answer(self.live.state, user, at, 0).score for task in tasks}
+        scores = {
+            task: self.live.models.of(task).answer(self.live.state, user, at, 0).score
+            for task in tasks
+        }
         found = self.live.state.value(asked, user, at, scores)
         return found if isinstance(found, str) else plain(found)
 
@@ -184,12 +198,18 @@ class Api:
         reasons = _whole(request, "reasons", 3, 0, 20)
         task = request.path_params["task"]
         served = self.live.models.of(task)
-        answer: Answer = await self._near(user, lambda: served.answer(self.live.state, user, at, reasons))
-        self.live.log.predicted(Predicted(at, user, task, answer.version, answer.score, 0, answer.missing))
+        answer: Answer = await self._near(
+            user, lambda: served.answer(self.live.state, user, at, reasons)
+        )
+        self.live.log.predicted(
+            Predicted(at, user, task, answer.version, answer.score, 0, answer.missing)
+        )
         shadow = self.live.models.shadow(task)
         if shadow is not None:
             silent = shadow.answer(self.live.state, user, at, 0)
-            self.live.log.predicted(Predicted(at, user, task, silent.version, silent.score, 1, silent.missing))
+            self.live.log.predicted(
+                Predicted(at, user, task, silent.version, silent.score, 1, silent.missing)
+            )
         return _prediction(user, at, answer)
 
     async def recommendations(self, request: Request) -> dict[str, Any]:
@@ -219,7 +239,10 @@ class Api:
         session = np.asarray(items[items < len(ids)][-200:], np.int64)
         shown = fitted.recommend([session], min(k, len(ids)), within=within)
         pairs = zip(shown.items[0].tolist(), shown.scores[0].tolist(), strict=True)
-        return [{"rank": r, "item": ids[i], "score": plain(s)} for r, (i, s) in enumerate(((i, s) for i, s in pairs if i >= 0), 1)]
+        return [
+            {"rank": r, "item": ids[i], "score": plain(s)}
+            for r, (i, s) in enumerate(((i, s) for i, s in pairs if i >= 0), 1)
+        ]
 
     async def decision(self, request: Request) -> dict[str, Any]:
         """Decide about a user now; the decision is in the log, with its propensity, before it is answered."""
@@ -233,16 +256,29 @@ class Api:
         live, config = self.live, self.live.workspace.config
         at = clock.time_ns() // 1_000
         yes_no = [t for t in live.models.tasks if live.models.of(t).fitted.task.answer == "yes_no"]
-        task = config.decide.task or next((t for t in yes_no if "purchase" in live.models.of(t).fitted.task.ask), "")
+        task = config.decide.task or next(
+            (t for t in yes_no if "purchase" in live.models.of(t).fitted.task.ask), ""
+        )
         if not task:
             raise _Fault(409, "no yes/no model about purchases answers yet; run: propend run")
         answer = live.models.of(task).answer(live.state, user, at, 1)
-        value = live.state.value(_parsed("mean(purchase.value)"), user, at) if "purchase" in live.state.schema.types else None
+        value = (
+            live.state.value(_parsed("mean(purchase.value)"), user, at)
+            if "purchase" in live.state.schema.types
+            else None
+        )
         if not isinstance(value, float) or value <= 0:
             value = self._typical_value()
         if value is None:
-            raise _Fault(409, "no purchase in the log has a value, so no push can be weighed against its cost")
-        consent = consent_of(live.state._user_table, USER, [user]) if live.state._user_table is not None else None
+            raise _Fault(
+                409,
+                "no purchase in the log has a value, so no push can be weighed against its cost",
+            )
+        consent = (
+            consent_of(live.state._user_table, USER, [user])
+            if live.state._user_table is not None
+            else None
+        )
         settings = msgspec.structs.replace(config.decide, budget=None)
         made = decide(
             [user], [answer.score], [value], settings, now=at, zone=live.workspace.zone, consent=consent,
@@ -255,7 +291,14 @@ class Api:
             "policy": found.policy, "reason": found.reason,
         }  # fmt: skip
         number = live.log.decided(at, user, found.action, found.propensity, detail)
-        return {"number": number, "user": user, "at": at, "action": found.action, "propensity": found.propensity, **detail}
+        return {
+            "number": number,
+            "user": user,
+            "at": at,
+            "action": found.action,
+            "propensity": found.propensity,
+            **detail,
+        }
 
     def _typical_value(self) -> float | None:
         """Return the mean value of a purchase in the store, worked out once per store."""
@@ -279,7 +322,11 @@ class Api:
         """Who a user is, and by which facts."""
         user = _user(request)
         who = self.live.identity
-        return {"user": user, "ids": list(who.ids(user, clock.time_ns() // 1_000)), "facts": who.facts(user)}
+        return {
+            "user": user,
+            "ids": list(who.ids(user, clock.time_ns() // 1_000)),
+            "facts": who.facts(user),
+        }
 
     async def undo(self, request: Request) -> dict[str, Any]:
         """Let an identity fact hold no longer, from now on."""
@@ -297,7 +344,11 @@ class Api:
         """A task or an expression for up to 1,000 users."""
         data = await _body(request)
         users = data.get("users")
-        if not isinstance(users, list) or len(users) > 1_000 or not all(isinstance(u, str) and u for u in users):
+        if (
+            not isinstance(users, list)
+            or len(users) > 1_000
+            or not all(isinstance(u, str) and u for u in users)
+        ):
             raise _Fault(400, "users must be a list of at most 1,000 ids")
         at = self._parse_moment(data.get("at"))
         task, text = data.get("task"), data.get("expression")
@@ -339,15 +390,23 @@ class Api:
     async def lag(self, request: Request) -> dict[str, Any]:
         """How far each part is behind."""
         del request
-        return plain(self.live.lag())  # type: ignore[no-any-return]
+        return plain(self.live.lag())
 
     async def health(self, request: Request) -> Any:
         """Whether everything works; 503 with what does not."""
         del request
         faults = dict(self.live.faults)
         if faults:
-            return Response(_encode({"status": "impaired", "faults": faults}), 503, media_type="application/json")
-        return {"status": "ok", "position": self.live.state.position, "models": list(self.live.models.tasks)}
+            return Response(
+                _encode({"status": "impaired", "faults": faults}),
+                503,
+                media_type="application/json",
+            )
+        return {
+            "status": "ok",
+            "position": self.live.state.position,
+            "models": list(self.live.models.tasks),
+        }
 
     async def openapi(self, request: Request) -> dict[str, Any]:
         """The description of this API."""
@@ -358,11 +417,20 @@ class Api:
         """Counters and gauges in Prometheus' text format."""
         del request
         lines = ["# TYPE propend_requests_total counter"]
-        lines += [f'propend_requests_total{{route="{n}",status="{s}"}} {c}' for (n, s), c in sorted(self.counts.items())]
+        lines += [
+            f'propend_requests_total{{route="{n}",status="{s}"}} {c}'
+            for (n, s), c in sorted(self.counts.items())
+        ]
         lines.append("# TYPE propend_request_seconds_total counter")
-        lines += [f'propend_request_seconds_total{{route="{n}"}} {s:.6f}' for n, s in sorted(self.seconds.items())]
+        lines += [
+            f'propend_request_seconds_total{{route="{n}"}} {s:.6f}'
+            for n, s in sorted(self.seconds.items())
+        ]
         lag = self.live.lag()
-        gauges = {**{f"state_{k}": v for k, v in self.live.state.counts().items()}, **{k: v for k, v in lag.items() if isinstance(v, int | float)}}
+        gauges = {
+            **{f"state_{k}": v for k, v in self.live.state.counts().items()},
+            **{k: v for k, v in lag.items() if isinstance(v, int | float)},
+        }
         for name, number in gauges.items():
             lines += [f"# TYPE propend_{name} gauge", f"propend_{name} {number}"]
         return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
@@ -426,10 +494,17 @@ def _prediction(user: str, at: int, answer: Answer) -> dict[str, Any]:
 async def _http_fault(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, HTTPException)
-    return Response(_encode({"error": str(error.detail).lower()}), error.status_code, error.headers, media_type="application/json")
+    return Response(
+        _encode({"error": str(error.detail).lower()}),
+        error.status_code,
+        error.headers,
+        media_type="application/json",
+    )
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     del request
     _log.error("unexpected %s", type(error).__name__)
-    return Response(b'{"error":"the server failed; the log says more"}', 500, media_type="application/json")
+    return Response(
+        b'{"error":"the server failed; the log says more"}', 500, media_type="application/json"
+    )

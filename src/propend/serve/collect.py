@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -128,7 +129,10 @@ _IP: Final = re.compile(rb'("(?:\$?ip|ip_address|\$ip_address)"\s*:\s*)"([^"\\]{
 _CORS: Final = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
-    (b"access-control-allow-headers", b"authorization, content-type, content-encoding, x-retry-count, x-write-key"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-type, content-encoding, x-retry-count, x-write-key",
+    ),
     (b"access-control-max-age", b"86400"),
 ]
 _TOO_DEEP: Final = 200
@@ -140,7 +144,9 @@ class Collector:
     ``GET /health`` and ``GET /metrics`` (Prometheus) say how it is.
     """
 
-    def __init__(self, inbox: Inbox, keys: Mapping[str, str] | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, inbox: Inbox, keys: Mapping[str, str] | None = None, limits: Limits | None = None
+    ) -> None:
         self.inbox, self.keys, self.limits = inbox, dict(keys or {}), limits or Limits()
         self.writer = GroupWriter(inbox, self.limits.pending)
         self.counts: Counter[str] = Counter()
@@ -196,7 +202,13 @@ class Collector:
         except InboxError:
             self.healthy = False
             self.counts["unavailable"] += 1
-            await _answer(send, 503, b'{"error":"the inbox cannot be written; try again"}', JSON, [(b"retry-after", b"5")])
+            await _answer(
+                send,
+                503,
+                b'{"error":"the inbox cannot be written; try again"}',
+                JSON,
+                [(b"retry-after", b"5")],
+            )
         except _Gone:
             return
         else:
@@ -214,10 +226,17 @@ class Collector:
         query = _query(scope["query_string"])
         path = scope["path"]
         try:
-            body = inflate(raw, headers.get(b"content-encoding", b"").decode("latin-1") or query.get("compression", ""), self.limits.inflated)
+            body = inflate(
+                raw,
+                headers.get(b"content-encoding", b"").decode("latin-1")
+                or query.get("compression", ""),
+                self.limits.inflated,
+            )
         except _TooLarge:
             self.counts["too_large"] += 1
-            await self._refuse("", "", path, "the body grows too large when decompressed", raw[:10_000])
+            await self._refuse(
+                "", "", path, "the body grows too large when decompressed", raw[:10_000]
+            )
             return 413, b'{"error":"the body is too large"}', JSON
         except BadBody as error:
             body, fault = raw, str(error)
@@ -226,7 +245,11 @@ class Collector:
         dialect = dialect_of(path, body)
         if dialect is None:
             stub = self._get(path)
-            return stub if stub is not None and scope["method"] == "POST" else (404, b'{"error":"no such route"}', JSON)
+            return (
+                stub
+                if stub is not None and scope["method"] == "POST"
+                else (404, b'{"error":"no such route"}', JSON)
+            )
         if scope["method"] not in ("POST", "GET") or (scope["method"] == "GET" and not query):
             return 405, b'{"error":"send this with POST"}', JSON
         request = Request(path, query, headers, body)
@@ -247,22 +270,39 @@ class Collector:
             return dialect.bad(request, fault)
         return await self._keep(scope, request, dialect, accepted)
 
-    async def _keep(self, scope: Scope, request: Request, dialect: Dialect, accepted: Accepted) -> tuple[int, bytes, bytes]:
+    async def _keep(
+        self, scope: Scope, request: Request, dialect: Dialect, accepted: Accepted
+    ) -> tuple[int, bytes, bytes]:
         """Store what was accepted and return the reply."""
         source: str | None = "live"
         if self.keys:  # Jitsu's keys are KEY:SECRET
             source = self.keys.get(accepted.key) or self.keys.get(accepted.key.partition(":")[0])
         if source is None:
-            await self._refuse(accepted.key, dialect.name, request.path, "unknown write key", request.body)
+            await self._refuse(
+                accepted.key, dialect.name, request.path, "unknown write key", request.body
+            )
             if dialect.name in ("own", "posthog_v1", "mixpanel_import"):
-                return 401, b'{"code":401,"error":"unknown write key","status":"Unauthorized"}', JSON
+                return (
+                    401,
+                    b'{"code":401,"error":"unknown write key","status":"Unauthorized"}',
+                    JSON,
+                )
             return accepted.status, accepted.reply, accepted.type
         for reason, original in accepted.refused:
             await self._refuse(accepted.key, dialect.name, request.path, reason, original)
         if accepted.store:
             agent = request.header(b"user-agent")[:500]
             await self.writer.put(
-                Batch(self._now(), source, dialect.name, request.path, agent, cut_ip(_client(scope)), _marks(request, agent), _cut_ips(accepted.body))
+                Batch(
+                    self._now(),
+                    source,
+                    dialect.name,
+                    request.path,
+                    agent,
+                    cut_ip(_client(scope)),
+                    _marks(request, agent),
+                    _cut_ips(accepted.body),
+                )
             )
             self.healthy = True
             self.events[(source, dialect.name)] += accepted.count
@@ -278,7 +318,9 @@ class Collector:
         self.counts["refused"] += 1
         if self._kept < self.limits.rejected:
             self._kept += 1
-            entry = Rejected(self._now(), key[:200], dialect, path[:500], reason, _cut_ips(body[: 1 << 20]))
+            entry = Rejected(
+                self._now(), key[:200], dialect, path[:500], reason, _cut_ips(body[: 1 << 20])
+            )
             await asyncio.to_thread(self.inbox.reject, [entry])
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
@@ -321,18 +363,35 @@ class Collector:
     def _get(self, path: str) -> tuple[int, bytes, bytes] | None:
         """Return health, metrics, and the small stubs that browser libraries ask for at start."""
         if path == "/health":
-            state = b'{"status":"ok"}' if self.healthy else b'{"status":"the inbox cannot be written"}'
+            state = (
+                b'{"status":"ok"}' if self.healthy else b'{"status":"the inbox cannot be written"}'
+            )
             return (200 if self.healthy else 503), state, JSON
         if path == "/metrics":
             return 200, self.metrics().encode(), b"text/plain; version=0.0.4"
         if path.startswith("/v1/projects/") and path.endswith("/settings"):
             key = path.split("/")[3]
-            settings = {"integrations": {"Segment.io": {"apiKey": key, "unbundledIntegrations": [], "addBundledMetadata": True}}, "plan": {}}
+            settings = {
+                "integrations": {
+                    "Segment.io": {
+                        "apiKey": key,
+                        "unbundledIntegrations": [],
+                        "addBundledMetadata": True,
+                    }
+                },
+                "plan": {},
+            }
             return 200, msgspec.json.encode(settings), JSON
         if path.startswith("/array/") and path.endswith(("/config", "/config.js")):
             return 200, b'{"supportedCompression":["gzip","gzip-js"],"hasFeatureFlags":false}', JSON
         if path.rstrip("/") in ("/flags", "/decide"):
-            return 200, b'{"featureFlags":{},"config":{"enable_collect_everything":true},"supportedCompression":["gzip","gzip-js"]}', JSON
+            return (
+                200,
+                b'{"featureFlags":{},"config":{"enable_collect_everything":true},"supportedCompression":["gzip","gzip-js"]}',
+                JSON,
+            )
+        if path == "/propend.js":
+            return 200, snippet(), b"text/javascript; charset=utf-8"
         if path == "/v1/m":
             return 200, b'{"success":true}', JSON
         return None
@@ -341,10 +400,18 @@ class Collector:
         """Return counters in Prometheus' text format."""
         lines = ["# TYPE propend_events_accepted_total counter"]
         for (source, dialect), n in sorted(self.events.items()):
-            lines.append(f'propend_events_accepted_total{{source="{source}",dialect="{dialect}"}} {n}')
+            lines.append(
+                f'propend_events_accepted_total{{source="{source}",dialect="{dialect}"}} {n}'
+            )
         for name, n in sorted(self.counts.items()):
-            lines += [f"# TYPE propend_collect_{name}_total counter", f"propend_collect_{name}_total {n}"]
-        lines += ["# TYPE propend_commits_total counter", f"propend_commits_total {self.writer.commits}"]
+            lines += [
+                f"# TYPE propend_collect_{name}_total counter",
+                f"propend_collect_{name}_total {n}",
+            ]
+        lines += [
+            "# TYPE propend_commits_total counter",
+            f"propend_commits_total {self.writer.commits}",
+        ]
         return "\n".join(lines) + "\n"
 
 
@@ -410,9 +477,26 @@ _BRACKETS: Final = re.compile(rb"[\[{]{200}|(?:[\[{][^\[\]{}]{0,40}){200}")
 
 def _depth_fault(body: bytes) -> str:
     """Name a body that is nested absurdly deep, by a cheap look at runs of opening brackets."""
-    if body.count(b"[", 0, 4_000) + body.count(b"{", 0, 4_000) > _TOO_DEEP and _BRACKETS.search(body, 0, 65_536):
+    if body.count(b"[", 0, 4_000) + body.count(b"{", 0, 4_000) > _TOO_DEEP and _BRACKETS.search(
+        body, 0, 65_536
+    ):
         return "the body is nested too deep"
     return ""
+
+
+@lru_cache(maxsize=1)
+def snippet() -> bytes:
+    """Return the browser snippet without comment and indentation (at most 3 kB).
+
+    >>> len(snippet()) <= 3_000
+    True
+    """
+    text = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines()[1:]]
+    code = "\n".join(line for line in lines if line)
+    for wide, narrow in ((" = ", "="), (", ", ","), (": ", ":"), (" && ", "&&"), (" || ", "||")):
+        code = code.replace(wide, narrow)  # the snippet holds no text in which these stand
+    return code.encode()
 
 
 @lru_cache(maxsize=10_000)
@@ -463,7 +547,11 @@ def _query(raw: bytes) -> dict[str, str]:
 
 
 async def _answer(
-    send: Send, status: int, body: bytes, kind: bytes, extra: list[tuple[bytes, bytes]] | None = None
+    send: Send,
+    status: int,
+    body: bytes,
+    kind: bytes,
+    extra: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
     headers = [*_CORS] if status == 204 and not body else [_CORS[0]]
     if status != 204:

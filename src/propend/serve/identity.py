@@ -52,7 +52,8 @@ class Identity:
         with self._lock:
             self._db.execute("begin immediate")
             self._db.executemany(
-                "insert or ignore into facts (time, kind, one, other, source, message) values (?,?,?,?,?,?)", rows
+                "insert or ignore into facts (time, kind, one, other, source, message) values (?,?,?,?,?,?)",
+                rows,
             )
             self._db.execute("commit")
             self._any = True
@@ -79,7 +80,8 @@ class Identity:
         names = ("number", "time", "kind", "one", "other", "source", "message", "undone")
         with self._lock:
             rows = self._db.execute(
-                f"select {', '.join(names)} from facts where one = ? or other = ? order by time, number", (user, user)
+                f"select {', '.join(names)} from facts where one = ? or other = ? order by time, number",
+                (user, user),
             ).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -95,7 +97,9 @@ class Identity:
     def forget(self, user: str) -> int:
         """Remove every fact that names an id, for good; returns how many."""
         with self._lock:
-            return self._db.execute("delete from facts where one = ? or other = ?", (user, user)).rowcount
+            return self._db.execute(
+                "delete from facts where one = ? or other = ?", (user, user)
+            ).rowcount
 
     def close(self) -> None:
         """Close the file."""

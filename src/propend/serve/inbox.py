@@ -62,7 +62,7 @@ class Claim(NamedTuple):
     name: bytes
     """16 bytes: the hash of source and message id."""
     position: int
-    index: int
+    place: int
     """Place of the event within its batch."""
 
 
@@ -117,9 +117,7 @@ _TABLES: Final = (
     """create table if not exists rejected (number integer primary key autoincrement, received integer not null,
        key text not null, dialect text not null, route text not null, reason text not null, body blob not null)""",
 )
-_NAMES: Final = (
-    "create table if not exists names (name blob primary key, position integer not null, place integer not null) without rowid"
-)
+_NAMES: Final = "create table if not exists names (name blob primary key, position integer not null, place integer not null) without rowid"
 
 
 class SqliteInbox:
@@ -237,7 +235,7 @@ class SqliteInbox:
                     f"select name, position, place from names where name in ({marks})", part
                 ):
                     found[name] = (position, place)
-            return [found[c.name] == (c.position, c.index) for c in claims]
+            return [found[c.name] == (c.position, c.place) for c in claims]
 
         return self._guarded(self._names, self._names_lock, work) if claims else []
 
@@ -276,7 +274,9 @@ class SqliteInbox:
         self._guarded(
             self._batches,
             self._lock,
-            lambda c: c.executemany("delete from rejected where number = ?", [(n,) for n in numbers]),
+            lambda c: c.executemany(
+                "delete from rejected where number = ?", [(n,) for n in numbers]
+            ),
         )
 
     def counts(self) -> dict[str, int]:
@@ -317,9 +317,13 @@ class PostgresInbox:
         except ImportError:
             raise MissingExtraError("an inbox in PostgreSQL", "postgres") from None
         if not schema.isidentifier():
-            raise ConfigError(f"the PostgreSQL schema {schema!r} is no plain name; use letters, digits and _")
+            raise ConfigError(
+                f"the PostgreSQL schema {schema!r} is no plain name; use letters, digits and _"
+            )
         self._errors = psycopg.Error
-        self._connect = lambda: psycopg.connect(url, connect_timeout=10, options=f"-c search_path={schema}")
+        self._connect: Callable[[], Any] = lambda: psycopg.connect(
+            url, connect_timeout=10, options=f"-c search_path={schema}"
+        )
         self._lock = threading.Lock()
         self._connection: Any = None
         self.schema = schema
@@ -354,7 +358,11 @@ class PostgresInbox:
                     held, self._connection = self._connection, None
                     if attempt == 0 and (held is None or held.closed or held.broken):
                         continue
-                    raise InboxError(f"the PostgreSQL inbox cannot be used ({str(error).strip()})") from None
+                    if held is not None:
+                        held.close()
+                    raise InboxError(
+                        f"the PostgreSQL inbox cannot be used ({str(error).strip()})"
+                    ) from None
         raise AssertionError("unreachable")
 
     def append(self, batches: Sequence[Batch]) -> list[int]:
@@ -396,17 +404,20 @@ class PostgresInbox:
             firsts = _firsts(claims, sorted(range(len(claims)), key=lambda i: claims[i].name))
             c.executemany("insert into names values (%s,%s,%s) on conflict do nothing", firsts)
             c.execute(
-                "select name, position, place from names where name = any(%s)", ([f.name for f in firsts],)
+                "select name, position, place from names where name = any(%s)",
+                ([f.name for f in firsts],),
             )
             found = {bytes(name): (position, place) for name, position, place in c.fetchall()}
-            return [found[claim.name] == (claim.position, claim.index) for claim in claims]
+            return [found[claim.name] == (claim.position, claim.place) for claim in claims]
 
         return self._run(work) if claims else []
 
     def trim(self, upto: int) -> int:
         """Remove the batches up to a position; see :class:`Inbox`."""
         return int(
-            self._run(lambda c: c.execute("delete from batches where position <= %s", (upto,)).rowcount)
+            self._run(
+                lambda c: c.execute("delete from batches where position <= %s", (upto,)).rowcount
+            )
         )
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
@@ -421,11 +432,16 @@ class PostgresInbox:
     def rejected(self, limit: int = 1_000, after: int = 0) -> list[Rejected]:
         """Return what could not be taken; see :class:`Inbox`."""
         query = "select received, key, dialect, route, reason, body, number from rejected where number > %s order by number limit %s"
-        return [Rejected(*row) for row in self._run(lambda c: c.execute(query, (after, limit)).fetchall())]
+        return [
+            Rejected(*row)
+            for row in self._run(lambda c: c.execute(query, (after, limit)).fetchall())
+        ]
 
     def release(self, numbers: Sequence[int]) -> None:
         """Forget rejected entries; see :class:`Inbox`."""
-        self._run(lambda c: c.execute("delete from rejected where number = any(%s)", (list(numbers),)))
+        self._run(
+            lambda c: c.execute("delete from rejected where number = any(%s)", (list(numbers),))
+        )
 
     def counts(self) -> dict[str, int]:
         """Return what is there; see :class:`Inbox`."""

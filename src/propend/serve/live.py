@@ -51,7 +51,14 @@ class Live:
             workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
             tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
         )  # fmt: skip
-        self.mover = Mover(workspace.config, workspace.folder, workspace.store_folder, workspace.engine, self.inbox, self.identity)
+        self.mover = Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            self.inbox,
+            self.identity,
+        )
         self.models = Models(workspace.folder / "models", live.shadow)
         self.log = AnswerLog(folder / "log.db")
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
@@ -76,7 +83,9 @@ class Live:
         if self.triggers.declared:
             loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver, 0.2)]
         for name, work, pause in loops:
-            thread = threading.Thread(target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True)
+            thread = threading.Thread(
+                target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 

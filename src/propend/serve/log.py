@@ -63,7 +63,9 @@ class AnswerLog:
         """Note a prediction."""
         self._pending.append(prediction)
 
-    def decided(self, at: int, user: str, action: str, propensity: float, detail: dict[str, Any]) -> int:
+    def decided(
+        self, at: int, user: str, action: str, propensity: float, detail: dict[str, Any]
+    ) -> int:
         """Write a decision with its propensity; returns its number."""
         with self._lock:
             row = self._db.execute(
@@ -86,13 +88,28 @@ class AnswerLog:
         """Return the decisions (of one user), oldest first."""
         where, given = ("where user = ?", (user,)) if user is not None else ("", ())
         with self._lock:
-            rows = self._db.execute(f"select at, user, action, propensity, detail from decisions {where} order by number", given).fetchall()
-        return [{"at": r[0], "user": r[1], "action": r[2], "propensity": r[3], **msgspec.json.decode(r[4])} for r in rows]
+            rows = self._db.execute(
+                f"select at, user, action, propensity, detail from decisions {where} order by number",
+                given,
+            ).fetchall()
+        return [
+            {
+                "at": r[0],
+                "user": r[1],
+                "action": r[2],
+                "propensity": r[3],
+                **msgspec.json.decode(r[4]),
+            }
+            for r in rows
+        ]
 
     def tasks(self) -> list[str]:
         """Return the tasks that were answered."""
         with self._lock:
-            return [r[0] for r in self._db.execute("select distinct task from predictions order by task")]
+            return [
+                r[0]
+                for r in self._db.execute("select distinct task from predictions order by task")
+            ]
 
     def flush(self) -> None:
         """Write what is pending."""
@@ -104,7 +121,8 @@ class AnswerLog:
         with self._lock:
             self._db.execute("begin")
             self._db.executemany(
-                "insert into predictions (at, user, task, version, score, shadow, missing) values (?,?,?,?,?,?,?)", pending
+                "insert into predictions (at, user, task, version, score, shadow, missing) values (?,?,?,?,?,?,?)",
+                pending,
             )
             self._db.execute("commit")
 

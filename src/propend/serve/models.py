@@ -56,8 +56,14 @@ class Served:
         values = self._program.run(t, at, profile)
         X = values[:-1].reshape(1, -1)
         for j, known in self.fitted.categories.items():
-            answer = evaluate([self.fitted.features[j]], t, Rows.of([0], [at]), state.schema, profile=profile)[0]
-            text = answer.values[answer.codes[0]] if isinstance(answer, Column) and answer.codes[0] >= 0 else None
+            answer = evaluate(
+                [self.fitted.features[j]], t, Rows.of([0], [at]), state.schema, profile=profile
+            )[0]
+            text = (
+                answer.values[answer.codes[0]]
+                if isinstance(answer, Column) and answer.codes[0] >= 0
+                else None
+            )
             X[0, j] = known.index(text) if text in known else np.nan
         return X, bool(values[-1] > 0)
 
@@ -67,8 +73,13 @@ class Served:
         score = float(self.fitted.score(X)[0])
         why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
         interval = getattr(self.fitted.model, "interval", None)
-        span = None if interval is None else tuple(float(v) for v in np.ravel(interval(X))[:2])
-        return Answer(self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum()))  # type: ignore[arg-type]
+        span = None
+        if interval is not None:
+            low, high = (float(v) for v in np.ravel(interval(X))[:2])
+            span = (low, high)
+        return Answer(
+            self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
+        )
 
 
 class Models:
@@ -103,7 +114,10 @@ class Models:
                     fresh = Served(self.registry.load(home.name, version), version)
                     shadow = self._shadow_versions.get(home.name)
                     if shadow and shadow != version:
-                        self._shadows = {**self._shadows, home.name: Served(self.registry.load(home.name, shadow), shadow)}
+                        self._shadows = {
+                            **self._shadows,
+                            home.name: Served(self.registry.load(home.name, shadow), shadow),
+                        }
                 except ModelError as error:
                     self.faults[home.name] = str(error)
                     continue
@@ -124,7 +138,9 @@ class Models:
         try:
             return self._served[task]
         except KeyError:
-            raise ModelError(f"no model answers task {task!r}{nearest(task, self._served)}") from None
+            raise ModelError(
+                f"no model answers task {task!r}{nearest(task, self._served)}"
+            ) from None
 
     def shadow(self, task: str) -> Served | None:
         """Return the model that answers silently beside the current one."""

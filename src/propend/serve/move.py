@@ -30,7 +30,20 @@ from propend.serve.inbox import Batch, Claim, Inbox, Rejected
 
 __all__ = ["Arrived", "Mover", "Taken", "live_source", "meaning", "replay_rejected", "take"]
 
-_ROLES: Final = ("user", "time", "type", "item", "value", "quantity", "price", "session", "text", "channel", "message_id", "arrival")
+_ROLES: Final = (
+    "user",
+    "time",
+    "type",
+    "item",
+    "value",
+    "quantity",
+    "price",
+    "session",
+    "text",
+    "channel",
+    "message_id",
+    "arrival",
+)
 _MOMENT: Final = pa.timestamp("us", "UTC")
 _EARLIEST: Final = 0
 _LATEST: Final = 4_102_444_800_000_000
@@ -70,12 +83,25 @@ def meaning(batch: Batch) -> Iterator[Event | Fact | Refused]:
                 yield found
     except BadBody as error:
         yield Refused(reason=str(error), original=batch.body[: 1 << 20])
-    except (AttributeError, TypeError, KeyError, ValueError, RecursionError, OverflowError) as error:
+    except (
+        AttributeError,
+        TypeError,
+        KeyError,
+        ValueError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         reason = f"the body has not the shape it should ({type(error).__name__})"
         yield Refused(reason=reason, original=batch.body[: 1 << 20])
 
 
-def take(inbox: Inbox, after: int, limit: int = 2_000, most_bytes: int = 16 << 20, upto: int | None = None) -> Taken:
+def take(
+    inbox: Inbox,
+    after: int,
+    limit: int = 2_000,
+    most_bytes: int = 16 << 20,
+    upto: int | None = None,
+) -> Taken:
     """Read a stretch of the inbox; an event is kept where it is the first of its name over the whole history."""
     taken = Taken()
     arrived: list[Arrived] = []
@@ -120,7 +146,9 @@ def live_source(config: Config, files: tuple[str, ...] = ()) -> EventSource:
         properties={name: _column("p", i) for i, name in enumerate(live.properties)},
         of_user={name: _column("u", i) for i, name in enumerate(live.traits)},
     )
-    declared = msgspec.json.encode([msgspec.structs.replace(source, files=()), config.clean, config.workspace.zone])
+    declared = msgspec.json.encode(
+        [msgspec.structs.replace(source, files=()), config.clean, config.workspace.zone]
+    )
     return msgspec.structs.replace(source, name=f"live-{hashlib.sha256(declared).hexdigest()[:8]}")
 
 
@@ -140,7 +168,10 @@ def segment_table(events: list[Arrived], config: Config) -> pa.Table:
         "e_time": pa.array([a.event.time for a in events], pa.int64()).cast(_MOMENT),
         "e_type": texts("type"),
         "e_item": texts("item"),
-        **{f"e_{n}": pa.array([getattr(a.event, n) for a in events], pa.float64()) for n in ("value", "quantity", "price")},
+        **{
+            f"e_{n}": pa.array([getattr(a.event, n) for a in events], pa.float64())
+            for n in ("value", "quantity", "price")
+        },
         **{f"e_{n}": texts(n) for n in ("session", "text", "channel")},
         "e_message_id": pa.array([f"{a.source}/{a.event.message}" for a in events], pa.string()),
         "e_arrival": pa.array([a.received for a in events], pa.int64()).cast(_MOMENT),
@@ -162,13 +193,24 @@ def _values(values: list[Any], kind: str) -> pa.Array:
     if kind == "number":
         good = [float(v) if isinstance(v, int | float) and abs(v) < 1e300 else None for v in values]
         return pa.array(good, pa.float64())
-    return pa.array([None if v is None or isinstance(v, dict | list) else str(v)[:1_000] for v in values], pa.string())
+    return pa.array(
+        [None if v is None or isinstance(v, dict | list) else str(v)[:1_000] for v in values],
+        pa.string(),
+    )
 
 
 class Mover:
     """Drains an inbox into a workspace's store. One at a time; a second one is refused."""
 
-    def __init__(self, config: Config, base: Path, store_folder: Path, engine: Engine, inbox: Inbox, identity: Identity) -> None:
+    def __init__(
+        self,
+        config: Config,
+        base: Path,
+        store_folder: Path,
+        engine: Engine,
+        inbox: Inbox,
+        identity: Identity,
+    ) -> None:
         self.config, self.base, self.store_folder = config, base, store_folder
         self.engine, self.inbox, self.identity = engine, inbox, identity
         self.folder = base / "live" / "segments"
@@ -180,7 +222,9 @@ class Mover:
         """Return the position up to which the inbox is in the store."""
         return 0 if not Store.exists(self.store_folder) else moved_to(Store(self.store_folder))
 
-    def step(self, limit: int = 20_000, most_bytes: int = 64 << 20, upto: int | None = None) -> IngestReport | None:
+    def step(
+        self, limit: int = 20_000, most_bytes: int = 64 << 20, upto: int | None = None
+    ) -> IngestReport | None:
         """Move one stretch (no further than ``upto``); returns what became of it, ``None`` where nothing was waiting.
 
         Raises ``DataError`` where the store is being written by another process; nothing is lost then.
@@ -321,8 +365,14 @@ def replay_rejected(inbox: Inbox, keys: dict[str, str], limit: int = 100_000) ->
             if dialect is None or (source is None and entry.key):
                 raise BadBody("no source")
             accepted = dialect.accept(Request(route, {}, {}, entry.body))
-            source = source or keys.get(accepted.key) or (next(iter(keys.values())) if len(keys) == 1 else None)
-            batch = Batch(entry.received, source or "", dialect.name, route, "", "", "", accepted.body)
+            source = (
+                source
+                or keys.get(accepted.key)
+                or (next(iter(keys.values())) if len(keys) == 1 else None)
+            )
+            batch = Batch(
+                entry.received, source or "", dialect.name, route, "", "", "", accepted.body
+            )
             good = [m for m in meaning(batch) if isinstance(m, Event)]
             if source is None or not good or accepted.refused:
                 raise BadBody("still no event")
@@ -341,5 +391,7 @@ def check_folder(base: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"the folder {folder} cannot be made ({error.strerror}); choose a workspace on a disk that can be written") from None
+        raise DataError(
+            f"the folder {folder} cannot be made ({error.strerror}); choose a workspace on a disk that can be written"
+        ) from None
     return folder

@@ -218,7 +218,11 @@ class LiveState:
                     del self._tail[user]
             self._follow_codes(store)
             self._user_table = store.table("users")
-            self._users = {} if self._user_table is None else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
+            self._users = (
+                {}
+                if self._user_table is None
+                else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
+            )
             self._extend_schema()
 
     def _follow_codes(self, store: Store) -> None:
@@ -231,7 +235,9 @@ class LiveState:
         known = set(types)
         self._types = types + [t for t in dict.fromkeys(e.type for e in waiting) if t not in known]
         known = set(items)
-        self._items = items + [i for i in dict.fromkeys(e.item for e in waiting if e.item) if i not in known]
+        self._items = items + [
+            i for i in dict.fromkeys(e.item for e in waiting if e.item) if i not in known
+        ]
         held = (self._type_codes, self._item_codes)
         self._type_codes = {t: c for c, t in enumerate(self._types)}
         self._item_codes = {t: c for c, t in enumerate(self._items)}
@@ -248,8 +254,16 @@ class LiveState:
         base = Schema(types=(), zone=self.zone, tasks=self.tasks)
         if store is not None and store.rows:
             base = Schema.of(store, self.zone, self.tasks)
-        numbers = tuple(dict.fromkeys((*base.numbers, *NUMBERS, *(p for p, k in self.properties.items() if k == "number"))))
-        texts = tuple(dict.fromkeys((*base.texts, *TEXTS, *(p for p, k in self.properties.items() if k == "text"))))
+        numbers = tuple(
+            dict.fromkeys(
+                (*base.numbers, *NUMBERS, *(p for p, k in self.properties.items() if k == "number"))
+            )
+        )
+        texts = tuple(
+            dict.fromkeys(
+                (*base.texts, *TEXTS, *(p for p, k in self.properties.items() if k == "text"))
+            )
+        )
         if (numbers, texts) != self._columns:
             self._slices.clear()
             self._bytes = 0
@@ -257,7 +271,9 @@ class LiveState:
         self._base, self._schema = base, None
         self.schema_version += 1
         table = self._user_table
-        self._traits = {} if table is None else attribute_columns(table, USER, tuple(table[USER].to_pylist()))
+        self._traits = (
+            {} if table is None else attribute_columns(table, USER, tuple(table[USER].to_pylist()))
+        )
 
     @property
     def schema(self) -> Schema:
@@ -267,13 +283,20 @@ class LiveState:
                 base, (numbers, texts) = self._base, self._columns
                 extra = len(self._items) - len(base.item_ids)
                 items = {
-                    name: Column(np.append(a.codes, np.full(extra, -1, np.int32)).astype(np.int32), a.values)
+                    name: Column(
+                        np.append(a.codes, np.full(extra, -1, np.int32)).astype(np.int32), a.values
+                    )
                     if isinstance(a, Column)
                     else np.append(a, np.full(extra, np.nan))
                     for name, a in base.items.items()
                 }
                 self._schema = replace(
-                    base, types=tuple(self._types), numbers=numbers, texts=texts, items=items, item_ids=tuple(self._items)
+                    base,
+                    types=tuple(self._types),
+                    numbers=numbers,
+                    texts=texts,
+                    items=items,
+                    item_ids=tuple(self._items),
                 )
             return self._schema
 
@@ -288,7 +311,9 @@ class LiveState:
         with self.lock:
             for bucket in range(store.buckets):
                 t = store.timelines(bucket, self._stored_columns(store))
-                last = np.array([t.time[t.offsets[i + 1] - 1] for i in range(len(t.users))], np.int64)
+                last = np.array(
+                    [t.time[t.offsets[i + 1] - 1] for i in range(len(t.users))], np.int64
+                )
                 names = store.names_of(t.users)
                 used = 0
                 for index in np.argsort(-last, kind="stable"):
@@ -334,7 +359,9 @@ class LiveState:
                 block[5 + len(numbers) + i, :n] = -1
             else:
                 codes, inverse = np.unique(column.codes, return_inverse=True)
-                own = np.array([-1 if c < 0 else held.code(column.values[c]) for c in codes], np.int64)
+                own = np.array(
+                    [-1 if c < 0 else held.code(column.values[c]) for c in codes], np.int64
+                )
                 block[5 + len(numbers) + i, :n] = own[inverse]
         held.n = n
         for arrived in tail:
@@ -343,7 +370,14 @@ class LiveState:
 
     def _load(self, user: str) -> _Slice:
         store = self.store
-        empty = Timelines(np.zeros(1, np.int64), np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros(0, np.int32), np.zeros(0, np.int64))
+        empty = Timelines(
+            np.zeros(1, np.int64),
+            np.zeros(2, np.int64),
+            np.zeros(0, np.int64),
+            np.zeros(0, np.int16),
+            np.zeros(0, np.int32),
+            np.zeros(0, np.int64),
+        )
         t = empty
         if store is not None:
             try:
@@ -362,11 +396,15 @@ class LiveState:
         wanted = self._stored_columns(store)
         has_arrival = ARRIVAL in store.manifest.columns
         base = [USER, TIME, SEQUENCE, TYPE, ITEM, *([ARRIVAL] if has_arrival else [])]
-        table = store.read_bucket(code % store.buckets, [*base, *wanted], pa.array([code], pa.int32()))
+        table = store.read_bucket(
+            code % store.buckets, [*base, *wanted], pa.array([code], pa.int32())
+        )
         table = table.filter(pc.equal(table[USER], code))
         if table.num_rows == 0:
             return None
-        return as_timelines(table, wanted, has_arrival=has_arrival, properties=store.manifest.properties)
+        return as_timelines(
+            table, wanted, has_arrival=has_arrival, properties=store.manifest.properties
+        )
 
     # ---- answering
 
@@ -431,17 +469,30 @@ class LiveState:
         """Return a user's attributes as columns of one row, missing ones too."""
         row = self._users.get(user, -1)
         return {
-            name: (values.take(np.array([row])) if row >= 0 else Column(np.array([-1], np.int32), values.values))
+            name: (
+                values.take(np.array([row]))
+                if row >= 0
+                else Column(np.array([-1], np.int32), values.values)
+            )
             if isinstance(values, Column)
             else (values[row : row + 1] if row >= 0 else np.array([np.nan]))
             for name, values in self._traits.items()
         }
 
-    def value(self, expression: Expression, user: str, at: int, scores: Mapping[str, float] | None = None) -> float | str | None:
+    def value(
+        self, expression: Expression, user: str, at: int, scores: Mapping[str, float] | None = None
+    ) -> float | str | None:
         """Return an expression's value for one user at a moment: a number, a text, or ``None`` for missing."""
         t = self.timelines(user, at)
         given = {name: np.array([s]) for name, s in (scores or {}).items()}
-        answer = evaluate([expression], t, Rows.of([0], [at]), self.schema, profile=self.profile(user), scores=given)[0]
+        answer = evaluate(
+            [expression],
+            t,
+            Rows.of([0], [at]),
+            self.schema,
+            profile=self.profile(user),
+            scores=given,
+        )[0]
         return plain_value(answer)
 
     def features(self, program: Program, user: str, at: int) -> npt.NDArray[np.float64]:

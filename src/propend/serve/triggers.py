@@ -46,19 +46,30 @@ def signature(secret: str, moment: str, body: bytes) -> str:
     >>> signature("s", "1", b"{}")[:14]
     'sha256=15f2a21'
     """
-    return "sha256=" + hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return (
+        "sha256="
+        + hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+    )
 
 
 class Triggers:
     """The declared triggers over a live state."""
 
-    def __init__(self, declared: Sequence[TriggerConfig], path: Path, state: LiveState, waits: Sequence[float] = WAITS) -> None:
+    def __init__(
+        self,
+        declared: Sequence[TriggerConfig],
+        path: Path,
+        state: LiveState,
+        waits: Sequence[float] = WAITS,
+    ) -> None:
         self.declared, self.state, self.waits = {t.name: t for t in declared}, state, tuple(waits)
         self.when: dict[str, Expression] = {}
         for trigger in declared:
             self.when[trigger.name] = parse(trigger.when)
             if trigger.url and not trigger.url.startswith(("http://", "https://")):
-                raise ConfigError(f"trigger {trigger.name!r}: the url {trigger.url!r} is no http(s) address")
+                raise ConfigError(
+                    f"trigger {trigger.name!r}: the url {trigger.url!r} is no http(s) address"
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
@@ -120,27 +131,44 @@ class Triggers:
             before = held.get((name, user))
             if before is None:
                 with self._lock:
-                    before = self._db.execute("select 1 from held where trigger = ? and user = ?", (name, user)).fetchone() is not None
+                    before = (
+                        self._db.execute(
+                            "select 1 from held where trigger = ? and user = ?", (name, user)
+                        ).fetchone()
+                        is not None
+                    )
             if holds != before:
                 changes.append((name, user, holds))
                 if holds:
                     fired.append((name, user, at, cause))
             held[(name, user)] = holds
 
-    def _write(self, fired: list[tuple[str, str, int, str]], changes: list[tuple[str, str, bool]], position: int | None) -> None:
+    def _write(
+        self,
+        fired: list[tuple[str, str, int, str]],
+        changes: list[tuple[str, str, bool]],
+        position: int | None,
+    ) -> None:
         """Keep crossings, states and position in one transaction."""
         now = clock.time_ns() // 1_000
         with self._lock:
             self._db.execute("begin immediate")
             for name, user, holds in changes:
-                statement = "insert or ignore into held values (?,?)" if holds else "delete from held where trigger = ? and user = ?"
+                statement = (
+                    "insert or ignore into held values (?,?)"
+                    if holds
+                    else "delete from held where trigger = ? and user = ?"
+                )
                 self._db.execute(statement, (name, user))
             self._db.executemany(
                 "insert or ignore into outbox (trigger, user, at, fired, cause) values (?,?,?,?,?)",
                 [(name, user, at, now, cause) for name, user, at, cause in fired],
             )
             if position is not None:
-                self._db.execute("insert into place values (1, ?) on conflict (one) do update set position = excluded.position", (position,))
+                self._db.execute(
+                    "insert into place values (1, ?) on conflict (one) do update set position = excluded.position",
+                    (position,),
+                )
             self._db.execute("commit")
 
     # ---- the outbox
@@ -150,10 +178,14 @@ class Triggers:
         names = ("number", "trigger", "user", "at", "fired", "tries", "state", "fault")
         where, given = ("where state = ?", (state,)) if state else ("", ())
         with self._lock:
-            rows = self._db.execute(f"select {', '.join(names)} from outbox {where} order by number", given).fetchall()
+            rows = self._db.execute(
+                f"select {', '.join(names)} from outbox {where} order by number", given
+            ).fetchall()
         return [dict(zip(names, row, strict=True)) for row in rows]
 
-    def deliver(self, send: Callable[[str, bytes, dict[str, str]], None] | None = None, most: int = 100) -> int:
+    def deliver(
+        self, send: Callable[[str, bytes, dict[str, str]], None] | None = None, most: int = 100
+    ) -> int:
         """Send what is due; returns how many went out. ``send`` raises ``OSError`` where it could not."""
         send = send or _post
         with self._lock:
@@ -166,7 +198,9 @@ class Triggers:
             declared = self.declared.get(name)
             if declared is None or not declared.url:
                 continue
-            body = msgspec.json.encode({"delivery": number, "trigger": name, "user": user, "at": at, "when": declared.when})
+            body = msgspec.json.encode(
+                {"delivery": number, "trigger": name, "user": user, "at": at, "when": declared.when}
+            )
             moment = str(int(clock.time()))
             headers = {
                 "Content-Type": "application/json", "X-Propend-Delivery": str(number), "X-Propend-Time": moment,
@@ -185,12 +219,18 @@ class Triggers:
 
     def _note(self, number: int, state: str, due: float, fault: str) -> None:
         with self._lock:
-            self._db.execute("update outbox set state = ?, due = ?, fault = ?, tries = tries + 1 where number = ?", (state, due, fault, number))
+            self._db.execute(
+                "update outbox set state = ?, due = ?, fault = ?, tries = tries + 1 where number = ?",
+                (state, due, fault, number),
+            )
 
     def revive(self, number: int) -> None:
         """Try a dead letter again from the start."""
         with self._lock:
-            self._db.execute("update outbox set state = 'waiting', tries = 0, due = 0 where number = ? and state = 'dead'", (number,))
+            self._db.execute(
+                "update outbox set state = 'waiting', tries = 0, due = 0 where number = ? and state = 'dead'",
+                (number,),
+            )
 
     def close(self) -> None:
         """Close the file."""

@@ -56,17 +56,33 @@ _TYPES: Final = {
     "push notification tapped": "open",
 }
 _ROLES: Final = {
-    "item": ("product_id", "item_id", "sku", "productid", "itemid", "product", "item", "content_id"),
+    "item": (
+        "product_id",
+        "item_id",
+        "sku",
+        "productid",
+        "itemid",
+        "product",
+        "item",
+        "content_id",
+    ),
     "price": ("price", "unit_price", "item_price", "$price"),
     "quantity": ("quantity", "qty", "item_quantity"),
     "value": ("value", "revenue", "total", "amount", "$revenue", "order_value", "$amount"),
-    "session": ("session_id", "$session_id", "sessionid", "ga_session_id", "order_id", "transaction_id", "checkout_id"),
+    "session": (
+        "session_id",
+        "$session_id",
+        "sessionid",
+        "ga_session_id",
+        "order_id",
+        "transaction_id",
+        "checkout_id",
+    ),
     "text": ("query", "search_term", "search_query", "review_body", "text"),
     "channel": ("channel", "utm_source", "utm_medium", "$utm_source", "affiliation"),
 }
 BLOCKED_IDS: Final = frozenset(
-    "anonymous guest undefined null none nil nan n/a unknown distinct_id anon_id id user_id true false 0 -1 [] {} "
-    "00000000-0000-0000-0000-000000000000 [object object] lmy47d not_authenticated email".split()
+    ["anonymous", "guest", "undefined", "null", "none", "nil", "nan", "n/a", "unknown", "distinct_id", "anon_id", "id", "user_id", "true", "false", "0", "-1", "[]", "{}", "00000000-0000-0000-0000-000000000000", "[object", "object]", "lmy47d", "not_authenticated", "email"]
 ) | {"[object object]"}
 """Ids that clients send by mistake (Mixpanel's and Segment's lists); they name nobody."""
 _BOT: Final = re.compile(

@@ -9,7 +9,9 @@ from typing import Any
 __all__ = ["check_inbox"]
 
 
-def check_inbox(make: Callable[[], Any], batch: type[Any], claim: type[Any], rejected: type[Any]) -> None:
+def check_inbox(
+    make: Callable[[], Any], batch: type[Any], claim: type[Any], rejected: type[Any]
+) -> None:
     """Put an implementation through the whole contract.
 
     ``make`` opens the same inbox again each time (it begins empty); ``batch``, ``claim`` and ``rejected`` are the
@@ -27,7 +29,9 @@ def check_inbox(make: Callable[[], Any], batch: type[Any], claim: type[Any], rej
 
 
 def _one(batch: type[Any], body: bytes = b"{}", source: str = "shop") -> Any:
-    return batch(1_700_000_000_000_000, source, "segment", "/v1/batch", "agent", "10.0.0.0", "bot", body)
+    return batch(
+        1_700_000_000_000_000, source, "segment", "/v1/batch", "agent", "10.0.0.0", "bot", body
+    )
 
 
 def _order_and_durability(inbox: Any, make: Callable[[], Any], batch: type[Any]) -> None:
@@ -38,7 +42,9 @@ def _order_and_durability(inbox: Any, make: Callable[[], Any], batch: type[Any])
     assert [*first, *second] == sorted({*first, *second}), "positions grow"
     other = make()
     found = other.read(0)
-    assert [b.body for b in found] == [b"a", b"b", b"c"], "another process sees what was acknowledged, in order"
+    assert [b.body for b in found] == [b"a", b"b", b"c"], (
+        "another process sees what was acknowledged, in order"
+    )
     assert [b.position for b in found] == [*first, *second], "a batch knows its position"
     assert found[0][:8] == _one(batch, b"a")[:8], "a batch comes back as it was"
     assert other.last() == second[-1], "last() is the latest position"
@@ -49,7 +55,9 @@ def _limits(inbox: Any, batch: type[Any]) -> None:
     after = inbox.last()
     inbox.append([_one(batch, b"x" * 1_000) for _ in range(5)])
     assert len(inbox.read(after, limit=2)) == 2, "limit bounds the number of batches"
-    assert len(inbox.read(after, most_bytes=1)) == 1, "a batch larger than the bound still comes, alone"
+    assert len(inbox.read(after, most_bytes=1)) == 1, (
+        "a batch larger than the bound still comes, alone"
+    )
     assert len(inbox.read(after, most_bytes=2_500)) == 3, "reading stops once the bound is passed"
     assert inbox.read(inbox.last()) == [], "nothing lies after the end"
 
@@ -60,7 +68,9 @@ def _names(inbox: Any, make: Callable[[], Any], claim: type[Any]) -> None:
     assert inbox.claim(asked) == [True, True, False], "the first event of a name keeps it"
     assert inbox.claim(asked) == [True, True, False], "asking again answers the same"
     other = make()
-    assert other.claim([claim(a, 11, 0), claim(c, 11, 1)]) == [False, True], "names hold over the whole history"
+    assert other.claim([claim(a, 11, 0), claim(c, 11, 1)]) == [False, True], (
+        "names hold over the whole history"
+    )
     other.close()
     many = [claim(i.to_bytes(16, "big"), 12, i) for i in range(1_000, 3_500)]
     assert all(inbox.claim(many)), "thousands of claims at once"
@@ -71,18 +81,29 @@ def _trim(inbox: Any, batch: type[Any], claim: type[Any]) -> None:
     before = inbox.last()
     inbox.append([_one(batch, b"kept")])
     assert inbox.trim(before) > 0, "trim says how many went"
-    assert [b.body for b in inbox.read(0)] == [b"kept"], "trim removes what is in the store and nothing else"
+    assert [b.body for b in inbox.read(0)] == [b"kept"], (
+        "trim removes what is in the store and nothing else"
+    )
     inbox.trim(inbox.last())
     last = inbox.last()
-    assert inbox.append([_one(batch)])[0] > last, "a position is never given twice, even after everything was trimmed"
+    assert inbox.append([_one(batch)])[0] > last, (
+        "a position is never given twice, even after everything was trimmed"
+    )
     assert inbox.claim([claim(bytes([1]) * 16, 99, 0)]) == [False], "names outlive their batches"
 
 
 def _rejects(inbox: Any, make: Callable[[], Any], rejected: type[Any]) -> None:
-    inbox.reject([rejected(5, "key", "segment", "/v1/track", "unknown key", b"body"), rejected(6, "", "own", "/", "deep", b"")])
+    inbox.reject(
+        [
+            rejected(5, "key", "segment", "/v1/track", "unknown key", b"body"),
+            rejected(6, "", "own", "/", "deep", b""),
+        ]
+    )
     other = make()
     kept = other.rejected()
-    assert [r.reason for r in kept] == ["unknown key", "deep"], "what was refused is kept with its reason"
+    assert [r.reason for r in kept] == ["unknown key", "deep"], (
+        "what was refused is kept with its reason"
+    )
     assert kept[0].body == b"body", "what was refused is kept as it came"
     other.release([kept[0].number])
     assert [r.reason for r in inbox.rejected()] == ["deep"], "what was taken after all is released"

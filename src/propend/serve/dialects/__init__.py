@@ -19,7 +19,17 @@ _ALL: Final[tuple[Dialect, ...]] = (
     Segment(), Own(), PostHog(), PostHogV1(), Mixpanel(), MixpanelImport(), Amplitude(), GA4(), Snowplow(),
 )  # fmt: skip
 BY_NAME: Final = {dialect.name: dialect for dialect in _ALL}
-_SEGMENT_TYPES: Final = ("track", "identify", "page", "screen", "group", "alias", "batch", "import", "merge")
+_SEGMENT_TYPES: Final = (
+    "track",
+    "identify",
+    "page",
+    "screen",
+    "group",
+    "alias",
+    "batch",
+    "import",
+    "merge",
+)
 PATHS: Final[dict[str, str]] = {
     **{f"/v1/{kind}": "segment" for kind in (*_SEGMENT_TYPES, *LETTERS)},
     **{f"/api/s/{kind}": "segment" for kind in _SEGMENT_TYPES},
@@ -52,7 +62,11 @@ def dialect_of(path: str, body: bytes) -> Dialect | None:
     name = PATHS.get(path)
     if name is None and path == "/batch":
         at = body.find(b'"batch"')
-        name = "amplitude" if b'"events"' in body and (at < 0 or body.find(b'"events"') < at) else "posthog"
+        name = (
+            "amplitude"
+            if b'"events"' in body and (at < 0 or body.find(b'"events"') < at)
+            else "posthog"
+        )
     elif name is None and path in ("/track", "/engage"):
         name = "posthog" if body[:1] == b"{" and b'"api_key"' in body else "mixpanel"
     return None if name is None else BY_NAME[name]

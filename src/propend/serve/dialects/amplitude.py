@@ -47,25 +47,43 @@ class Amplitude:
             "code": 200, "events_ingested": len(data["events"]), "payload_size_bytes": len(request.body),
             "server_upload_time": int(clock.time() * 1_000),
         }  # fmt: skip
-        return Accepted(text_of(data.get("api_key")), len(data["events"]), request.body, msgspec.json.encode(reply))
+        return Accepted(
+            text_of(data.get("api_key")),
+            len(data["events"]),
+            request.body,
+            msgspec.json.encode(reply),
+        )
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400 and name the missing field, which keeps clients from resending."""
         del request
         missing = reason.partition(":")[2] if reason.startswith("missing_field:") else "events"
-        return 400, msgspec.json.encode({"code": 400, "error": reason, "missing_field": missing}), JSON
+        return (
+            400,
+            msgspec.json.encode({"code": 400, "error": reason, "missing_field": missing}),
+            JSON,
+        )
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the events mean."""
         data = decode(batch.body)
         for e in data["events"]:
             raw = msgspec.json.encode(e)
-            if not isinstance(e, dict) or not isinstance(e.get("event_type"), str) or len(raw) > MOST_BYTES:
-                yield Refused(reason="an event without event_type, or of more than 1 MB", original=raw[:MOST_BYTES])
+            if (
+                not isinstance(e, dict)
+                or not isinstance(e.get("event_type"), str)
+                or len(raw) > MOST_BYTES
+            ):
+                yield Refused(
+                    reason="an event without event_type, or of more than 1 MB",
+                    original=raw[:MOST_BYTES],
+                )
                 continue
             yield from self._event(e, raw, batch)
 
-    def _event(self, e: dict[str, Any], raw: bytes, batch: Batch) -> Iterator[Event | Fact | Refused]:
+    def _event(
+        self, e: dict[str, Any], raw: bytes, batch: Batch
+    ) -> Iterator[Event | Fact | Refused]:
         user, device = text_of(e.get("user_id")), text_of(e.get("device_id"))
         when = moment_of(e.get("time")) or batch.received
         inserted = text_of(e.get("insert_id"))
@@ -74,14 +92,28 @@ class Amplitude:
             yield Fact(time=when, kind="identify", one=device, other=user, message=name)
         given, updates = e.get("event_properties"), e.get("user_properties")
         props = dict(given) if isinstance(given, dict) else {}
-        for role, field in (("price", "price"), ("quantity", "quantity"), ("value", "revenue"), ("product_id", "productId")):
+        for role, field in (
+            ("price", "price"),
+            ("quantity", "quantity"),
+            ("value", "revenue"),
+            ("product_id", "productId"),
+        ):
             if e.get(field) is not None:
                 props.setdefault(role, number_of(e[field]) if role != "product_id" else e[field])
         traits: dict[str, Any] = {}
         if isinstance(updates, dict):
-            nested = [v for k, v in updates.items() if k in ("$set", "$setOnce") and isinstance(v, dict)]
-            traits = {k: v for part in nested for k, v in part.items()} or {k: v for k, v in updates.items() if k[:1] != "$"}
-        kinds = {"$identify": "identify", "$groupidentify": "group", "revenue_amount": "purchase", "$exposure": "exposure"}
+            nested = [
+                v for k, v in updates.items() if k in ("$set", "$setOnce") and isinstance(v, dict)
+            ]
+            traits = {k: v for part in nested for k, v in part.items()} or {
+                k: v for k, v in updates.items() if k[:1] != "$"
+            }
+        kinds = {
+            "$identify": "identify",
+            "$groupidentify": "group",
+            "revenue_amount": "purchase",
+            "$exposure": "exposure",
+        }
         session = e.get("session_id")
         yield from expand(
             user=user, anonymous=device, time=when, name=e["event_type"], message=name, properties=props,

@@ -57,14 +57,26 @@ class GA4:
         client = text_of(data.get("client_id") or data.get("app_instance_id"))
         when = moment_of(data.get("timestamp_micros")) or batch.received
         consent = data.get("consent")
-        denied = isinstance(consent, dict) and "DENIED" in [str(v).upper() for v in consent.values()]
+        denied = isinstance(consent, dict) and "DENIED" in [
+            str(v).upper() for v in consent.values()
+        ]
         marks = (batch.marks + (" denied" if denied else "")).strip()
-        stamp = str(data["timestamp_micros"]) if data.get("timestamp_micros") else str(batch.position)
+        stamp = (
+            str(data["timestamp_micros"]) if data.get("timestamp_micros") else str(batch.position)
+        )
         if user and client and user != client:
-            yield Fact(time=when, kind="identify", one=client, other=user, message=message_id(batch.body, stamp))
+            yield Fact(
+                time=when,
+                kind="identify",
+                one=client,
+                other=user,
+                message=message_id(batch.body, stamp),
+            )
         for place, e in enumerate(data["events"]):
             if not isinstance(e, dict) or not isinstance(e.get("name"), str):
-                yield Refused(reason="an event without a name", original=msgspec.json.encode(e)[:MOST_BYTES])
+                yield Refused(
+                    reason="an event without a name", original=msgspec.json.encode(e)[:MOST_BYTES]
+                )
                 continue
             given = e.get("params")
             params: dict[str, Any] = given if isinstance(given, dict) else {}

@@ -49,7 +49,11 @@ class Mixpanel:
         verbose = request.query.get("verbose") == "1" or fields.get("verbose") == "1"
         reply = b'{"status":1,"error":null}' if verbose else b"1"
         return Accepted(
-            _token(rows) or basic_user(request) or fields.get("api_key", ""), len(rows), body, reply, type=JSON if verbose else TEXT
+            _token(rows) or basic_user(request) or fields.get("api_key", ""),
+            len(rows),
+            body,
+            reply,
+            type=JSON if verbose else TEXT,
         )
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
@@ -62,7 +66,9 @@ class Mixpanel:
         data = decode(batch.body)
         for row in data if isinstance(data, list) else [data]:
             if not isinstance(row, dict):
-                yield Refused(reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES])
+                yield Refused(
+                    reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES]
+                )
             elif "event" in row:
                 yield from self._event(row, batch)
             else:
@@ -74,14 +80,21 @@ class Mixpanel:
         props = given if isinstance(given, dict) else {}
         title = str(row.get("event") or "")
         if not title or len(raw) > MOST_BYTES:
-            yield Refused(reason="no event name" if not title else "an event of more than 1 MB", original=raw[:MOST_BYTES])
+            yield Refused(
+                reason="no event name" if not title else "an event of more than 1 MB",
+                original=raw[:MOST_BYTES],
+            )
             return
         when = moment_of(props.get("time")) or batch.received
         given_name = text_of(props.get("$insert_id"))
         who = text_of(props.get("$user_id") or props.get("distinct_id"))
         name = f"{title}|{who}|{when}|{given_name}" if given_name else message_id(raw)
         device = text_of(props.get("$device_id"))
-        anonymous = f"$device:{device}" if device and text_of(props.get("distinct_id")).startswith("$device:") else device
+        anonymous = (
+            f"$device:{device}"
+            if device and text_of(props.get("distinct_id")).startswith("$device:")
+            else device
+        )
         if title == "$create_alias":
             other = text_of(props.get("alias"))
             if who and other and who != other:
@@ -94,7 +107,12 @@ class Mixpanel:
                 who = who or pair[0]
         elif anonymous and who and anonymous != who:
             yield Fact(time=when, kind="identify", one=anonymous, other=who, message=name)
-        kinds = {"$create_alias": "alias", "$merge": "alias", "$identify": "identify", "$mp_web_page_view": "page"}
+        kinds = {
+            "$create_alias": "alias",
+            "$merge": "alias",
+            "$identify": "identify",
+            "$mp_web_page_view": "page",
+        }
         marks = batch.marks + (" bot" if props.get("$ignore") else "")
         yield from expand(
             user=who, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("items"),
@@ -137,7 +155,9 @@ class MixpanelImport(Mixpanel):
                 continue
             properties = row.get("properties") if isinstance(row, dict) else None
             insert = properties.get("$insert_id") if isinstance(properties, dict) else None
-            failed.append({"index": index, "insert_id": insert, "field": fault[0], "message": fault[1]})
+            failed.append(
+                {"index": index, "insert_id": insert, "field": fault[0], "message": fault[1]}
+            )
             refused.append((fault[1], msgspec.json.encode(row)[:MOST_BYTES]))
         strict = request.query.get("strict", "1") == "1"
         key = basic_user(request) or _token(rows)
@@ -147,9 +167,19 @@ class MixpanelImport(Mixpanel):
                 "code": 400, "error": "some data points in the request failed validation", "status": "Bad Request",
                 "num_records_imported": len(good), "failed_records": failed,
             }  # fmt: skip
-            return Accepted(key, len(good), body, msgspec.json.encode(reply), 400, refused=refused, store=bool(good))
+            return Accepted(
+                key,
+                len(good),
+                body,
+                msgspec.json.encode(reply),
+                400,
+                refused=refused,
+                store=bool(good),
+            )
         reply = {"code": 200, "num_records_imported": len(good), "status": "OK"}
-        return Accepted(key, len(good), body, msgspec.json.encode(reply), refused=refused, store=bool(good))
+        return Accepted(
+            key, len(good), body, msgspec.json.encode(reply), refused=refused, store=bool(good)
+        )
 
 
 def _rows(body: bytes) -> list[Any]:
@@ -160,7 +190,9 @@ def _rows(body: bytes) -> list[Any]:
     try:
         return msgspec.json.Decoder().decode_lines(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadBody(f"the body is neither a JSON array nor JSON lines ({str(error)[:60]})") from None
+        raise BadBody(
+            f"the body is neither a JSON array nor JSON lines ({str(error)[:60]})"
+        ) from None
 
 
 def _fault(row: Any) -> tuple[str, str] | None:
@@ -180,7 +212,9 @@ def _token(rows: list[Any]) -> str:
     for row in rows[:1]:
         if isinstance(row, dict):
             props = row.get("properties")
-            return text_of(row.get("$token") or (props.get("token") if isinstance(props, dict) else ""))
+            return text_of(
+                row.get("$token") or (props.get("token") if isinstance(props, dict) else "")
+            )
     return ""
 
 

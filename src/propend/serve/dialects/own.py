@@ -42,7 +42,13 @@ class Own:
         data = decode(request.body)
         if isinstance(data, dict) and "events" not in data:
             data = {"events": [data]}
-        events = data if isinstance(data, list) else data.get("events") if isinstance(data, dict) else None
+        events = (
+            data
+            if isinstance(data, list)
+            else data.get("events")
+            if isinstance(data, dict)
+            else None
+        )
         if not isinstance(events, list):
             raise BadBody('the body has no list "events"')
         results: list[dict[str, Any]] = []
@@ -59,7 +65,11 @@ class Own:
                     event["id"] = name = message_id(msgspec.json.encode(event))
                 good.append(event)
                 results.append({"id": name, "result": "ok"})
-        key = basic_user(request) or request.query.get("key", "") or (text_of(data.get("key")) if isinstance(data, dict) else "")
+        key = (
+            basic_user(request)
+            or request.query.get("key", "")
+            or (text_of(data.get("key")) if isinstance(data, dict) else "")
+        )
         sent = data.get("sent") if isinstance(data, dict) else None
         return Accepted(
             key, len(good), msgspec.json.encode({"events": good, "sent": sent}), msgspec.json.encode({"results": results}),
@@ -82,7 +92,11 @@ class Own:
             if user and anonymous and user != anonymous:
                 yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
             given = e.get("properties")
-            props = {k: v for k, v in e.items() if k in ("item", "value", "quantity", "price", "session", "text", "channel")}
+            props = {
+                k: v
+                for k, v in e.items()
+                if k in ("item", "value", "quantity", "price", "session", "text", "channel")
+            }
             if isinstance(given, dict):
                 props = {**given, **props}
             marks = batch.marks + (" denied" if e.get("consent") is False else "")

@@ -171,7 +171,10 @@ def unbase64(data: bytes) -> bytes:
     if data.lstrip()[:1] in (b"{", b"["):
         return data
     try:
-        return base64.b64decode(data.replace(b" ", b"+").replace(b"-", b"+").replace(b"_", b"/") + b"=" * (-len(data) % 4))
+        return base64.b64decode(
+            data.replace(b" ", b"+").replace(b"-", b"+").replace(b"_", b"/")
+            + b"=" * (-len(data) % 4)
+        )
     except (binascii.Error, ValueError):
         raise BadBody("the data is neither JSON nor base64") from None
 
@@ -201,7 +204,7 @@ def text_of(value: Any) -> str:
         text = str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else str(value)
     else:
         return ""
-    return "" if text.casefold() in BLOCKED_IDS and text != "0" or len(text) > 1_000 else text
+    return "" if (text.casefold() in BLOCKED_IDS and text != "0") or len(text) > 1_000 else text
 
 
 def number_of(value: Any) -> float | None:
@@ -305,7 +308,10 @@ def expand(
     """Yield the events a vendor's event stands for: one, or one per product of an order."""
     who = user or anonymous
     if not who:
-        yield Refused(reason="no user or anonymous id", original=msgspec.json.encode(dict(properties))[:MOST_BYTES])
+        yield Refused(
+            reason="no user or anonymous id",
+            original=msgspec.json.encode(dict(properties))[:MOST_BYTES],
+        )
         return
     if len(properties) > MOST_FIELDS:
         yield Refused(reason=f"more than {MOST_FIELDS} properties", original=name.encode()[:200])
@@ -318,7 +324,7 @@ def expand(
         agent = str(context.get("userAgent") or agent)
     if agent and is_bot(agent) and "bot" not in marks:
         marks = f"{marks} bot".strip()
-    common = {
+    common: dict[str, Any] = {
         "user": who[:1_000],
         "anonymous": anonymous,
         "time": time,
@@ -331,7 +337,9 @@ def expand(
         "marks": marks,
     }
     flat = flatten(props)
-    products = [line for line in lines if isinstance(line, dict)][:500] if isinstance(lines, list) else []
+    products = (
+        [line for line in lines if isinstance(line, dict)][:500] if isinstance(lines, list) else []
+    )
     if not products:
         yield Event(
             **common,
@@ -367,5 +375,8 @@ def _value(props: Mapping[str, Any]) -> float | None:
     given = number_of(of_role(dict(props), "value"))
     if given is not None:
         return given
-    price, quantity = number_of(of_role(dict(props), "price")), number_of(of_role(dict(props), "quantity"))
+    price, quantity = (
+        number_of(of_role(dict(props), "price")),
+        number_of(of_role(dict(props), "quantity")),
+    )
     return None if price is None else price * (1.0 if quantity is None else quantity)

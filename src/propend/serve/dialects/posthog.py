@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from propend.serve.dialects.port import (
-    JSON,
     MOST_BYTES,
     TEXT,
     Accepted,
@@ -43,13 +42,21 @@ class PostHog:
         """Take a batch or a single event."""
         body, _ = payload_of_form(request.body)
         data = decode(body)
-        events = data if isinstance(data, list) else data.get("batch", [data]) if isinstance(data, dict) else None
+        events = (
+            data
+            if isinstance(data, list)
+            else data.get("batch", [data])
+            if isinstance(data, dict)
+            else None
+        )
         if not isinstance(events, list):
             raise BadBody("the body has no events")
         key = text_of(data.get("api_key") or data.get("token")) if isinstance(data, dict) else ""
         if not key and events and isinstance(events[0], dict):
             props = events[0].get("properties")
-            key = text_of(events[0].get("api_key") or (props.get("token") if isinstance(props, dict) else ""))
+            key = text_of(
+                events[0].get("api_key") or (props.get("token") if isinstance(props, dict) else "")
+            )
         return Accepted(key, len(events), body, b'{"status":"Ok"}')
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
@@ -61,21 +68,33 @@ class PostHog:
         """Yield what the events mean."""
         data = decode(batch.body)
         events = data if isinstance(data, list) else data.get("batch", [data])
-        sent = None if isinstance(data, list) else moment_of(data.get("sent_at") or data.get("created_at"))
+        sent = (
+            None
+            if isinstance(data, list)
+            else moment_of(data.get("sent_at") or data.get("created_at"))
+        )
         for e in events:
             if isinstance(e, dict):
                 yield from self._event(e, sent, batch)
             else:
-                yield Refused(reason="an event that is no object", original=msgspec.json.encode(e)[:MOST_BYTES])
+                yield Refused(
+                    reason="an event that is no object",
+                    original=msgspec.json.encode(e)[:MOST_BYTES],
+                )
 
-    def _event(self, e: dict[str, Any], sent: int | None, batch: Batch) -> Iterator[Event | Fact | Refused]:
+    def _event(
+        self, e: dict[str, Any], sent: int | None, batch: Batch
+    ) -> Iterator[Event | Fact | Refused]:
         given = e.get("properties")
         props = given if isinstance(given, dict) else {}
         title = str(e.get("event") or "")
         user = text_of(e.get("distinct_id") or e.get("$distinct_id") or props.get("distinct_id"))
         raw = msgspec.json.encode(e)
         if not title or len(raw) > MOST_BYTES:
-            yield Refused(reason="no event name" if not title else "an event of more than 1 MB", original=raw[:MOST_BYTES])
+            yield Refused(
+                reason="no event name" if not title else "an event of more than 1 MB",
+                original=raw[:MOST_BYTES],
+            )
             return
         name = str(e.get("uuid") or props.get("$insert_id") or message_id(raw))
         when = corrected(moment_of(e.get("timestamp")), sent, batch.received)
@@ -87,8 +106,16 @@ class PostHog:
                 yield Fact(time=when, kind=kind, one=other, other=user, message=name)
         elif anonymous and user and anonymous != user:
             yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
-        traits = {**_dict(e.get("$set_once") or props.get("$set_once")), **_dict(e.get("$set") or props.get("$set"))}
-        kind_of = {"$identify": "identify", "$create_alias": "alias", "$set": "identify", "$groupidentify": "group"}
+        traits = {
+            **_dict(e.get("$set_once") or props.get("$set_once")),
+            **_dict(e.get("$set") or props.get("$set")),
+        }
+        kind_of = {
+            "$identify": "identify",
+            "$create_alias": "alias",
+            "$set": "identify",
+            "$groupidentify": "group",
+        }
         marks = batch.marks + (" bot" if props.get("$is_bot") else "")
         yield from expand(
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
@@ -124,7 +151,12 @@ class PostHogV1(PostHog):
         sent = request.header(b"posthog-request-timestamp") or data.get("created_at")
         body = msgspec.json.encode({"batch": good, "sent_at": sent})
         return Accepted(
-            basic_user(request), len(good), body, msgspec.json.encode({"results": results}), refused=refused, store=bool(good)
+            basic_user(request),
+            len(good),
+            body,
+            msgspec.json.encode({"results": results}),
+            refused=refused,
+            store=bool(good),
         )
 
 

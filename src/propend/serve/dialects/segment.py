@@ -33,7 +33,15 @@ from propend.serve.inbox import Batch
 
 __all__ = ["LETTERS", "Segment"]
 
-LETTERS: Final = {"t": "track", "i": "identify", "p": "page", "s": "screen", "g": "group", "a": "alias", "b": "batch"}
+LETTERS: Final = {
+    "t": "track",
+    "i": "identify",
+    "p": "page",
+    "s": "screen",
+    "g": "group",
+    "a": "alias",
+    "b": "batch",
+}
 TYPES: Final = frozenset({"track", "identify", "page", "screen", "group", "alias"})
 
 
@@ -85,9 +93,16 @@ class Segment:
         kind = LETTERS.get(kind, kind)
         for message in messages if isinstance(messages, list) else [data]:
             if not isinstance(message, dict):
-                yield Refused(reason="a message that is no object", original=msgspec.json.encode(message)[:MOST_BYTES])
+                yield Refused(
+                    reason="a message that is no object",
+                    original=msgspec.json.encode(message)[:MOST_BYTES],
+                )
                 continue
-            raw = msgspec.json.encode(message) if not message.get("messageId") or len(batch.body) > MOST_BYTES else b""
+            raw = (
+                msgspec.json.encode(message)
+                if not message.get("messageId") or len(batch.body) > MOST_BYTES
+                else b""
+            )
             if len(raw) > MOST_BYTES:
                 yield Refused(reason="a message of more than 1 MB", original=raw[:10_000])
                 continue
@@ -98,14 +113,22 @@ class Segment:
     ) -> Iterator[Event | Fact | Refused]:
         what = m.get("type") if m.get("type") in TYPES else kind
         if what not in TYPES:
-            yield Refused(reason=f"no message type {str(m.get('type'))[:40]!r}", original=raw or msgspec.json.encode(m))
+            yield Refused(
+                reason=f"no message type {str(m.get('type'))[:40]!r}",
+                original=raw or msgspec.json.encode(m),
+            )
             return
         sent = moment_of(m.get("sentAt")) or moment_of(data.get("sentAt"))
-        when = corrected(moment_of(m.get("originalTimestamp") or m.get("timestamp")), sent, batch.received)
+        when = corrected(
+            moment_of(m.get("originalTimestamp") or m.get("timestamp")), sent, batch.received
+        )
         name = str(m.get("messageId") or message_id(raw))[:200]
         user, anonymous = text_of(m.get("userId")), text_of(m.get("anonymousId"))
         shared = data.get("context") if data is not m else None
-        context = {**(shared if isinstance(shared, dict) else {}), **(m["context"] if isinstance(m.get("context"), dict) else {})}
+        context = {
+            **(shared if isinstance(shared, dict) else {}),
+            **(m["context"] if isinstance(m.get("context"), dict) else {}),
+        }
         properties = m.get("properties")
         props = properties if isinstance(properties, dict) else {}
         given = m.get("traits") or context.get("traits")
@@ -120,7 +143,10 @@ class Segment:
             yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
         title = str(m.get("event") or "") if what == "track" else what
         if what == "track" and not title:
-            yield Refused(reason="a track message without an event name", original=raw or msgspec.json.encode(m))
+            yield Refused(
+                reason="a track message without an event name",
+                original=raw or msgspec.json.encode(m),
+            )
             return
         if what in ("page", "screen") and m.get("name"):
             props = {"name": m["name"], **props}

@@ -49,7 +49,9 @@ class Snowplow:
         if not isinstance(rows, list):
             raise BadBody('the body has no list "data"')
         first = rows[0] if rows and isinstance(rows[0], dict) else {}
-        return Accepted(text_of(first.get("aid")), len(rows), msgspec.json.encode(rows), b"ok", type=TEXT)
+        return Accepted(
+            text_of(first.get("aid")), len(rows), msgspec.json.encode(rows), b"ok", type=TEXT
+        )
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400 in plain text."""
@@ -60,7 +62,9 @@ class Snowplow:
         """Yield what the rows mean."""
         for row in decode(batch.body):
             if not isinstance(row, dict):
-                yield Refused(reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES])
+                yield Refused(
+                    reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES]
+                )
                 continue
             yield from self._row(row, batch)
 
@@ -69,7 +73,9 @@ class Snowplow:
         user = text_of(row.get("uid"))
         anonymous = text_of(row.get("duid") or row.get("nuid") or row.get("tnuid"))
         name = text_of(row.get("eid")) or message_id(raw)
-        when = corrected(moment_of(row.get("ttm") or row.get("dtm")), moment_of(row.get("stm")), batch.received)
+        when = corrected(
+            moment_of(row.get("ttm") or row.get("dtm")), moment_of(row.get("stm")), batch.received
+        )
         if user and anonymous and user != anonymous:
             yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
         kind = row.get("e")
@@ -80,12 +86,26 @@ class Snowplow:
                 props, fixed = {"url": row.get("url"), "title": row.get("page")}, "page"
             case "se":
                 title = str(row.get("se_ac") or "structured")
-                props = {"category": row.get("se_ca"), "label": row.get("se_la"), "property": row.get("se_pr"), "value": row.get("se_va")}
+                props = {
+                    "category": row.get("se_ca"),
+                    "label": row.get("se_la"),
+                    "property": row.get("se_pr"),
+                    "value": row.get("se_va"),
+                }
             case "tr":
-                props = {"order_id": row.get("tr_id"), "value": row.get("tr_tt"), "channel": row.get("tr_af")}
+                props = {
+                    "order_id": row.get("tr_id"),
+                    "value": row.get("tr_tt"),
+                    "channel": row.get("tr_af"),
+                }
                 fixed = "purchase"
             case "ti":
-                props = {"order_id": row.get("ti_id"), "sku": row.get("ti_sk"), "price": row.get("ti_pr"), "quantity": row.get("ti_qu")}
+                props = {
+                    "order_id": row.get("ti_id"),
+                    "sku": row.get("ti_sk"),
+                    "price": row.get("ti_pr"),
+                    "quantity": row.get("ti_qu"),
+                }
                 fixed = "purchase_line"
             case "pp":
                 fixed = "page_ping"
@@ -110,7 +130,9 @@ def _described(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         outer = decode(str(text).encode())
         inner = outer["data"]
         schema = str(inner["schema"])  # iglu:vendor/name/jsonschema/1-0-0
-        return schema.removeprefix("iglu:").split("/")[1], inner["data"] if isinstance(inner["data"], dict) else {}
+        return schema.removeprefix("iglu:").split("/")[1], inner["data"] if isinstance(
+            inner["data"], dict
+        ) else {}
     except (BadBody, KeyError, TypeError, IndexError, binascii.Error, UnicodeDecodeError):
         return "self_describing", {}
 
