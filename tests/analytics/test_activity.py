@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from propend.analytics.activity import activity
-from propend.analytics.retention import retention
+from propend.analytics.retention import elapsed_retention, retention
 from propend.errors import ConfigError
-from propend.names import MICROSECONDS
+from propend.names import DAY, MICROSECONDS
 
 
 def period(time: int, unit: str, zone: str) -> date:
@@ -75,3 +75,23 @@ def test_bad_units(make_log):
         retention(*make_log(0).asked, "monht")
     with pytest.raises(ConfigError, match="no period"):
         activity(*make_log(0).asked, "hour")
+
+
+def test_elapsed_brackets(make_log):
+    log = make_log(4, days=70)
+    brackets = [(0, 1), (1, 4), (4, 8), (30, 31)]
+    found = elapsed_retention(*log.asked, brackets, "view", "purchase")
+    for b, (a, z) in enumerate(brackets):
+        observed = back = 0
+        for events in log.users.values():
+            views = [e.time for e in events if e.type == "view"]
+            if not views or views[0] + z * DAY > log.schema.last + 1:
+                continue
+            observed += 1
+            first = next(i for i, e in enumerate(events) if e.type == "view")
+            at = [e.time - views[0] for e in events[first:] if e.type == "purchase"]
+            back += any(a * DAY <= x < z * DAY for x in at)
+        row = found["curve"][b]
+        assert (row["users"], row["rate"]) == (observed, back / observed)
+    with pytest.raises(ConfigError, match="from < to"):
+        elapsed_retention(*log.asked, [(3, 3)])

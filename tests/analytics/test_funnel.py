@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from propend.analytics.funnel import compare, funnel
+from propend.analytics.funnel import compare, funnel, funnels
+from propend.analytics.funnel_plan import Funnel
 from propend.errors import PropendError
 from propend.names import DAY, MICROSECONDS
 
@@ -110,3 +111,274 @@ def test_compare_two_periods(make_log):
     assert 0 <= row["p_value"] <= 1
     assert (a.entries.entry < middle).all()
     assert a.entries.took.max() <= 86_400 * MICROSECONDS
+
+
+# ---- every option against an oracle that tries every path
+
+
+def every_path(events, tests, forbidden=None, gaps=None, optional=(), strict=False, window=0):
+    """Return (step, entry time, time) of every admissible path, by extending every path by every later event."""
+    found = set()
+    frontier = [(0, i, i) for i, e in enumerate(events) if tests[0](e)]
+    while frontier:
+        step, entry, last = frontier.pop()
+        if (step, entry, last) in found:
+            continue
+        found.add((step, entry, last))
+        for nxt in range(step + 1, len(tests)):
+            if any(s not in optional for s in range(step + 1, nxt)):
+                break
+            low, high = (gaps or {}).get(nxt, (0, 1 << 60))
+            for j in range(last + 1, len(events)):
+                if strict and j != last + 1:
+                    break
+                wait = events[j].time - events[last].time
+                between = events[last + 1 : j]
+                if (
+                    tests[nxt](events[j])
+                    and low <= wait <= high
+                    and events[j].time - events[entry].time <= window
+                    and not any(forbidden(b, nxt) for b in between if forbidden)
+                ):
+                    frontier.append((nxt, entry, j))
+    return [(s, events[a].time, events[b].time) for s, a, b in found]
+
+
+def times(log, steps, finder, split=bool):
+    took = [[] for _ in range(steps)]
+    for events in log.users.values():
+        found = []
+        for value in {split(e) for e in events}:
+            found += finder([e for e in events if split(e) == value])
+        for k in range(steps):
+            at_k = [(time, entry) for step, entry, time in found if step == k]
+            if at_k:
+                first = min(t for t, _ in at_k)
+                took[k].append(first - max(e for t, e in at_k if t == first))
+    return [sorted(t) for t in took]
+
+
+def found_times(result):
+    took = result.entries.took
+    return [sorted(took[took[:, k] >= 0, k].tolist()) for k in range(took.shape[1])]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("optional", [(), (1,), (1, 2)])
+@pytest.mark.parametrize("bound", ["none", "gaps", "exclude", "all"])
+def test_constraints(make_log, seed, strict, optional, bound):
+    log = make_log(seed, users=60, most=18)
+    names = ["view", "cart", "search", "purchase"]
+    gaps = {1: (3 * 3600 * 10**6, 1 << 60), 3: (0, 2 * DAY)} if bound in ("gaps", "all") else {}
+    marks = {1: " [3h..]", 3: " [..2d]"} if gaps else {}
+    exclude = ["remove", "4: view where item = 'i1'"] if bound in ("exclude", "all") else []
+
+    def forbidden(e, step):
+        return bool(exclude) and (
+            e.type == "remove" or (step == 3 and e.type == "view" and e.item == 1)
+        )
+
+    steps = [n + ("?" if k in optional else "") + marks.get(k, "") for k, n in enumerate(names)]
+    result = funnel(*log.asked, steps, "10d", "strict" if strict else "ordered", exclude=exclude)
+    tests = [is_type(n) for n in names]
+    assert found_times(result) == times(
+        log, 4, lambda ev: every_path(
+            ev, tests, forbidden, gaps, optional, strict, 10 * DAY
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("hold", [["item"], ["channel"], ["item", "channel"]])
+@pytest.mark.parametrize("exclude", [[], ["remove"]])
+def test_hold_constant(make_log, hold, exclude):
+    log = make_log(5)
+    names = ["view", "cart", "purchase"]
+    result = funnel(*log.asked, names, "10d", hold=hold, exclude=exclude)
+
+    def split(e):
+        key = tuple(getattr(e, h) for h in hold)
+        return None if None in key else key
+
+    def finder(ev):
+        if ev and split(ev[0]) is None:
+            return []
+        tests = [is_type(n) for n in names]
+        return every_path(
+            ev, tests, lambda e, _: bool(exclude) and e.type == "remove", window=10 * DAY
+        )
+
+    assert found_times(result) == times(log, 3, finder, split)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_order(make_log, seed):
+    log = make_log(seed)
+    names = ["view", "cart", "view", "purchase"]
+    result = funnel(*log.asked, names, "2d", "any")
+    expected = [0] * 4
+    for events in log.users.values():
+        best = 0
+        for i, e in enumerate(events):
+            inside = [x.type for x in events[: i + 1] if e.time - x.time <= 2 * DAY]
+            done = min(inside.count("view"), 2) + ("cart" in inside) + ("purchase" in inside)
+            best = max(best, done)
+        for k in range(best):
+            expected[k] += 1
+    assert [result.users(k) for k in range(4)] == expected
+
+
+def clickhouse(events, names, window):
+    """windowFunnel's algorithm on (time, step) pairs, sorted; see AggregateFunctionWindowFunnel.cpp."""
+    pairs = sorted((e.time, k) for e in events for k, n in enumerate(names) if e.type == n)
+    started = [None] * len(names)
+    for time, k in pairs:
+        if k == 0:
+            started[0] = time
+        elif started[k - 1] is not None and time <= started[k - 1] + window:
+            started[k] = started[k - 1]
+            if k + 1 == len(names):
+                return len(names)
+    return max((k + 1 for k, s in enumerate(started) if s is not None), default=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ties_by_step_are_clickhouse(make_log, seed):
+    log = make_log(seed)
+    names = ["view", "cart", "view", "purchase"]
+    result = funnel(*log.asked, names, "2d", ties="step")
+    levels = [clickhouse(events, names, 2 * DAY) for events in log.users.values()]
+    assert [result.users(k) for k in range(4)] == [
+        sum(level > k for level in levels) for k in range(4)
+    ]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("exclude", [[], ["remove"]])
+def test_totals(make_log, strict, exclude):
+    log = make_log(6)
+    names = ["view", "cart", "purchase"]
+    result = funnel(
+        *log.asked, names, "3d", "strict" if strict else "ordered", per="total", exclude=exclude
+    )
+    counts = [0, 0, 0]
+    for events in log.users.values():
+        i = 0
+        while i < len(events):
+            if events[i].type != "view":
+                i += 1
+                continue
+            level, j, ended = 0, i, None
+            while ended is None:
+                j += 1
+                if j == len(events):
+                    ended = j
+                elif (
+                    events[j].time - events[i].time <= 3 * DAY
+                    and events[j].type == names[level + 1]
+                ):
+                    level += 1
+                    if level == 2:
+                        ended = j + 1
+                elif (
+                    strict
+                    or events[j].time - events[i].time > 3 * DAY
+                    or (exclude and events[j].type == "remove")
+                ):
+                    ended = j
+            for k in range(level + 1):
+                counts[k] += 1
+            i = ended
+    assert [result.users(k) for k in range(3)] == counts
+
+
+def test_sessions(make_log):
+    log = make_log(7, step=DAY // 96)
+    result = funnel(*log.asked, ["view", "cart"], "1d", per="session", session_gap="2h")
+    entered = done = 0
+    for events in log.users.values():
+        sessions, before = [], None
+        for e in events:
+            if before is None or e.time - before > 2 * 3600 * 10**6:
+                sessions.append([])
+            sessions[-1].append(e.type)
+            before = e.time
+        for types in sessions:
+            if "view" in types:
+                entered += 1
+                done += "cart" in types[types.index("view") + 1 :]
+    assert [result.users(0), result.users(1)] == [entered, done]
+    held = funnel(*log.asked, ["view", "cart"], "1d", hold=["session"], session_gap="2h")
+    assert held.users(1) <= done
+
+
+def test_repeats_are_steps(make_log):
+    log = make_log(8)
+    a = funnel(*log.asked, ["view x 3", "purchase"], "5d")
+    b = funnel(*log.asked, ["view", "view", "view", "purchase"], "5d")
+    assert [a.users(0), a.users(1)] == [b.users(2), b.users(3)]
+    assert len(a.entries) == a.users(0)
+
+
+def test_many_steps(make_log):
+    log = make_log(9, users=40, most=80, days=40)
+    names = ["view", "search"] * 16
+    result = funnel(*log.asked, names, "40d")
+    tests = [is_type(n) for n in names]
+    expected = times(log, 32, lambda ev: paths(ev, tests, 40 * DAY))
+    assert found_times(result) == expected
+    assert len(result.to_dict()["steps"]) == 32
+
+
+@pytest.mark.parametrize(
+    "by", ["channel", "first.channel", "last.channel", "week", "cohort.week", "item"]
+)
+def test_breakdowns_add_up(make_log, by):
+    log = make_log(1)
+    result = funnel(*log.asked, ["view", "purchase"], "3d", by=by)
+    document = result.to_dict()
+    assert document["by"] == by
+    sums = [sum(g["steps"][k]["users"] for g in document["groups"]) for k in range(2)]
+    assert sums == [result.users(0), result.users(1)]
+    assert all(0 <= g["against_rest"]["q_value"] <= 1 for g in document["groups"])
+
+
+def test_breakdown_by_touch(make_log):
+    log = make_log(1)
+    result = funnel(*log.asked, ["view", "purchase"], "3d", by="first.channel")
+    expected = {}
+    for events in log.users.values():
+        found = every_path(events, [is_type("view"), is_type("purchase")], window=3 * DAY)
+        if not found:
+            continue
+        deepest = max(s for s, _, _ in found)
+        first = min(t for s, _, t in found if s == deepest)
+        entry = max(e for s, e, t in found if s == deepest and t == first)
+        known = [e.channel for e in events if e.channel is not None and e.time <= entry]
+        name = known[0] if known else "(none)"
+        expected[name] = expected.get(name, 0) + 1
+    shown = {name: group.users(0) for name, group in result.groups().items()}
+    assert sum(shown.values()) == sum(expected.values())
+    assert all(abs(shown[n] - expected.get(n, 0)) <= 6 for n in shown)  # ties at the entry's moment
+
+
+def test_audience_and_segments(make_log):
+    log = make_log(2)
+    result = funnel(*log.asked, ["view", "cart", "purchase"], "3d")
+    reached, dropped = result.audience(1), result.audience(1, dropped=True)
+    assert len(reached) == result.users(1)
+    assert len(dropped) == result.users(1) - result.users(2)
+    assert result.membership(1, reached).all()
+    heavy = funnel(*log.asked, ["view", "cart"], "3d", who="count(view) >= 5")
+    many = {u for u, ev in log.users.items() if sum(e.type == "view" for e in ev) >= 5}
+    assert set(heavy.entries.user.tolist()) == many
+    with pytest.raises(PropendError, match="steps 1 to 3"):
+        result.audience(3)
+
+
+def test_many_funnels_in_one_pass(make_log):
+    log = make_log(3)
+    definitions = [Funnel.of(["view", n], "2d") for n in ("cart", "search", "purchase")]
+    together = funnels(*log.asked, definitions)
+    for d, result in zip(definitions, together, strict=True):
+        assert result.to_dict() == funnel(*log.asked, list(d.steps), "2d").to_dict()

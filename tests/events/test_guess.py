@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Guessing the roles of columns: small logs of every kind, the public data sets, and bad input."""
 
 from __future__ import annotations

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from propend.analytics import funnel_kernels as kernels
+from propend.analytics.breakdown import NONE, labeller
+from propend.analytics.funnel_plan import Entries, Exclusion, Funnel, Plan
+from propend.analytics.people import profiles, who_filter
 from propend.analytics.scan import sweep
-from propend.analytics.statistics import two_shares, wilson
-from propend.analytics.steps import MOST_STEPS, Step, columns_for, lookup, masks
+from propend.analytics.statistics import benjamini_hochberg, two_shares, wilson
+from propend.analytics.steps import Step
 from propend.engine import Engine
-from propend.errors import ConfigError, ExpressionError, NotEnoughDataError, nearest
+from propend.errors import ConfigError, NotEnoughDataError
 from propend.events.store import Store
 from propend.events.timelines import Timelines
 from propend.expression.duration import Duration
@@ -22,96 +24,11 @@ from propend.expression.nodes import Expression
 from propend.features.schema import Schema
 from propend.names import MICROSECONDS
 
-__all__ = ["Funnel", "FunnelResult", "compare", "funnel"]
+__all__ = ["FunnelResult", "compare", "funnel", "funnels"]
 
 I64 = npt.NDArray[np.int64]
-Bool = npt.NDArray[np.bool_]
-Order = Literal["ordered", "strict", "any"]
-Ties = Literal["sequence", "step"]
-Reentry = Literal["latest", "first"]
-
-_EARLIEST: Final = -(1 << 62)
-_LATEST: Final = (1 << 62) - 1
-
-
-@dataclass(frozen=True)
-class Funnel:
-    """The definition of a funnel; see :func:`funnel` for what each word means."""
-
-    steps: tuple[Step, ...]
-    window: Duration
-    order: Order = "ordered"
-    ties: Ties = "sequence"
-    reentry: Reentry = "latest"
-
-    @classmethod
-    def of(
-        cls,
-        steps: Sequence[str | Expression | Step],
-        within: str | Duration = "7d",
-        order: str = "ordered",
-        ties: str = "sequence",
-        reentry: str = "latest",
-    ) -> Funnel:
-        """Check and build; raises ``ConfigError`` or ``ExpressionError`` in one sentence."""
-        for word, value, known in (
-            ("order", order, get_args(Order)),
-            ("ties", ties, get_args(Ties)),
-            ("reentry", reentry, get_args(Reentry)),
-        ):
-            if value not in known:
-                raise ConfigError(f"no {word} {value!r} of a funnel{nearest(value, known)}")
-        parsed = tuple(map(Step.parse, steps))
-        if len(parsed) < 2:
-            raise ConfigError(
-                f"a funnel needs at least two steps, not {len(parsed)}; for example: view,cart,purchase"
-            )
-        if parsed[0].optional or parsed[-1].optional:
-            raise ExpressionError("the first and the last step of a funnel cannot be optional")
-        window = within if isinstance(within, Duration) else Duration.parse(within)
-        return cls(parsed, window, order, ties, reentry)  # type: ignore[arg-type]
-
-    @property
-    def expanded(self) -> tuple[Step, ...]:
-        """The steps with each repeat as a step of its own."""
-        return tuple(replace(step, times=1) for step in self.steps for _ in range(step.times))
-
-    @property
-    def ends(self) -> list[int]:
-        """The position among the expanded steps at which each step is complete."""
-        return (np.cumsum([step.times for step in self.steps]) - 1).tolist()
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Those who entered: user codes [m], entry times [m], and the time each step took from the entry, int64 [m, steps].
-
-    −1 where a step was not reached. Entries of buckets (and of days) add by concatenation.
-    """
-
-    user: I64
-    entry: I64
-    took: I64
-
-    @classmethod
-    def join(cls, parts: Sequence[Entries], steps: int) -> Entries:
-        """Return all parts as one."""
-        if not parts:
-            none = np.zeros(0, np.int64)
-            return cls(none, none, np.zeros((0, steps), np.int64))
-        return cls(
-            *(
-                np.concatenate([getattr(p, name) for p in parts])
-                for name in ("user", "entry", "took")
-            )
-        )
-
-    def select(self, keep: Bool) -> Entries:
-        """Return some of them."""
-        return Entries(self.user[keep], self.entry[keep], self.took[keep])
-
-    def __len__(self) -> int:
-        return len(self.user)
+MOST_GROUPS: Final = 12
+"""Most groups of a breakdown that are shown; the smaller ones are one group, ``(other)``."""
 
 
 @dataclass(frozen=True)
@@ -120,32 +37,98 @@ class FunnelResult:
 
     definition: Funnel
     entries: Entries
+    by: str | None = None
     level: float = 0.95
 
     def users(self, step: int) -> int:
         """Return how many reached a step (0 is the first)."""
         return int((self.entries.took[:, step] >= 0).sum())
 
+    def audience(self, step: int, *, dropped: bool = False) -> I64:
+        """Return the codes of the users who reached a step, ascending; ``dropped``: of those who came no further.
+
+        Raises ``ConfigError`` for a step that is not there.
+        """
+        if not 0 <= step < len(self.definition.steps):
+            raise ConfigError(
+                f"no step {step + 1}; the funnel has steps 1 to {len(self.definition.steps)}"
+            )
+        took = self.entries.took
+        reached = np.unique(self.entries.user[took[:, step] >= 0])
+        if not dropped:
+            return reached
+        further = (took[:, step + 1 :] >= 0).any(axis=1)
+        return np.setdiff1d(reached, self.entries.user[further])
+
+    def membership(
+        self, step: int, users: I64, *, dropped: bool = False
+    ) -> npt.NDArray[np.float64]:
+        """Return 1.0 for those of ``users`` (codes) in the audience, else 0.0.
+
+        Given to :func:`propend.features.evaluate.evaluate` as the score of a name, the audience stands in expressions:
+        ``p(left_cart) >= 1 and none(purchase) last 1d``.
+        """
+        return np.isin(users, self.audience(step, dropped=dropped)).astype(np.float64)
+
+    def histogram(self, step: int = -1, bins: int = 20) -> dict[str, list[float]]:
+        """Return the distribution of the time to reach a step: edges in seconds [bins + 1] and counts [bins]."""
+        took = self.entries.took[:, step]
+        seconds = took[took >= 0] / MICROSECONDS
+        most = float(seconds.max(initial=0.0)) or 1.0
+        counts, edges = np.histogram(seconds, bins, (0.0, most))
+        return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+    def groups(self) -> dict[str, FunnelResult]:
+        """Return the result of each group of the breakdown, the largest first, small ones as ``(other)``."""
+        label = self.entries.label
+        if label is None:
+            return {}
+        sizes = np.bincount(label.codes + 1, minlength=len(label.values) + 1)
+        names = (NONE, *label.values)
+        ranked = sorted(np.flatnonzero(sizes), key=lambda c: (-sizes[c], names[c]))
+        shown = ranked if len(ranked) <= MOST_GROUPS else ranked[: MOST_GROUPS - 1]
+        found = {names[c]: self._only(label.codes + 1 == c) for c in shown}
+        if len(shown) < len(ranked):
+            found["(other)"] = self._only(~np.isin(label.codes + 1, shown))
+        return found
+
+    def _only(self, keep: npt.NDArray[np.bool_]) -> FunnelResult:
+        return replace(self, entries=replace(self.entries.select(keep), label=None), by=None)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return ``{"steps": [{"event", "users", "conversion", "low", "high", "median_seconds", …}], "window", "order"}``.
+        """Return ``{"steps": [{"event", "users", "conversion", "low", "high", "median_seconds", …}], "window", "order", …}``.
 
         ``conversion`` is the share of those who entered, ``from_previous`` of those who reached the last required
         step before; ``low`` and ``high`` are Wilson's interval of ``conversion``; times are seconds since the entry.
         """
+        d = self.definition
+        document: dict[str, Any] = {
+            "steps": self._steps(),
+            "window": str(d.window),
+            "order": d.order,
+            "per": d.per,
+            "ties": d.ties,
+            "reentry": "first chance" if d.per == "total" else d.reentry,
+            "level": self.level,
+            "time_to_convert": self.histogram(),
+        }
+        if d.hold:
+            document["hold"] = list(d.hold)
+        if d.exclude:
+            document["exclude"] = [e.label for e in d.exclude]
+        if self.by is not None:
+            document["by"] = self.by
+            document["groups"] = self._group_rows()
+        return document
+
+    def _steps(self) -> list[dict[str, Any]]:
         rows, before = [], self.users(0)
         for k, step in enumerate(self.definition.steps):
             row = self._step(k, before)
             rows.append(row)
             if not step.optional:
                 before = row["users"]
-        return {
-            "steps": rows,
-            "window": str(self.definition.window),
-            "order": self.definition.order,
-            "ties": self.definition.ties,
-            "reentry": self.definition.reentry,
-            "level": self.level,
-        }
+        return rows
 
     def _step(self, k: int, before: int) -> dict[str, Any]:
         entered, reached = self.users(0), self.users(k)
@@ -154,8 +137,11 @@ class FunnelResult:
         took = self.entries.took[:, k]
         seconds = took[took >= 0] / MICROSECONDS
         quartiles = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist() if len(seconds) else [None] * 3
+        any_order = self.definition.order == "any"
         return {
-            "event": self.definition.steps[k].label,
+            "event": f"any {k + 1} of {len(self.definition.steps)}"
+            if any_order
+            else self.definition.steps[k].label,
             "users": reached,
             "conversion": reached / entered if entered else None,
             "low": low if entered else None,
@@ -168,6 +154,19 @@ class FunnelResult:
             "from_previous_high": previous_high if before else None,
         }
 
+    def _group_rows(self) -> list[dict[str, Any]]:
+        """Each group's steps, and its last conversion against all other entries, with the false-discovery rate."""
+        found: list[dict[str, Any]] = []
+        whole, last = (self.users(-1), self.users(0)), -1
+        for name, group in self.groups().items():
+            a, n = group.users(last), group.users(0)
+            test = two_shares(a, n, whole[0] - a, whole[1] - n, self.level)
+            found.append({"group": name, "steps": group._steps(), "against_rest": test})
+        q = benjamini_hochberg([row["against_rest"]["p_value"] for row in found])
+        for row, value in zip(found, q, strict=True):
+            row["against_rest"]["q_value"] = float(value)
+        return found
+
 
 def funnel(
     store: Store,
@@ -179,88 +178,76 @@ def funnel(
     *,
     ties: str = "sequence",
     reentry: str = "latest",
+    per: str = "user",
+    hold: Sequence[str] = (),
+    exclude: Sequence[str | Exclusion] = (),
+    by: str | None = None,
+    who: str | Expression | None = None,
+    session_gap: str | Duration = "30min",
     since: int | None = None,
     until: int | None = None,
     as_of: int | None = None,
 ) -> FunnelResult:
     """Count users from step to step, in one pass over each bucket.
 
-    ``within`` bounds the time from the entry to each step (inclusive). ``order``: ``ordered`` (other events may lie
-    between), ``strict`` (none may), ``any``. ``ties``: events of one moment count in their stored ``sequence``, or by
-    ``step`` as ClickHouse does. ``reentry``: the clock starts at the ``latest`` entry that still leads to the step
-    (every chance counts; ClickHouse's meaning), or at the user's ``first``. Entries lie in [``since``, ``until``),
-    UTC microseconds. ``as_of`` hides what had not arrived by then.
+    ``steps``: see :meth:`Step.parse`. ``within`` bounds the time from the entry to each step (inclusive). ``order``:
+    ``ordered`` (other events may lie between), ``strict`` (none may), ``any``. ``ties``: events of one moment count in their
+    stored ``sequence``, or by ``step`` as ClickHouse does. ``reentry``: the clock starts at the ``latest`` entry that still
+    leads to the step (every chance counts; ClickHouse's meaning), or at the ``first``. ``per``: a user counts once, each
+    ``session`` counts, or in ``total`` every attempt does. ``hold``: properties that must be the same at every step.
+    ``exclude``: see :meth:`Exclusion.parse`. ``by``: see :func:`propend.analytics.breakdown.labeller`. ``who``: only users
+    for whom this holds at the end of the period. Entries lie in [``since``, ``until``), UTC microseconds; ``as_of`` hides
+    what had not arrived by then. In order ``any``, row k counts those who did k of the steps within one window.
     """
-    definition = Funnel.of(steps, within, order, ties, reentry)
-    for step in definition.steps:
-        step.check(schema)
-    plan = _Plan(definition, schema, since, until)
-    parts = list(sweep(store, engine, plan.entries, plan.columns, as_of=as_of))
-    return FunnelResult(definition, Entries.join(parts, len(definition.steps)))
+    definition = Funnel.of(
+        steps, within, order, ties=ties, reentry=reentry, per=per, hold=hold, exclude=exclude,
+        session_gap=session_gap,
+    )  # fmt: skip
+    return funnels(
+        store, schema, engine, [definition], by=by, who=who, since=since, until=until, as_of=as_of
+    )[0]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A funnel made ready for a log: what is read, and how a bucket is answered."""
+def funnels(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    definitions: Sequence[Funnel],
+    *,
+    by: str | None = None,
+    who: str | Expression | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    as_of: int | None = None,
+) -> list[FunnelResult]:
+    """Answer several funnels while each bucket is read once; see :func:`funnel`."""
+    if since is not None and until is not None and since >= until:
+        raise ConfigError("the period is empty: it ends before it begins; swap since and until")
+    moment = min(x for x in (until, as_of, schema.last + 1) if x is not None)
+    columns, holds = who_filter(store, schema, who, moment)
+    label = None
+    if by is not None:
+        more, label = labeller(by, schema, profiles(store, schema))
+        columns = [*columns, *more]
+    plans = []
+    for definition in definitions:
+        definition.check(schema)
+        plan = Plan(definition, schema, since, until, holds, label)
+        plans.append(plan)
+        columns = [*columns, *plan.columns()]
 
-    definition: Funnel
-    schema: Schema
-    since: int | None = None
-    until: int | None = None
+    def work(timelines: Timelines) -> list[Entries]:
+        return [plan.entries(timelines) for plan in plans]
 
-    def __post_init__(self) -> None:
-        if len(self.definition.expanded) > MOST_STEPS:
-            raise ConfigError(
-                f"a funnel holds at most {MOST_STEPS} steps, repeats counted; this one has {len(self.definition.expanded)}"
-            )
-
-    @property
-    def selections(self) -> list[Any]:
-        return [step.select for step in self.definition.expanded]
-
-    @property
-    def columns(self) -> list[str]:
-        return columns_for(self.schema, self.selections)
-
-    def entries(self, timelines: Timelines) -> Entries:
-        """Answer a bucket."""
-        start, done = self.rows(timelines)
-        ends = self.definition.ends
-        entered = np.flatnonzero(done[:, 0] >= 0)
-        done, start = done[entered][:, ends], start[entered][:, ends]
-        first = timelines.time[start[:, 0]] if len(entered) else np.zeros(0, np.int64)
-        took = (
-            np.where(done >= 0, timelines.time[done] - timelines.time[start], -1)
-            if len(entered)
-            else np.zeros((0, len(ends)), np.int64)
-        )
-        return Entries(timelines.users[entered].astype(np.int64), first, took)
-
-    def rows(self, timelines: Timelines) -> tuple[I64, I64]:
-        """Return start and done rows, int64 [units, expanded steps]."""
-        d = self.definition
-        count = len(d.expanded)
-        start = np.full((len(timelines.users), count), -1, np.int64)
-        done = np.full_like(start, -1)
-        window = d.window.microseconds
-        since = _EARLIEST if self.since is None else self.since
-        until = _LATEST if self.until is None else self.until
-        table = lookup(self.schema, self.selections)
-        code: Any = timelines.type
-        if table is None:
-            table, code = np.unique(
-                masks(self.schema, timelines, self.selections), return_inverse=True
-            )
-        optional = np.array([step.optional for step in d.expanded])
-        kernels.latest_start(
-            timelines.offsets, timelines.time, code, table, optional, window, since, until,
-            d.reentry == "first", start, done,
-        )  # fmt: skip
-        return start, done
+    parts = list(sweep(store, engine, work, list(dict.fromkeys(columns)), as_of=as_of))
+    return [
+        FunnelResult(d, Entries.join([part[i] for part in parts], len(d.steps)), by)
+        for i, d in enumerate(definitions)
+    ]
 
 
 def compare(a: FunnelResult, b: FunnelResult) -> list[dict[str, Any]]:
-    """Compare two periods or segments step by step: conversion of each, difference with interval, p-value.
+    """Compare two periods or segments step by step: conversion of each, difference with interval, p- and q-value.
 
     Raises ``NotEnoughDataError`` where one of them was entered by nobody.
     """
@@ -277,9 +264,7 @@ def compare(a: FunnelResult, b: FunnelResult) -> list[dict[str, Any]]:
                 **test,
             }
         )
+    q = benjamini_hochberg([row["p_value"] for row in found[1:]])
+    for row, value in zip(found, [1.0, *q], strict=True):
+        row["q_value"] = float(value)
     return found
-
-
-def labels(values: Mapping[str, int]) -> dict[str, int]:
-    """Return counts sorted by size, then name."""
-    return dict(sorted(values.items(), key=lambda kv: (-kv[1], kv[0])))

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from propend.errors import ExpressionError
 from propend.events.timelines import Timelines
+from propend.expression.duration import Duration
 from propend.expression.nodes import Aggregate, Compare, Expression, Literal_
 from propend.expression.parse import parse
-from propend.features.evaluate import Rows, event_mask
+from propend.features.evaluate import event_mask
 from propend.features.schema import Schema
 
 __all__ = ["MOST_STEPS", "Step", "masks", "split_steps"]
@@ -22,6 +23,7 @@ __all__ = ["MOST_STEPS", "Step", "masks", "split_steps"]
 MOST_STEPS: Final = 63
 """Most steps of one funnel, each repeat counted (a step is a bit of a machine word)."""
 
+_BOUNDS: Final = re.compile(r"^(.*\S)\s*\[\s*(\w*)\s*\.\.\s*(\w*)\s*\]$", re.DOTALL)
 _REPEAT: Final = re.compile(r"^(.*\S)\s+x\s*(\d+)$", re.DOTALL)
 
 
@@ -33,23 +35,37 @@ class Step:
     'view | search where hour >= 18'
     >>> Step.parse("view x 3").times, Step.parse("cart?").optional
     (3, True)
+    >>> Step.parse("purchase [1h..2d]").most
+    Duration(amount=2, unit='d')
     """
 
     select: Aggregate
     times: int = 1
     optional: bool = False
+    least: Duration | None = None
+    """Least time since the step before."""
+    most: Duration | None = None
+    """Most time since the step before."""
 
     @classmethod
     def parse(cls, step: str | Expression | Step) -> Step:
-        """Read ``view``, ``view | search``, ``view where price > 9``, ``view x 3`` (three in a row) or ``cart?`` (optional).
+        """Read ``view``, ``view | search``, ``view where price > 9``, ``view x 3`` (three times) or ``cart?`` (optional).
 
-        An expression may be given too: ``any(view where …)``, or ``count(view) >= 3``. Raises ``ExpressionError``.
+        ``purchase [1h..2d]`` bounds the time since the step before (``[..2d]``, ``[1h..]``: one side only). An
+        expression may be given too: ``any(view where …)``, or ``count(view) >= 3``. Raises ``ExpressionError``.
         """
         if isinstance(step, Step):
             return step
         if isinstance(step, Expression):
             return cls._of(step)
         text = step.strip()
+        bounds = _BOUNDS.match(text)
+        least, most = (
+            (Duration.parse(b) if b else None for b in bounds.groups()[1:])
+            if bounds
+            else (None, None)
+        )
+        text = bounds.group(1) if bounds else text
         optional = text.endswith("?")
         text = text.removesuffix("?").rstrip()
         repeat = _REPEAT.match(text)
@@ -58,7 +74,7 @@ class Step:
         if not text:
             raise ExpressionError("a step is empty; write an event type, for example: view")
         if re.match(r"(any|count)\(", text):
-            return replace(cls._of(parse(text)), optional=optional)
+            return replace(cls._of(parse(text)), optional=optional, least=least, most=most)
         try:
             found = parse(f"any({text})")
         except ExpressionError:
@@ -69,7 +85,7 @@ class Step:
         step_of = cls._of(found)
         if times < 1:
             raise ExpressionError(f"step {step!r} must be repeated at least once")
-        return cls(step_of.select, max(times, step_of.times), optional)
+        return cls(step_of.select, max(times, step_of.times), optional, least, most)
 
     @classmethod
     def _of(cls, e: Expression) -> Step:
@@ -165,8 +181,3 @@ def masks(
     for bit, select in enumerate(selections):
         bits |= event_mask(select, timelines, schema).astype(np.int64) << np.int64(bit)
     return bits
-
-
-def nobody() -> Rows:
-    """Return rows that ask nobody anything."""
-    return Rows(np.zeros(0, np.int64), np.zeros(0, np.int64))

@@ -30,11 +30,15 @@ def emit(document: dict[str, Any], as_json: bool, words: Callable[[], None]) -> 
         words()
 
 
+def _unseen(_phase: str, _done: int, _total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     """Show progress on standard error: a bar on a terminal, nothing elsewhere."""
     if quiet or not sys.stderr.isatty():
-        yield lambda phase, done, total: None
+        yield _unseen
         return
     from rich.console import Console
     from rich.progress import (

@@ -367,6 +367,9 @@ def _values(value: npt.ArrayLike, n: int) -> tuple[F64, tuple[str, ...]]:
         notes = (
             f"{int(gone.sum()):,} users have no value of their own; they count the mean, {mean:.2f}",
         )
+    if (array < 0).any():
+        notes += (f"{int((array < 0).sum()):,} users have a value below 0; they count 0",)
+        array = np.maximum(array, 0.0)
     return _numbers("value", array, n, 0.0, 1e12), notes
 
 

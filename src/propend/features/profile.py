@@ -43,7 +43,7 @@ from propend.expression.nodes import Aggregate
 from propend.features.evaluate import Rows, evaluate
 from propend.features.schema import Schema
 from propend.features.segments import SEGMENTS, segment_codes
-from propend.names import DAY, ITEM, PRICE, SESSION, USER, VALUE
+from propend.names import DAY, ITEM, PRICE, QUANTITY, SESSION, USER, VALUE
 
 __all__ = ["STAGES", "TAGS", "Profiles", "quintiles", "stages", "usual_gap"]
 
@@ -157,12 +157,15 @@ class _Plan:
     acts: tuple[str, ...]
     price: str | None
     category: str | None
+    refund: tuple[str, ...]
+    """Fields that say what a return gave back: its value, else price times quantity."""
     questions: Mapping[str, Aggregate]
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Event columns that the array passes read."""
-        return () if self.price is None else (self.price,)
+        wanted = () if self.price is None else (self.price,)
+        return (*wanted, *self.refund) if "returns" in self.questions else wanted
 
     @classmethod
     def of(cls, schema: Schema, of: str | None) -> _Plan:
@@ -173,7 +176,8 @@ class _Plan:
         named = of or ("purchase" if "purchase" in schema.types else None)
         main = acts if named is None else (named,)
         price = next((n for n in (PRICE, VALUE) if n in schema.numbers), None)
-        return cls(main, acts, price, _category(schema), _questions(schema, main, acts))
+        refund = tuple(n for n in (VALUE, PRICE, QUANTITY) if n in schema.numbers)
+        return cls(main, acts, price, _category(schema), refund, _questions(schema, main, acts))
 
 
 def _questions(
@@ -195,8 +199,6 @@ def _questions(
         found["paid"] = Aggregate("sum", main, VALUE)
     if "return" in schema.types and main != ("return",):
         found["returns"] = Aggregate("count", ("return",))
-        if VALUE in schema.numbers:
-            found["returned"] = Aggregate("sum", ("return",), VALUE)
     return found
 
 
@@ -223,8 +225,9 @@ def _known(timelines: Timelines, schema: Schema, plan: _Plan, at: int) -> Column
         assert not isinstance(values, Column)
         known[name] = values
     zeros = np.zeros(n)
-    for name in ("paid", "returns", "returned"):
+    for name in ("paid", "returns"):
         known.setdefault(name, zeros)
+    known["returned"] = _returned(t, schema, plan) if "returns" in plan.questions else zeros
     has_orders = known.get("orders", zeros) > 0
     known["orders"] = np.where(has_orders, known.get("orders", zeros), known["frequency"])
     owner = t.user_of_row
@@ -240,6 +243,19 @@ def _chosen(t: Timelines, schema: Schema, types: tuple[str, ...]) -> Bool:
     if not types:
         return np.ones(len(t), np.bool_)
     return np.isin(t.type, [schema.types.index(name) for name in types])
+
+
+def _returned(t: Timelines, schema: Schema, plan: _Plan) -> F64:
+    """Return the money that each user's returns gave back, as a positive number."""
+    rows = _chosen(t, schema, ("return",))
+    missing = np.full(int(rows.sum()), np.nan)
+    value, price, quantity = (
+        np.abs(t.numbers[n][rows]) if n in plan.refund else missing
+        for n in (VALUE, PRICE, QUANTITY)
+    )
+    money = np.nan_to_num(np.where(np.isnan(value), price * quantity, value))
+    users = len(t.users)
+    return np.bincount(t.user_of_row[rows], money, users).astype(np.float64)
 
 
 def _last_pause(owner: I64, day: I64, users: int) -> F64:
@@ -436,7 +452,7 @@ def _table(
     known: Columns, schema: Schema, plan: _Plan, at: int, thirds: F64, ids: npt.NDArray[np.object_]
 ) -> pa.Table:
     """Score users against each other and return the profile table."""
-    net = known["paid"] - np.abs(known["returned"])
+    net = known["paid"] - known["returned"]
     bought = known["frequency"] > 0
     r = quintiles(-known["recency"], ties="middle")
     f = quintiles(np.where(bought, known["frequency"], np.nan))
@@ -460,7 +476,7 @@ def _table(
             "frequency": known["frequency"].astype(np.int32),
             "orders": known["orders"].astype(np.int32),
             "money": net,
-            "returned": np.abs(known["returned"]),
+            "returned": known["returned"],
             "mean_order": mean_order,
             "r": r.astype(np.int8),
             "f": f.astype(np.int8),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from propend.errors import ConfigError, DataError, NotEnoughDataError, nearest
 from propend.learn import calibration, metrics
 from propend.models import catalog
 
-__all__ = ["LabelledTable", "TableFit", "cross_validate", "read_table"]
+__all__ = ["Candidate", "LabelledTable", "TableFit", "cross_validate", "read_table"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -56,6 +57,10 @@ class LabelledTable:
     positive: str | None
     left_out: dict[str, str]
     unlabelled: int
+    groups: npt.NDArray[np.int64] | None = None
+    """Code of what each row belongs to (a customer, a policy); rows of one group share a fold."""
+    time: F64 | None = None
+    """When each row was known, in any unit; folds then go forward."""
 
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels."""
@@ -70,20 +75,30 @@ class TableFit:
 
     scores: F64
     card: dict[str, Any]
+    by_model: dict[str, F64] = field(default_factory=dict)
+    """Out-of-fold scores of every model compared; NaN where a row only trained."""
 
 
 def read_table(
-    files: Sequence[str], label: str, engine: Engine, base: Path, *, ignore: Sequence[str] = ()
+    files: Sequence[str],
+    label: str,
+    engine: Engine,
+    base: Path,
+    *,
+    ignore: Sequence[str] = (),
+    group: str | None = None,
+    order: str | None = None,
 ) -> LabelledTable:
     """Read a labelled table from CSV, JSON lines or Parquet.
 
     Columns that are numbers throughout are numbers, the others categories; a column whose every row differs is an id
-    and is left out, and said. Rows without a label are left out, and counted.
+    and is left out, and said. Rows without a label are left out, and counted. ``group`` names the column of what rows
+    belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features.
     Raises ``DataError`` or ``ConfigError`` in one sentence where the label is unknown, blank or constant.
     """
     source = Source(name="table", files=tuple(files))
     kinds = engine.columns(source, base)
-    for name in (label, *ignore):
+    for name in (label, *ignore, *(c for c in (group, order) if c is not None)):
         if name not in kinds:
             raise ConfigError(f"{files[0]}: no column {name!r}{nearest(name, kinds)}")
     select = {name: '"' + name.replace('"', '""') + '"' for name in kinds}
@@ -104,7 +119,7 @@ def read_table(
     categories: dict[int, tuple[str, ...]] = {}
     left_out = dict.fromkeys(ignore, "asked to be ignored")
     for name in kinds:
-        if name == label or name in ignore:
+        if name == label or name in left_out:
             continue
         values, levels, reason = _column(table[name], name)
         if reason is not None:
@@ -127,7 +142,41 @@ def read_table(
         positive,
         left_out,
         int((~there).sum()),
+        None if group is None else _group_codes(table[group]),
+        None if order is None else _moments(table[order], order, files[0]),
     )
+
+
+def _group_codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return a code per value; rows without one stand alone."""
+    coded = _clean_text(column).dictionary_encode()
+    codes = np.asarray(pc.fill_null(coded.indices, -1)).astype(np.int64)
+    alone = np.flatnonzero(codes < 0)
+    codes[alone] = len(coded.dictionary) + np.arange(len(alone))
+    return codes
+
+
+def _moments(column: pa.ChunkedArray, name: str, where: str) -> F64:
+    """Return times as numbers that order the rows."""
+    text = _clean_text(column)
+    numbers = _numbers(text)
+    if numbers is None:
+        try:
+            when = pc.cast(text, pa.timestamp("us"))
+        except pa.ArrowInvalid:
+            raise DataError(
+                f"{where}: {name!r} is not a time in every row; write dates as 2024-03-01 or give numbers"
+            ) from None
+        numbers = np.where(
+            np.asarray(pc.is_valid(when)),
+            np.asarray(pc.fill_null(when, 0)).astype(np.int64),
+            np.nan,
+        )
+    if np.isnan(numbers).any():
+        raise DataError(
+            f"{where}: {name!r} is missing in {int(np.isnan(numbers).sum()):,} rows; forward folds need it in every row"
+        )
+    return numbers
 
 
 def _clean_text(column: pa.ChunkedArray) -> pa.Array:
@@ -202,63 +251,115 @@ def _column(column: pa.ChunkedArray, name: str) -> tuple[F64, tuple[str, ...] | 
     return np.where(codes < 0, np.nan, codes), tuple(common), None
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A model of a comparison: how it is called, its name in the catalogue, its settings."""
+
+    label: str
+    model: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: str | Candidate) -> Candidate:
+        """Return a candidate; a bare name is a model with its own settings."""
+        return cls(given, given) if isinstance(given, str) else given
+
+
 def cross_validate(
     table: LabelledTable,
     *,
     folds: int = 5,
     seed: int = 7,
     draws: int = 200,
-    models: Sequence[str] | None = None,
+    models: Sequence[str | Candidate] | None = None,
+    beside: Sequence[str | Candidate] = (),
+    progress: Callable[[str, int, int | None], None] | None = None,
 ) -> TableFit:
-    """Judge models by stratified k-fold and return the champion's out-of-fold scores.
+    """Judge models and return the champion's out-of-fold scores.
 
-    Within each training fold a quarter is held out to stop the trees, to calibrate and to choose the champion, so the
-    test fold chooses nothing. The trivial baseline stands in the card.
+    Folds go forward in time where the table has a time, keep groups whole where it has groups, and are stratified
+    otherwise. Within each training fold a quarter is held out (the latest, whole groups, or at random) to stop the
+    trees, to calibrate and to choose the champion among ``models``, from simple to flexible, so the test fold chooses
+    nothing. Models ``beside`` are only compared: fitted once a fold, scored as they are. The trivial baseline stands in
+    the card, and so does the time each model took to fit.
     """
-    names = tuple(
-        models or (("logistic", "trees") if table.answer == "yes_no" else ("linear", "trees"))
-    )
-    baseline = "base_rate" if table.answer == "yes_no" else "mean"
+    plain = ("logistic", "trees") if table.answer == "yes_no" else ("linear", "trees")
+    names = tuple(map(Candidate.of, models or plain))
+    others = tuple(map(Candidate.of, beside))
+    trivial = Candidate.of("base_rate" if table.answer == "yes_no" else "mean")
     fold_of = _fold_of(table, folds, seed)
-    scores = {name: np.empty(len(table.y)) for name in (*names, baseline, "champion")}
+    scores = {c.label: np.full(len(table.y), np.nan) for c in (*names, *others, trivial)}
+    scores["champion"] = np.full(len(table.y), np.nan)
+    seconds: dict[str, list[float]] = {label: [] for label in scores if label != "champion"}
+    remarks: dict[str, str] = {}
     chosen: list[str] = []
     cuts: list[float] = []
-    for k in range(folds):
+    tested = [k for k in range(folds) if (fold_of == k).any()]
+    for done, k in enumerate(tested):
         test = fold_of == k
-        inner = ~test & (np.random.default_rng([seed, k]).random(len(test)) >= 0.25)
-        held = ~test & ~inner
-        raw_held = {
-            name: _fit_predict(table, name, inner, ~test, held, test, seed)
-            for name in (*names, baseline)
-        }
-        best, best_scores = _best(table, names, raw_held, held, seed)
-        for name, (_, on_test) in raw_held.items():
-            scores[name][test] = on_test
+        train = (fold_of < k) if table.time is not None else ~test
+        held = train & _held_out(table, train, seed + k)
+        inner = train & ~held
+        on_held: dict[str, F64] = {}
+        for candidate in (*names, *others, trivial):
+            fitted = _fit_predict(
+                table, candidate, inner, train, held, test, seed, nested=candidate in names
+            )
+            on_held[candidate.label] = fitted.held
+            scores[candidate.label][test] = fitted.test
+            seconds[candidate.label].append(fitted.seconds)
+            if fitted.remark:
+                remarks[candidate.label] = fitted.remark
+        best, best_scores = _best(table, [c.label for c in names], on_held, held, seed)
         scores["champion"][test] = scores[best][test]
         chosen.append(best)
         if table.answer == "yes_no":
             cuts.append(metrics.best_f1_threshold(table.y[held], best_scores))
+        if progress:
+            progress("folds", done + 1, len(tested))
     card = _card(
         table,
-        names,
-        baseline,
+        [c.label for c in (*names, *others)],
+        trivial.label,
         scores,
         chosen,
-        folds,
+        fold_of,
         seed,
         draws,
         float(np.mean(cuts)) if cuts else None,
     )
-    return TableFit(scores["champion"], card)
+    card["seconds"] = {label: float(np.mean(each)) for label, each in seconds.items()}
+    card["remarks"] = remarks
+    card["nested"] = [c.label for c in names]
+    return TableFit(scores["champion"], card, scores)
 
 
 def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return each row's fold, every class (or every tenth of the amounts) spread evenly."""
+    """Return each row's fold; −1 for rows that only train (the first stretch of time)."""
+    if folds < 2:
+        raise ConfigError(f"{folds} folds cannot judge a model; use at least 2")
+    if table.time is not None:
+        # whole moments stay together: rows of one moment are never on both sides
+        _, moment = np.unique(table.time, return_inverse=True)
+        cumulative = np.cumsum(np.bincount(moment)) / len(moment)
+        fold = np.minimum((cumulative * (folds + 1) - 1e-9).astype(np.int64), folds) - 1
+        if len(np.unique(fold)) < 2:
+            raise NotEnoughDataError(
+                "the time column has too few different moments to test forward; leave it out or bring a longer table"
+            )
+        return fold[moment]
     rng = np.random.default_rng(seed)
+    if table.groups is not None:
+        found, group = np.unique(table.groups, return_inverse=True)
+        if len(found) < folds:
+            raise NotEnoughDataError(
+                f"{len(found)} groups cannot fill {folds} folds; use fewer folds or another group column"
+            )
+        return (rng.permutation(len(found)) % folds)[group]
     strata = (
         table.y
         if table.answer == "yes_no"
-        else np.argsort(np.argsort(table.y)) * 10 // len(table.y)
+        else np.argsort(np.argsort(table.y, kind="stable")) * 10 // len(table.y)
     )
     fold = np.empty(len(table.y), np.int64)
     for stratum in np.unique(strata):
@@ -267,27 +368,61 @@ def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int6
     return fold
 
 
+def _held_out(
+    table: LabelledTable, train: npt.NDArray[np.bool_], seed: int
+) -> npt.NDArray[np.bool_]:
+    """Return a quarter of the training rows: the latest, whole groups, or at random."""
+    if table.time is not None:
+        edge = np.quantile(table.time[train], 0.75)
+        late = table.time > edge
+        return late if (train & late).any() else table.time >= edge
+    rng = np.random.default_rng([seed, 1])
+    if table.groups is not None:
+        found, group = np.unique(table.groups, return_inverse=True)
+        return (rng.random(len(found)) < 0.25)[group]
+    return rng.random(len(train)) < 0.25
+
+
+@dataclass(frozen=True)
+class _Part:
+    held: F64
+    test: F64
+    seconds: float
+    remark: str
+
+
 def _fit_predict(
     table: LabelledTable,
-    name: str,
+    candidate: Candidate,
     inner: npt.NDArray[np.bool_],
     train: npt.NDArray[np.bool_],
     held: npt.NDArray[np.bool_],
     test: npt.NDArray[np.bool_],
     seed: int,
-) -> tuple[F64, F64]:
+    *,
+    nested: bool,
+) -> _Part:
     """Return calibrated scores of the held-out rows (from the inner fit) and of the test rows (from the whole fit)."""
     categories = {j: len(levels) for j, levels in table.categories.items()}
     fit = partial(_fit, table, categories=categories, seed=seed)
-    first = fit(name, {}, inner, held)
+    settings = dict(candidate.settings)
+    if not nested:
+        start = time.perf_counter()
+        model = fit(candidate.model, settings, train, None)
+        seconds = time.perf_counter() - start
+        return _Part(np.empty(0), model.predict(table.X[test]), seconds, model.remark)
+    start = time.perf_counter()
+    first = fit(candidate.model, settings, inner, held)
     on_held = first.predict(table.X[held])
     rounds = int(getattr(first, "rounds", 0))
-    second = fit(name, {"trees": max(10, round(1.1 * rounds))} if rounds else {}, train, None)
+    again = {**settings, "trees": max(10, round(1.1 * rounds))} if rounds else settings
+    second = fit(candidate.model, again, train, None)
+    seconds = time.perf_counter() - start
     on_test = second.predict(table.X[test])
     if table.answer == "yes_no":
         calibrator = calibration.choose(on_held, table.y[held], seed=seed)
-        return calibrator.apply(on_held), calibrator.apply(on_test)
-    return on_held, on_test
+        on_held, on_test = calibrator.apply(on_held), calibrator.apply(on_test)
+    return _Part(on_held, on_test, seconds, second.remark)
 
 
 def _fit(
@@ -315,7 +450,7 @@ def _fit(
 def _best(
     table: LabelledTable,
     names: Sequence[str],
-    scored: dict[str, tuple[F64, F64]],
+    scored: dict[str, F64],
     held: npt.NDArray[np.bool_],
     seed: int,
 ) -> tuple[str, F64]:
@@ -324,11 +459,11 @@ def _best(
     best = names[0]
     for name in names[1:]:
         gain = metrics.bootstrap_difference(
-            loss, table.y[held], scored[name][0], scored[best][0], n=100, seed=seed
+            loss, table.y[held], scored[name], scored[best], n=100, seed=seed
         )
         if gain.high < 0:
             best = name
-    return best, scored[best][0]
+    return best, scored[best]
 
 
 def _card(
@@ -337,7 +472,7 @@ def _card(
     baseline: str,
     scores: dict[str, F64],
     chosen: list[str],
-    folds: int,
+    fold_of: npt.NDArray[np.int64],
     seed: int,
     draws: int,
     threshold: float | None,
@@ -349,31 +484,56 @@ def _card(
         if yes_no
         else [metrics.rmse, metrics.mae, metrics.bias, metrics.gini]
     )
-    intervals = {}
-    for metric in main:
-        i = metrics.bootstrap_interval(metric, table.y, scores["champion"], n=draws, seed=seed)
-        intervals[metric.__name__] = {
-            "value": i.value,
-            "low": i.low,
-            "high": i.high,
-            "level": i.level,
-        }
+    tested = fold_of >= 0
+    y, best = table.y[tested], scores["champion"][tested]
+    groups = None if table.groups is None else table.groups[tested]
+    interval = partial(metrics.bootstrap_interval, groups=groups, n=draws, seed=seed)
+    folds = len(np.unique(fold_of[tested]))
     return {
         "rows": len(table.y),
+        "tested": int(tested.sum()),
         "positives": int((table.y > 0).sum()),
         "answer": table.answer,
         "positive": table.positive,
         "folds": folds,
         "seed": seed,
-        "protocol": f"{folds}-fold stratified cross-validation, champion and calibration chosen inside each training fold; the table has no time, so no fold is forward and the figures flatter",
+        "protocol": _protocol(table, folds),
         "data_hash": table.data_hash(),
         "champion": max(set(chosen), key=chosen.count),
         "champions": chosen,
-        "metrics": of(table.y, scores["champion"]),
-        "intervals": intervals,
-        "baseline": {baseline: of(table.y, scores[baseline])},
-        "models": {name: of(table.y, scores[name]) for name in names},
+        "metrics": of(y, best),
+        "intervals": {m.__name__: _range(interval(m, y, best)) for m in main},
+        "baseline": {baseline: of(y, scores[baseline][tested])},
+        "models": {name: of(y, scores[name][tested]) for name in names},
+        "by_fold": {
+            name: [
+                main[0](table.y[fold_of == k], scores[name][fold_of == k]) for k in _order(fold_of)
+            ]
+            for name in ("champion", *names)
+        },
         "columns": list(table.columns),
         "left_out": table.left_out,
         "unlabelled": table.unlabelled,
     }
+
+
+def _order(fold_of: npt.NDArray[np.int64]) -> list[int]:
+    return [int(k) for k in np.unique(fold_of) if k >= 0]
+
+
+def _range(interval: metrics.Interval) -> dict[str, float]:
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "level": interval.level,
+    }
+
+
+def _protocol(table: LabelledTable, folds: int) -> str:
+    inside = "champion and calibration chosen inside each training fold"
+    if table.time is not None:
+        return f"{folds} forward folds by the table's time, {inside}"
+    if table.groups is not None:
+        return f"{folds}-fold cross-validation with whole groups, {inside}; the table has no time, so no fold is forward and the figures flatter"
+    return f"{folds}-fold stratified cross-validation, {inside}; the table has no time, so no fold is forward and the figures flatter"

@@ -17,13 +17,26 @@ _PLACES: Final = {
     "always_zero": "propend.models.baseline:AlwaysZero",
     "base_rate": "propend.models.baseline:BaseRate",
     "bg_nbd": "propend.models.buying:RepeatBuying",
+    "blending": "propend.models.ensemble:Blending",
+    "decision_tree": "propend.models.forest:DecisionTree",
+    "ebm": "propend.models.boosting:ExplainableBoosting",
+    "extra_trees": "propend.models.forest:ExtraTrees",
     "linear": "propend.models.linear:LinearRegression",
     "logistic": "propend.models.linear:LogisticRegression",
     "mean": "propend.models.baseline:Mean",
+    "mlp": "propend.models.neural:Perceptron",
+    "naive_bayes": "propend.models.simple:NaiveBayes",
+    "neighbours": "propend.models.simple:Neighbours",
+    "random_forest": "propend.models.forest:RandomForest",
     "rfm": "propend.models.baseline:RfmScore",
     "scorecard": "propend.models.baseline:Scorecard",
+    "sklearn": "propend.models.adapter:Adapter",
+    "stacking": "propend.models.ensemble:Stacking",
+    "svm_linear": "propend.models.vectors:LinearSvm",
+    "svm_rbf": "propend.models.vectors:RadialSvm",
     "trees": "propend.models.trees:Trees",
     "two_part": "propend.models.value:TwoPart",
+    "xgboost": "propend.models.boosting:XgBoost",
 }
 
 
@@ -31,7 +44,7 @@ def names(answer: Answer | None = None) -> tuple[str, ...]:
     """The models of the house, all or those that give an answer.
 
     >>> names("which")
-    ('base_rate', 'logistic', 'trees')
+    ('base_rate', 'decision_tree', 'extra_trees', 'logistic', 'mlp', 'naive_bayes', 'neighbours', 'random_forest', 'sklearn', 'trees', 'xgboost')
     """
     return tuple(n for n in _PLACES if answer is None or answer in find(n).answers)
 

@@ -123,6 +123,8 @@ pass the columns it was fitted on, in that order
 
     answer: Answer
     parameters: Any
+    remark: str = ""
+    """What a person should know of how it was fitted: exact or approximated, on how many rows."""
 
     def __init__(self, answer: Answer | None = None, **settings: Any) -> None:
         self.answer = self._checked_answer(answer)

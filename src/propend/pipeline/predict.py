@@ -31,6 +31,9 @@ __all__ = ["Prediction", "predict", "score", "write_csv", "write_table"]
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
 
+ECHO = 0.9999
+"""Features that correlate more than this with an earlier one are left out."""
+
 
 @dataclass
 class Prediction:
@@ -153,14 +156,15 @@ def _more_than_one_user(store: Store, task: Task) -> None:
 
 
 def _informative(frame: Frame) -> Frame:
-    """Leave out features that never vary: they cost time and tell nothing."""
+    """Leave out features that never vary, or that say what an earlier one says: they cost time and tell nothing."""
     X = frame.X
     varies = np.array([not _constant(X[:, j]) for j in range(X.shape[1])])
-    if varies.all() or not varies.any():
+    keep = varies & ~_echoes(X[:: max(1, len(X) // 5_000)], varies, frozenset(frame.categories))
+    if keep.all() or not keep.any():
         return frame
-    kept = np.flatnonzero(varies)
+    kept = np.flatnonzero(keep)
     categories = {
-        int(np.searchsorted(kept, j)): values for j, values in frame.categories.items() if varies[j]
+        int(np.searchsorted(kept, j)): values for j, values in frame.categories.items() if keep[j]
     }
     return Frame(
         np.asfortranarray(X[:, kept]),
@@ -171,6 +175,23 @@ def _informative(frame: Frame) -> Frame:
         categories,
         frame.share,
     )
+
+
+def _echoes(
+    sample: F64, varies: npt.NDArray[np.bool_], categories: frozenset[int]
+) -> npt.NDArray[np.bool_]:
+    """Return which columns of a sample correlate above ``ECHO`` with an earlier one and are missing on the same rows."""
+    missing = np.isnan(sample)
+    filled = np.where(missing, 0.0, sample)
+    centred = np.where(missing, 0.0, filled - filled.sum(0) / np.maximum((~missing).sum(0), 1))
+    norm = np.sqrt((centred**2).sum(0))
+    unit = centred / np.where(norm > 0, norm, 1.0)
+    alike = unit.T @ unit > ECHO
+    same_gaps = (missing.T.astype(np.float32) @ (~missing).astype(np.float32)) == 0
+    same_gaps &= same_gaps.T
+    plain = varies & np.array([j not in categories for j in range(sample.shape[1])])
+    alike &= same_gaps & plain[:, None] & plain[None, :]
+    return np.asarray(np.triu(alike, 1).any(0))
 
 
 def _constant(column: F64) -> bool:

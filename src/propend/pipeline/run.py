@@ -36,6 +36,11 @@ __all__ = ["decide_now", "run"]
 
 Progress = Callable[[str, int, int | None], None]
 
+
+def _unseen(_phase: str, _done: int, _total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
 SAMPLES: Final = 6
 TREND_DAYS: Final = 30
 
@@ -47,7 +52,7 @@ def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, 
     support is reported in the results instead.
     """
     started = time.perf_counter()
-    show = progress or (lambda phase, done, total: None)
+    show = progress or _unseen
     reports = workspace.ingest(progress=show)
     declared = workspace.tasks()
     out = workspace.folder / ".out-new"
@@ -310,14 +315,13 @@ def _decide(
             .take(pc.index_in(ids, value_set=first["user"].combine_chunks()))
             .combine_chunks()
         )
-    lead = {
-        u: r
-        for u, r in zip(
+    lead = dict(
+        zip(
             prediction.scores["user"].to_pylist(),
             prediction.scores["reasons"].to_pylist(),
             strict=True,
         )
-    }
+    )
     value = np.asarray(
         pc.fill_null(known["mean_order"].combine_chunks().cast(pa.float64()), np.nan)
     )
@@ -389,7 +393,7 @@ def decide_now(workspace: Workspace, *, progress: Progress | None = None) -> dic
                 workspace.store, workspace.schema, workspace.engine, fitted, workspace.now
             )
     results: dict[str, Any] = {}
-    show = progress or (lambda phase, done, total: None)
+    show = progress or _unseen
     scratch = workspace.folder / ".out-new"
     shutil.rmtree(scratch, ignore_errors=True)
     profiles = _profiles(workspace, results, scratch, show)

@@ -23,6 +23,7 @@ from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
 from propend.features.schema import Schema
 from propend.learn.registry import Registry
+from propend.pipeline.analytics import Analytics
 from propend.pipeline.predict import Prediction, predict, score
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
@@ -37,7 +38,7 @@ def open_workspace(folder: str | Path, *, engine: str = "local", **options: obje
     return Workspace(Path(folder), connect(engine, **options))
 
 
-class Workspace:
+class Workspace(Analytics):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
@@ -131,10 +132,15 @@ class Workspace:
         return self.store.quarantine()
 
     def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store; returns how many rows went from where."""
+        """Erase a user from the store and from every written table; returns how many rows went from where.
+
+        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        """
+        from propend.pipeline.erase import erase_outputs
+
         gone = self.store.forget(user)
         self._forget_cached()
-        return gone
+        return {**gone, "outputs": erase_outputs(self.out, user)}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.

@@ -14,7 +14,7 @@ from propend.names import DAY
 
 __all__ = ["Fold", "Plan", "plan_cutoffs"]
 
-MOST_TRAINING = 12
+MOST_TRAINING = 8
 """Most training cutoffs a fold uses (the latest ones)."""
 
 

@@ -1,0 +1,1 @@
+"""Tables of quality, one command each, on the public data sets beside the checkout."""
