@@ -53,7 +53,9 @@ class Sender(threading.Thread):
             body = json.dumps({"batch": batch, "writeKey": "key"}).encode()
             while True:
                 try:
-                    with urllib.request.urlopen(urllib.request.Request(self.url + "/v1/batch", body), timeout=10) as answer:
+                    with urllib.request.urlopen(
+                        urllib.request.Request(self.url + "/v1/batch", body), timeout=10
+                    ) as answer:
                         if answer.status == 200:
                             self.acknowledged += numbers
                             break
@@ -67,12 +69,17 @@ class Sender(threading.Thread):
 
 def launch(folder: Path, port: int, what: str) -> subprocess.Popen[bytes]:
     only = ["--only", "collect"] if what != "server" else []
-    return subprocess.Popen([sys.executable, "-m", "propend", "serve", str(folder), "--port", str(port), *only], stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-m", "propend", "serve", str(folder), "--port", str(port), *only],
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def mover(folder: Path) -> subprocess.Popen[bytes]:
     script = f"import subprocess,sys\nfrom propend.cli import main\nwhile True:\n try: main(['move', {str(folder)!r}, '--json'])\n except SystemExit: pass\n"
-    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def up(port: int, seconds: float = 30) -> bool:
@@ -149,7 +156,9 @@ def check(folder: Path, senders: list[Sender]) -> dict[str, Any]:
     workspace = open_workspace(folder)
     inbox = SqliteInbox(folder / "live" / "inbox")
     identity = Identity(folder / "live" / "identity.db")
-    last = Mover(workspace.config, folder, workspace.store_folder, connect("local"), inbox, identity)
+    last = Mover(
+        workspace.config, folder, workspace.store_folder, connect("local"), inbox, identity
+    )
     last.drain()
     store = Store(workspace.store_folder)
     stored: list[int] = []

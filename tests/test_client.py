@@ -18,18 +18,37 @@ class Server:
     def __init__(self, *answers: int | str) -> None:
         self.answers, self.batches = list(answers), []  # type: ignore[var-annotated]
 
-    def __call__(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+    def __call__(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        del url, headers
         events = json.loads(body)["events"]
         self.batches.append([e["id"] for e in events])
         answer = self.answers.pop(0) if self.answers else 200
         if answer == "away":
             raise OSError("refused")
         if answer == "half":
-            results = [{"id": e["id"], "result": "retry" if i % 2 else "ok"} for i, e in enumerate(events)]
+            results = [
+                {"id": e["id"], "result": "retry" if i % 2 else "ok"} for i, e in enumerate(events)
+            ]
             return 200, {}, json.dumps({"results": results}).encode()
         if answer == "bad":
-            return 200, {}, json.dumps({"results": [{"id": e["id"], "result": "refused", "reason": "no"} for e in events]}).encode()
-        return int(answer), {"retry-after": "0"}, json.dumps({"results": [{"id": e["id"], "result": "ok"} for e in events]}).encode()
+            return (
+                200,
+                {},
+                json.dumps(
+                    {
+                        "results": [
+                            {"id": e["id"], "result": "refused", "reason": "no"} for e in events
+                        ]
+                    }
+                ).encode(),
+            )
+        return (
+            int(answer),
+            {"retry-after": "0"},
+            json.dumps({"results": [{"id": e["id"], "result": "ok"} for e in events]}).encode(),
+        )
 
 
 def test_many_events_go_in_batches() -> None:

@@ -71,7 +71,16 @@ class Client:
 
     # ---- events in
 
-    def track(self, user: str | None, type: str, *, anonymous: str | None = None, id: str | None = None, time: datetime | str | None = None, **fields: Any) -> None:
+    def track(
+        self,
+        user: str | None,
+        type: str,
+        *,
+        anonymous: str | None = None,
+        id: str | None = None,
+        time: datetime | str | None = None,
+        **fields: Any,
+    ) -> None:
         """Note an event. ``item``, ``value``, ``quantity``, ``price``, ``session``, ``text``, ``channel`` and ``properties`` are fields.
 
         Raises ``DataError`` without a user or an anonymous id, or where the queue is full.
@@ -92,8 +101,9 @@ class Client:
         except queue.Full:
             with self._idle:
                 self._open -= 1
-            raise DataError(f"{self._queue.maxsize:,} events are waiting already; the server is away or too slow") from None
-
+            raise DataError(
+                f"{self._queue.maxsize:,} events are waiting already; the server is away or too slow"
+            ) from None
 
     def identify(self, user: str, anonymous: str | None = None, **traits: Any) -> None:
         """Say what is known of a user, and which anonymous visitor this was."""
@@ -119,7 +129,11 @@ class Client:
             except queue.Empty:
                 continue
             until = time.monotonic() + self._every
-            while len(events) < self._batch and (left := until - time.monotonic()) > 0 and self._open > len(events):
+            while (
+                len(events) < self._batch
+                and (left := until - time.monotonic()) > 0
+                and self._open > len(events)
+            ):
                 try:
                     events.append(self._queue.get(timeout=left))
                 except queue.Empty:
@@ -142,7 +156,11 @@ class Client:
             if status == 200:
                 results = json.loads(answer)["results"]
                 refused = {r["id"]: r for r in results if r["result"] == "refused"}
-                self.dropped += [{**e, "reason": refused[e["id"]]["reason"]} for e in waiting if e["id"] in refused]
+                self.dropped += [
+                    {**e, "reason": refused[e["id"]]["reason"]}
+                    for e in waiting
+                    if e["id"] in refused
+                ]
                 retry = {r["id"] for r in results if r["result"] == "retry"}
                 waiting = [e for e in waiting if e["id"] in retry]
                 if not waiting:
@@ -151,16 +169,26 @@ class Client:
                 self.dropped += [{**e, "reason": f"the server answered {status}"} for e in waiting]
                 return
             asked = str(answer_headers.get("retry-after", ""))
-            pause = float(asked) if asked.isdigit() else min(60.0, 0.5 * 2**attempt) * (0.5 + random.random() / 2)  # noqa: S311
+            pause = (
+                float(asked)
+                if asked.isdigit()
+                else min(60.0, 0.5 * 2**attempt) * (0.5 + random.random() / 2)
+            )  # noqa: S311
             if self._stop.wait(min(pause, 300.0)):
                 break
         self.dropped += [{**e, "reason": "the server could not be reached"} for e in waiting]
 
-    def _post(self, url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+    def _post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
         request = urllib.request.Request(url, body, dict(headers), method="POST")
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
+                return (
+                    answer.status,
+                    {k.lower(): v for k, v in answer.headers.items()},
+                    answer.read(),
+                )
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
@@ -185,7 +213,9 @@ class Client:
 
     def recommend(self, user: str, k: int = 10) -> list[str]:
         """Return the items to offer a user."""
-        return [o["item"] for o in self._ask(f"/v1/users/{_quoted(user)}/recommendations", k=k)["items"]]
+        return [
+            o["item"] for o in self._ask(f"/v1/users/{_quoted(user)}/recommendations", k=k)["items"]
+        ]
 
     def decide(self, user: str) -> dict[str, Any]:
         """Decide about a user; the server logs the decision with its propensity."""
@@ -194,7 +224,9 @@ class Client:
     def _ask(self, path: str, *, post: bool = False, **query: Any) -> dict[str, Any]:
         """Return an answer; raises ``DataError`` with the server's sentence."""
         url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        request = urllib.request.Request(url, b"" if post else None, {"Authorization": f"Bearer {self.key}"})
+        request = urllib.request.Request(
+            url, b"" if post else None, {"Authorization": f"Bearer {self.key}"}
+        )
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 return dict(json.load(answer))

@@ -19,7 +19,9 @@ from propend.serve.dialects.port import Event
 from propend.serve.inbox import SqliteInbox
 from propend.serve.move import take
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 
 def test_the_snippet_is_small() -> None:
@@ -50,7 +52,9 @@ def page(tmp_path: Path) -> Iterator[Any]:
         command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
                    "--no-first-run", f"--user-data-dir={tmp_path / profile}", "--virtual-time-budget=4000", "--dump-dom",
                    f"http://127.0.0.1:{server.server_address[1]}/"]  # fmt: skip
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=True)
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=True
+        )
 
     yield visit
     server.shutdown()
@@ -76,5 +80,9 @@ def test_chromium_sends_each_event_once(tmp_path: Path, running: Any, page: Any)
     bought = next(e for e in events if e.type == "purchase")
     assert (bought.user, bought.item, bought.value) == ("u1", "p1", 3.5)
     assert len({e.session for e in events}) == 1
-    assert all(isinstance(f, Event) or f.kind == "identify" for b in inbox.read(0) for f in BY_NAME[b.dialect].events(b))
+    assert all(
+        isinstance(f, Event) or f.kind == "identify"
+        for b in inbox.read(0)
+        for f in BY_NAME[b.dialect].events(b)
+    )
     inbox.close()

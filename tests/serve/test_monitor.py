@@ -55,7 +55,9 @@ def test_bad_predictions_are_fitted_again(workspace: Workspace) -> None:
     assert report["tasks"][0]["due"]
     done = report["retrained"][0]
     assert done["new_version"] == 2
-    current = next(e.version for e in workspace.registry.entries() if e.task == "buys" and e.current)
+    current = next(
+        e.version for e in workspace.registry.entries() if e.task == "buys" and e.current
+    )
     assert current == (2 if done["promoted"] else 1)
 
 
@@ -71,7 +73,12 @@ def test_drift_without_change_is_rarely_called() -> None:
 
     called = 0
     for _ in range(40):
-        p = np.array([ks_2samp(rng.normal(size=300), rng.normal(size=300), method="asymp").pvalue for _ in range(20)])
+        p = np.array(
+            [
+                ks_2samp(rng.normal(size=300), rng.normal(size=300), method="asymp").pvalue
+                for _ in range(20)
+            ]
+        )
         called += bool((benjamini_hochberg(p) < 0.05).any())
     assert called <= 6
     assert psi(np.full(100, np.nan), np.full(100, np.nan)) == 0

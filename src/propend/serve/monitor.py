@@ -50,7 +50,11 @@ def psi(reference: F64, now: F64, bins: int = 10) -> float:
     True
     """
     known = reference[~np.isnan(reference)]
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if len(known) else np.zeros(0)
+    edges = (
+        np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1]))
+        if len(known)
+        else np.zeros(0)
+    )
 
     def shares(values: F64) -> F64:
         there = values[~np.isnan(values)]
@@ -101,16 +105,27 @@ def matured(
         t = store.timelines(bucket, columns)
         at = np.searchsorted(t.users, [code for _, code in wanted])
         places = np.array([place for place, _ in wanted])
-        there = (at < len(t.users)) & (t.users[np.minimum(at, len(t.users) - 1)] == [code for _, code in wanted])
+        there = (at < len(t.users)) & (
+            t.users[np.minimum(at, len(t.users) - 1)] == [code for _, code in wanted]
+        )
         users, cutoffs = at[there], np.array([old[p].at for p in places[there]], np.int64)
         order = np.lexsort((cutoffs, users))
-        answer = evaluate([fitted.task.target], t, Rows(users[order].astype(np.int64), cutoffs[order]), schema)[0]
+        answer = evaluate(
+            [fitted.task.target], t, Rows(users[order].astype(np.int64), cutoffs[order]), schema
+        )[0]
         labels[places[there][order]] = np.asarray(answer, np.float64)
     known = ~np.isnan(labels)
     return [p for p, k in zip(old, known, strict=True) if k], labels[known]
 
 
-def monitor(workspace: Workspace, *, retrain: bool = False, folds: int = 3, period: int = 7 * DAY, now: int | None = None) -> dict[str, Any]:
+def monitor(
+    workspace: Workspace,
+    *,
+    retrain: bool = False,
+    folds: int = 3,
+    period: int = 7 * DAY,
+    now: int | None = None,
+) -> dict[str, Any]:
     """Return the whole report: each task's live quality by period, drift and verdict; volume, lag and notes.
 
     With ``retrain`` the rule is carried out.
@@ -118,7 +133,13 @@ def monitor(workspace: Workspace, *, retrain: bool = False, folds: int = 3, peri
     store, schema = workspace.store, workspace.schema
     moment = now or schema.last + 1
     path = workspace.folder / "live" / "log.db"
-    report: dict[str, Any] = {"at": moment, "rule": RULE, "tasks": [], "notes": [], "volume": volume(store, moment)}
+    report: dict[str, Any] = {
+        "at": moment,
+        "rule": RULE,
+        "tasks": [],
+        "notes": [],
+        "volume": volume(store, moment),
+    }
     if not path.exists():
         report["notes"].append("no prediction was given live yet: the log is empty")
     log = AnswerLog(path)
@@ -126,19 +147,27 @@ def monitor(workspace: Workspace, *, retrain: bool = False, folds: int = 3, peri
         current = {e.task: e for e in workspace.registry.entries() if e.current}
         for task in sorted({*log.tasks(), *current}):
             if task in current:
-                report["tasks"].append(_task(workspace, log, task, current[task].version, moment, period))
+                report["tasks"].append(
+                    _task(workspace, log, task, current[task].version, moment, period)
+                )
     finally:
         log.close()
     report["lag"] = _lag(workspace, store)
     spikes = [d for d in report["volume"] if d["unusual"]]
     if spikes:
-        report["notes"].append(f"unusual volume on {len(spikes)} of {len(report['volume'])} days, last on {spikes[-1]['day']}")
+        report["notes"].append(
+            f"unusual volume on {len(spikes)} of {len(report['volume'])} days, last on {spikes[-1]['day']}"
+        )
     if retrain:
-        report["retrained"] = [_retrain(workspace, t["task"], folds) for t in report["tasks"] if t["due"]]
+        report["retrained"] = [
+            _retrain(workspace, t["task"], folds) for t in report["tasks"] if t["due"]
+        ]
     return plain(report)
 
 
-def _task(workspace: Workspace, log: AnswerLog, task: str, version: int, now: int, period: int) -> dict[str, Any]:
+def _task(
+    workspace: Workspace, log: AnswerLog, task: str, version: int, now: int, period: int
+) -> dict[str, Any]:
     store, schema = workspace.store, workspace.schema
     fitted = workspace.registry.load(task)
     given = log.predictions(task)
@@ -148,7 +177,9 @@ def _task(workspace: Workspace, log: AnswerLog, task: str, version: int, now: in
     }  # fmt: skip
     if fitted.task.answer == "yes_no":
         for shadow, name in ((0, "overall"), (1, "shadow")):
-            part, labels = matured(store, schema, fitted, [p for p in given if p.shadow == shadow], now)
+            part, labels = matured(
+                store, schema, fitted, [p for p in given if p.shadow == shadow], now
+            )
             report[name] = _quality(fitted, part, labels)
             if not shadow:
                 report["matured"] = len(part)
@@ -166,7 +197,9 @@ def _quality(fitted: Fitted, part: Sequence[Predicted], y: F64) -> dict[str, Any
     score = np.array([p.score for p in part])
     groups = np.unique([p.user for p in part], return_inverse=True)[1]
     interval = metrics.bootstrap_interval(metrics.auroc, y, score, groups=groups, n=200, seed=7)
-    base = np.full(len(y), float(fitted.card.get("positives", 0)) / max(float(fitted.card.get("rows", 1)), 1.0))
+    base = np.full(
+        len(y), float(fitted.card.get("positives", 0)) / max(float(fitted.card.get("rows", 1)), 1.0)
+    )
     return {
         "rows": len(y), "positives": positives, "auroc": interval.value, "auroc_low": interval.low, "auroc_high": interval.high,
         "log_loss": metrics.log_loss(y, score), "baseline_log_loss": metrics.log_loss(y, np.clip(base, 1e-6, 1 - 1e-6)),
@@ -174,7 +207,9 @@ def _quality(fitted: Fitted, part: Sequence[Predicted], y: F64) -> dict[str, Any
     }  # fmt: skip
 
 
-def _periods(fitted: Fitted, part: Sequence[Predicted], y: F64, period: int) -> list[dict[str, Any]]:
+def _periods(
+    fitted: Fitted, part: Sequence[Predicted], y: F64, period: int
+) -> list[dict[str, Any]]:
     """Return quality over time; the baseline ranks everybody alike (AUROC 0.5)."""
     from datetime import UTC, datetime
 
@@ -185,11 +220,21 @@ def _periods(fitted: Fitted, part: Sequence[Predicted], y: F64, period: int) -> 
         quality = _quality(fitted, [part[i] for i in rows], y[rows])
         start = datetime.fromtimestamp(int(number) * period / MICROSECONDS, UTC).date().isoformat()
         figures = quality or {"auroc": None, "log_loss": None, "mean_score": None, "rate": None}
-        found.append({"from": start, "predictions": len(rows), "positives": int((y[rows] > 0).sum()), "baseline_auroc": 0.5, **figures})
+        found.append(
+            {
+                "from": start,
+                "predictions": len(rows),
+                "positives": int((y[rows] > 0).sum()),
+                "baseline_auroc": 0.5,
+                **figures,
+            }
+        )
     return found
 
 
-def _drift(workspace: Workspace, fitted: Fitted, now: int, most: int = 5_000) -> list[dict[str, Any]]:
+def _drift(
+    workspace: Workspace, fitted: Fitted, now: int, most: int = 5_000
+) -> list[dict[str, Any]]:
     """Return the features that moved since the model's last test cutoff, worst first."""
     from scipy.stats import ks_2samp
 
@@ -199,7 +244,14 @@ def _drift(workspace: Workspace, fitted: Fitted, now: int, most: int = 5_000) ->
     then = int(folds[-1]["cutoff"])
     try:
         frame = build_frame(
-            workspace.store, workspace.schema, workspace.engine, fitted.task, fitted.features, [then, now], labels=False, most_rows=4 * most
+            workspace.store,
+            workspace.schema,
+            workspace.engine,
+            fitted.task,
+            fitted.features,
+            [then, now],
+            labels=False,
+            most_rows=4 * most,
         )
     except NotEnoughDataError:
         return []
@@ -229,12 +281,21 @@ def _verdict(fitted: Fitted, report: dict[str, Any]) -> tuple[bool, str]:
     overall = report["overall"]
     strongest = min(10, max(len(fitted.features), 1))
     if overall is not None and overall["auroc_high"] < overall["card_auroc"]:
-        return True, f"fit again: live AUROC {overall['auroc']:.3f} is below the card's {overall['card_auroc']:.3f}"
+        return (
+            True,
+            f"fit again: live AUROC {overall['auroc']:.3f} is below the card's {overall['card_auroc']:.3f}",
+        )
     if len(moved) > strongest / 4:
         return True, f"fit again: {len(moved)} of the {strongest} strongest features drifted"
     if overall is None:
-        return False, f"not enough matured predictions to judge ({report.get('matured', 0)}; {LEAST} of each answer are needed)"
-    return False, f"holds: live AUROC {overall['auroc']:.3f} ({overall['auroc_low']:.3f} to {overall['auroc_high']:.3f})"
+        return (
+            False,
+            f"not enough matured predictions to judge ({report.get('matured', 0)}; {LEAST} of each answer are needed)",
+        )
+    return (
+        False,
+        f"holds: live AUROC {overall['auroc']:.3f} ({overall['auroc_low']:.3f} to {overall['auroc_high']:.3f})",
+    )
 
 
 def _retrain(workspace: Workspace, task: str, folds: int) -> dict[str, Any]:
@@ -248,7 +309,9 @@ def _retrain(workspace: Workspace, task: str, folds: int) -> dict[str, Any]:
         return {"task": task, "promoted": False, "why": str(error)}
     assert fresh.entry is not None
     cutoff = int(fresh.card["by_fold"][-1]["cutoff"])
-    frame = build_frame(workspace.store, workspace.schema, workspace.engine, old.task, old.features, [cutoff])
+    frame = build_frame(
+        workspace.store, workspace.schema, workspace.engine, old.task, old.features, [cutoff]
+    )
     known = ~np.isnan(frame.y)
     old_loss = metrics.log_loss(frame.y[known], old.score(frame.X[known]))
     new_loss = float(fresh.card["by_fold"][-1]["log_loss"])
@@ -276,13 +339,22 @@ def volume(store: Store, now: int, days: int = 60) -> list[dict[str, Any]]:
             middle = float(np.median(before))
             spread = max(1.4826 * float(np.median(np.abs(before - middle))), np.sqrt(middle), 1.0)
             unusual = abs(float(n) - middle) > 5 * spread
-        found.append({"day": str(np.datetime64(int(first + i), "D")), "events": int(n), "unusual": bool(unusual)})
+        found.append(
+            {
+                "day": str(np.datetime64(int(first + i), "D")),
+                "events": int(n),
+                "unusual": bool(unusual),
+            }
+        )
     return found
 
 
 def _lag(workspace: Workspace, store: Store) -> dict[str, Any]:
     """Return how many batches wait for the store, and since when."""
-    if workspace.config.live.inbox or not (workspace.folder / "live" / "inbox" / "inbox.db").exists():
+    if (
+        workspace.config.live.inbox
+        or not (workspace.folder / "live" / "inbox" / "inbox.db").exists()
+    ):
         return {}
     inbox = SqliteInbox(workspace.folder / "live" / "inbox")
     try:

@@ -36,7 +36,11 @@ class Both:
             await self.collector(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
-        if path in _COLLECTED or path.startswith(("/v1/projects/", "/array/")) or scope["method"] == "OPTIONS":
+        if (
+            path in _COLLECTED
+            or path.startswith(("/v1/projects/", "/array/"))
+            or scope["method"] == "OPTIONS"
+        ):
             await self.collector(scope, receive, send)
         else:
             await self.api(scope, receive, send)
