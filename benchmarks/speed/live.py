@@ -31,7 +31,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 import socket
-s = socket.socket(); s.bind(("127.0.0.1", 0)); print("listening on http://127.0.0.1:%d" % s.getsockname()[1], file=sys.stderr, flush=True)
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(256); print("listening on http://127.0.0.1:%d" % s.getsockname()[1], file=sys.stderr, flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")).run(sockets=[s])
 """
 
@@ -60,8 +60,9 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], str]:
 
 
 def body(events: int) -> bytes:
+    rng = np.random.default_rng(7)
     messages = [
-        {"type": "track", "event": "Product Viewed", "userId": f"u{np.random.randint(1_000_000)}", "messageId": "________-____-____-____-____________", "timestamp": "2026-11-20T10:00:00.000Z",
+        {"type": "track", "event": "Product Viewed", "userId": f"u{rng.integers(1_000_000)}", "messageId": "________-____-____-____-____________", "timestamp": "2026-11-20T10:00:00.000Z",
          "properties": {"product_id": f"p{i}", "price": 12.5, "category": "shoes", "url": "https://shop.example/products/long-name-of-a-product"},
          "context": {"library": {"name": "analytics-python", "version": "2.4.0"}, "page": {"path": "/products", "referrer": "https://search.example/"}}}
         for i in range(events)

@@ -199,7 +199,7 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
 
-class ApiKey(Frozen):
+class ApiKey(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may ask the live API what. ``key`` is the secret itself, or ``sha256:`` and its hash in hex."""
 
     key: str
@@ -209,7 +209,7 @@ class ApiKey(Frozen):
     """Requests that this key may send, on average."""
 
 
-class TriggerConfig(Frozen):
+class TriggerConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An expression watched live: it fires when it becomes true for a user."""
 
     name: str
@@ -220,7 +220,7 @@ class TriggerConfig(Frozen):
     """Signs the webhook (HMAC-SHA256)."""
 
 
-class LiveConfig(Frozen):
+class LiveConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the live server takes in, keeps ready and watches."""
 
     keys: dict[str, str] = {}

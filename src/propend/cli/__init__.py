@@ -66,6 +66,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "Take events from stock SDKs and answer about users, live.",
     ),
     "move": ("propend.cli.serve:move", "Move what the collector took in into the store."),
+    "import": ("propend.cli.serve:import_", "Bring in what another tool exported."),
     "monitor": (
         "propend.cli.serve:monitor",
         "How good live answers were, what drifts, what lags, what to fit again.",

@@ -7,9 +7,8 @@ from typing import Any, Literal
 import click
 
 from propend.cli.output import emit, folder_argument, json_option, rows
-from propend.pipeline.workspace import open_workspace
 
-__all__ = ["monitor", "move", "serve"]
+__all__ = ["import_", "monitor", "move", "serve"]
 
 
 @click.command()
@@ -27,10 +26,12 @@ __all__ = ["monitor", "move", "serve"]
 )
 def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | None) -> None:
     """Take events from stock SDKs and answer about users, live."""
+    from pathlib import Path
+
     from propend.serve.server import serve as run
 
     run(
-        open_workspace(folder), host=host, port=port, only=only,
+        Path(folder), host=host, port=port, only=only,
         ready=lambda url: click.echo(f"propend: listening on {url}" + (f" ({only} only)" if only else ""), err=True),
     )  # fmt: skip
 
@@ -43,6 +44,7 @@ def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | N
 @json_option
 def move(folder: str, replay: bool, as_json: bool) -> None:
     """Move what the collector took in into the store."""
+    from propend.pipeline.workspace import open_workspace
     from propend.serve.identity import Identity
     from propend.serve.live import open_live_inbox
     from propend.serve.move import Mover, check_folder, replay_rejected
@@ -92,6 +94,7 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
 @json_option
 def monitor(folder: str, retrain: bool, as_json: bool) -> None:
     """How good the live answers were, what drifts, what lags, and what should be fitted again."""
+    from propend.pipeline.workspace import open_workspace
     from propend.serve.monitor import monitor as look
 
     report = look(open_workspace(folder), retrain=retrain)
@@ -120,3 +123,52 @@ def monitor(folder: str, retrain: bool, as_json: bool) -> None:
             click.echo(note)
 
     emit(report, as_json, words)
+
+
+@click.command(name="import")
+@folder_argument
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@click.option(
+    "--as",
+    "shape",
+    required=True,
+    help="segment, rudderstack, mixpanel, amplitude, ga4, posthog or snowplow.",
+)
+@click.option(
+    "--source", default="import", show_default=True, help="Name under which repeats are recognised."
+)
+@json_option
+def import_(folder: str, files: tuple[str, ...], shape: str, source: str, as_json: bool) -> None:
+    """Bring in what another tool exported, as if its SDK had sent it."""
+    from pathlib import Path
+
+    from propend.pipeline.workspace import open_workspace
+    from propend.serve.identity import Identity
+    from propend.serve.imports import import_files
+    from propend.serve.live import open_live_inbox
+    from propend.serve.move import Mover, check_folder
+
+    workspace = open_workspace(folder)
+    inbox = open_live_inbox(workspace)
+    identity = Identity(check_folder(workspace.folder) / "identity.db")
+    try:
+        counts = import_files(inbox, [Path(f) for f in files], shape, source)
+        mover = Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            inbox,
+            identity,
+        )
+        document: dict[str, Any] = {**counts, "moved": mover.drain(), "repeats": mover.repeats}
+    finally:
+        identity.close()
+        inbox.close()
+    emit(
+        document,
+        as_json,
+        lambda: click.echo(
+            f"read {document['rows']:,} rows, {document['moved']:,} events are new, {document['repeats']:,} were there already"
+        ),
+    )

@@ -30,6 +30,7 @@ from propend.serve.live import Live
 from propend.serve.log import Predicted
 from propend.serve.models import Answer
 from propend.serve.openapi import describe
+from propend.serve.state import plain_value
 
 __all__ = ["Api"]
 
@@ -141,13 +142,7 @@ class Api:
         counts = np.bincount(t.type, minlength=len(state.schema.types))
         traits = {}
         for name, values in state.profile(user).items():
-            traits[name] = (
-                values.values[values.codes[0]]
-                if hasattr(values, "codes") and values.codes[0] >= 0
-                else None
-            )  # type: ignore[union-attr]
-            if not hasattr(values, "codes"):
-                traits[name] = plain(float(values[0]))
+            traits[name] = plain_value(values)
         items = [
             state.schema.item_ids[i] for i in dict.fromkeys(t.item[t.item >= 0][::-1][:50].tolist())
         ]
@@ -395,7 +390,7 @@ class Api:
     async def lag(self, request: Request) -> dict[str, Any]:
         """How far each part is behind."""
         del request
-        return plain(self.live.lag())  # type: ignore[no-any-return]
+        return plain(self.live.lag())
 
     async def health(self, request: Request) -> Any:
         """Whether everything works; 503 with what does not."""

@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -389,6 +390,8 @@ class Collector:
                 b'{"featureFlags":{},"config":{"enable_collect_everything":true},"supportedCompression":["gzip","gzip-js"]}',
                 JSON,
             )
+        if path == "/propend.js":
+            return 200, snippet(), b"text/javascript; charset=utf-8"
         if path == "/v1/m":
             return 200, b'{"success":true}', JSON
         return None
@@ -479,6 +482,21 @@ def _depth_fault(body: bytes) -> str:
     ):
         return "the body is nested too deep"
     return ""
+
+
+@lru_cache(maxsize=1)
+def snippet() -> bytes:
+    """Return the browser snippet without comment and indentation (at most 3 kB).
+
+    >>> len(snippet()) <= 3_000
+    True
+    """
+    text = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines()[1:]]
+    code = "\n".join(line for line in lines if line)
+    for wide, narrow in ((" = ", "="), (", ", ","), (": ", ":"), (" && ", "&&"), (" || ", "||")):
+        code = code.replace(wide, narrow)  # the snippet holds no text in which these stand
+    return code.encode()
 
 
 @lru_cache(maxsize=10_000)

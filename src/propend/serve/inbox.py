@@ -62,7 +62,7 @@ class Claim(NamedTuple):
     name: bytes
     """16 bytes: the hash of source and message id."""
     position: int
-    index: int
+    place: int
     """Place of the event within its batch."""
 
 
@@ -235,7 +235,7 @@ class SqliteInbox:
                     f"select name, position, place from names where name in ({marks})", part
                 ):
                     found[name] = (position, place)
-            return [found[c.name] == (c.position, c.index) for c in claims]
+            return [found[c.name] == (c.position, c.place) for c in claims]
 
         return self._guarded(self._names, self._names_lock, work) if claims else []
 
@@ -321,7 +321,7 @@ class PostgresInbox:
                 f"the PostgreSQL schema {schema!r} is no plain name; use letters, digits and _"
             )
         self._errors = psycopg.Error
-        self._connect = lambda: psycopg.connect(
+        self._connect: Callable[[], Any] = lambda: psycopg.connect(
             url, connect_timeout=10, options=f"-c search_path={schema}"
         )
         self._lock = threading.Lock()
@@ -358,6 +358,8 @@ class PostgresInbox:
                     held, self._connection = self._connection, None
                     if attempt == 0 and (held is None or held.closed or held.broken):
                         continue
+                    if held is not None:
+                        held.close()
                     raise InboxError(
                         f"the PostgreSQL inbox cannot be used ({str(error).strip()})"
                     ) from None
@@ -406,7 +408,7 @@ class PostgresInbox:
                 ([f.name for f in firsts],),
             )
             found = {bytes(name): (position, place) for name, position, place in c.fetchall()}
-            return [found[claim.name] == (claim.position, claim.index) for claim in claims]
+            return [found[claim.name] == (claim.position, claim.place) for claim in claims]
 
         return self._run(work) if claims else []
 

@@ -73,10 +73,13 @@ class Served:
         score = float(self.fitted.score(X)[0])
         why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
         interval = getattr(self.fitted.model, "interval", None)
-        span = None if interval is None else tuple(float(v) for v in np.ravel(interval(X))[:2])
+        span = None
+        if interval is not None:
+            low, high = (float(v) for v in np.ravel(interval(X))[:2])
+            span = (low, high)
         return Answer(
             self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
-        )  # type: ignore[arg-type]
+        )
 
 
 class Models:

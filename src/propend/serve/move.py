@@ -111,7 +111,9 @@ def take(
         taken.first, taken.last = taken.first or batch.position, batch.position
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
-                arrived.append(Arrived(batch.position, place, batch.received, batch.source, found))
+                arrived.append(
+                    Arrived(batch.position, place, _known(batch, found), batch.source, found)
+                )
             elif isinstance(found, Fact):
                 taken.facts.append((batch.source, found))
             else:
@@ -124,6 +126,11 @@ def take(
     taken.events = [a for a, first in zip(arrived, kept, strict=True) if first]
     taken.repeats = len(arrived) - len(taken.events)
     return taken
+
+
+def _known(batch: Batch, event: Event) -> int:
+    """Return when an event became known: imported history counts as known when it happened."""
+    return event.time if "import" in batch.marks else batch.received
 
 
 def _name(arrived: Arrived) -> bytes:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
+from propend.config import load
 from propend.errors import ConfigError, MissingExtraError
-from propend.pipeline.workspace import Workspace
 from propend.serve.collect import Collector
 from propend.serve.dialects import PATHS
-from propend.serve.live import Live, open_live_inbox
+from propend.serve.inbox import open_inbox
 
 __all__ = ["Both", "serve"]
 
-_COLLECTED = {*PATHS, "/batch", "/track", "/engage", "/flags", "/decide"}
+_COLLECTED = {*PATHS, "/propend.js", "/batch", "/track", "/engage", "/flags", "/decide"}
 
 
 class Both:
@@ -35,14 +36,18 @@ class Both:
             await self.collector(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
-        if path in _COLLECTED or path.startswith(("/v1/projects/", "/array/")) or scope["method"] == "OPTIONS":
+        if (
+            path in _COLLECTED
+            or path.startswith(("/v1/projects/", "/array/"))
+            or scope["method"] == "OPTIONS"
+        ):
             await self.collector(scope, receive, send)
         else:
             await self.api(scope, receive, send)
 
 
 def serve(
-    workspace: Workspace,
+    folder: Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8710,
@@ -61,22 +66,26 @@ def serve(
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2_048)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
         ) from None
-    live: Live | None = None
-    inbox = open_live_inbox(workspace)
+    declared = load(folder)
+    live: Any = None
     app: Any
-    if only == "collect":
-        app = Collector(inbox, workspace.config.live.keys)
+    if only == "collect":  # a small process: nothing of models, store or numerics is loaded
+        inbox = open_inbox(declared.live.inbox or folder / "live" / "inbox")
+        app = Collector(inbox, declared.live.keys)
     else:
+        from propend.pipeline.workspace import open_workspace
         from propend.serve.api import Api
+        from propend.serve.live import Live
 
-        live = Live(workspace, inbox)
+        live = Live(open_workspace(folder))
         live.start()
-        api = Api(live).app
-        app = api if only == "api" else Both(Collector(inbox, workspace.config.live.keys), api)
+        inbox, api = live.inbox, Api(live).app
+        app = api if only == "api" else Both(Collector(inbox, declared.live.keys), api)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on" if only != "api" else "off", timeout_graceful_shutdown=10,
         limit_concurrency=2_000, backlog=2_048, server_header=False,

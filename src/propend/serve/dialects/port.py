@@ -44,7 +44,7 @@ SKEW: Final = 5_000_000
 """A client's clock is corrected when it is off by more than this (µs); below it, it is the way that took the time."""
 
 
-class BadBody(ValueError):
+class BadBody(ValueError):  # noqa: N818 - it names what is wrong, as the answers do
     """The body cannot be read; the message is the reason."""
 
 
@@ -324,7 +324,7 @@ def expand(
         agent = str(context.get("userAgent") or agent)
     if agent and is_bot(agent) and "bot" not in marks:
         marks = f"{marks} bot".strip()
-    common = {
+    common: dict[str, Any] = {
         "user": who[:1_000],
         "anonymous": anonymous,
         "time": time,
