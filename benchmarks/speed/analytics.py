@@ -162,8 +162,8 @@ def chdb_funnel(folder: Path) -> Any:
 
 def chdb_retention(folder: Path) -> Any:
     rows = _chdb(
-        "SELECT c, k, count() FROM (SELECT arraySort(groupUniqArray(intDiv(time - 1704067200000000, 86400000000))) AS days, "
-        "days[1] AS c, arrayJoin(days) - c AS k FROM {files} GROUP BY user) GROUP BY c, k",
+        "SELECT days[1] AS c, arrayJoin(days) - c AS k, count() FROM (SELECT bitPositionsToArray(groupBitOr(bitShiftLeft("
+        "toUInt64(1), toUInt8(intDiv(time - 1704067200000000, 86400000000))))) AS days FROM {files} GROUP BY user) GROUP BY c, k",
         folder,
     )
     table: dict[int, dict[int, int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +149,16 @@ def test_bad_input_is_one_sentence(shop, capsys, args, words):
     error = capsys.readouterr().err
     assert words in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_kept_funnel_and_erasure(shop, capsys, tmp_path):
+    copy = tmp_path / "shop"
+    shutil.copytree(shop, copy)
+    asked = ["funnel", copy, "--steps", "view,purchase", "--json"]
+    whole = json.loads(ask(capsys, *asked))
+    assert json.loads(ask(capsys, *asked, "--incremental")) == whole
+    assert json.loads(ask(capsys, *asked, "--incremental")) == whole
+    assert list((copy / "kept").glob("*.npz"))
+    open_workspace(copy).forget("u3")
+    assert not list((copy / "kept").glob("*.npz"))
+    assert json.loads(ask(capsys, *asked, "--incremental")) == json.loads(ask(capsys, *asked))

@@ -151,7 +151,7 @@ class Analytics:
 
         if (at is None) == (split is None):
             raise ConfigError(
-                'compare either at a day or by who, for example who="count(purchase) >= 2"'
+                "compare either at a day or by a condition on users, for example count(purchase) >= 2"
             )
         sides = (
             ({"since": at}, {"until": at})

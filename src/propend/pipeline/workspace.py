@@ -142,6 +142,8 @@ class Workspace(Analytics):
 
         gone = self.store.forget(user)
         self._forget_cached()
+        for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
+            kept.unlink()
         return {**gone, "outputs": erase_outputs(self.out, user)}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
