@@ -73,8 +73,10 @@ class Live:
         """Restore the state and begin tailing, moving, watching and refitting."""
         while self.tail():
             pass
-        self.state.restore()
         self.models.refresh()
+        warm = threading.Thread(target=self.state.restore, name="live-restore", daemon=True)
+        warm.start()
+        self._threads.append(warm)
         loops: list[tuple[str, Callable[[], object], float]] = [
             ("tail", self.tail, _POLL), ("models", self.models.refresh, 1.0), ("recommender", self.refit, _REFIT),
         ]  # fmt: skip
@@ -162,6 +164,7 @@ class Live:
         oldest = self.inbox.read(self.state.moved, 1)
         store_age = max(0.0, clock.time() - oldest[0].received / 1e6) if oldest else 0.0
         visible = np.array(self.visible or [0.0])
+        fired = np.array(self.triggers.latencies or [0.0])
         return {
             "inbox": last, "visible": self.state.position, "stored": self.state.moved,
             "not_visible": max(0, last - self.state.position), "not_stored": max(0, last - self.state.moved),

@@ -303,25 +303,32 @@ class LiveState:
     # ---- memory
 
     def restore(self, share: float = 0.9) -> int:
-        """Load the most recently active users until memory is filled to a share; returns how many."""
+        """Load the most recently active users until memory is filled to a share; returns how many are in memory.
+
+        Questions are answered meanwhile. Where the store moves on under a bucket, the rest of it is left to be loaded
+        when it is asked for.
+        """
         store = self.store
         if store is None or not store.rows:
             return 0
         per_bucket = self.budget * share / store.buckets
-        with self.lock:
-            for bucket in range(store.buckets):
-                t = store.timelines(bucket, self._stored_columns(store))
-                last = np.array(
-                    [t.time[t.offsets[i + 1] - 1] for i in range(len(t.users))], np.int64
-                )
-                names = store.names_of(t.users)
-                used = 0
-                for index in np.argsort(-last, kind="stable"):
-                    one = self._from_store(t.of(int(index)), str(names[index]))
+        for bucket in range(store.buckets):
+            t = store.timelines(bucket, self._stored_columns(store))
+            last = t.time[t.offsets[1:] - 1]
+            names = store.names_of(t.users)
+            used = 0
+            for index in np.argsort(-last, kind="stable"):
+                user = str(names[index])
+                with self.lock:
+                    if self.store is not store:
+                        break
+                    if user in self._slices:
+                        continue
+                    one = self._from_store(t.of(int(index)), user)
                     used += one.size
                     if used > per_bucket:
                         break
-                    self._hold(str(names[index]), one)
+                    self._hold(user, one)
         return len(self._slices)
 
     def _hold(self, user: str, held: _Slice) -> None:
