@@ -100,7 +100,19 @@ def up(port: int, seconds: float = 30) -> bool:
 def garbage(gigabytes: float) -> dict[str, Any]:
     """Send garbage of every kind to a collector, good events between it; returns what became of both, and its memory."""
     deep = b"[" * 1_000_000
-    fields = json.dumps({"writeKey": "key", "batch": [{"type": "track", "event": "x", "userId": "u", "properties": {f"f{i}": i for i in range(10_000)}}]}).encode()
+    fields = json.dumps(
+        {
+            "writeKey": "key",
+            "batch": [
+                {
+                    "type": "track",
+                    "event": "x",
+                    "userId": "u",
+                    "properties": {f"f{i}": i for i in range(10_000)},
+                }
+            ],
+        }
+    ).encode()
     kinds = {
         "noise": random.Random(1).randbytes(4 << 20), "zip bomb": gzip.compress(b"0" * (256 << 20), 9), "deep": deep, "deep objects": b'{"a":' * 300_000,
         "10 k fields": fields, "wrong types": b'{"batch": {"a": 1}, "writeKey": 5}', "too large": b"x" * (30 << 20), "wrong key": b'{"writeKey":"no","batch":[]}',
@@ -126,22 +138,40 @@ def garbage(gigabytes: float) -> dict[str, Any]:
                 sent += len(body)
             event = {"type": "track", "event": "x", "userId": "u", "messageId": str(good)}
             body = json.dumps({"writeKey": "key", "batch": [event]}).encode()
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/batch", body, timeout=30) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/v1/batch", body, timeout=30
+            ) as answer:
                 good += answer.status == 200
             status = Path(f"/proc/{server.pid}/status").read_text()
-            peak = max(peak, *(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")))
+            peak = max(
+                peak,
+                *(
+                    int(line.split()[1]) / 1024
+                    for line in status.splitlines()
+                    if line.startswith("VmHWM")
+                ),
+            )
         alive = server.poll() is None
         server.send_signal(signal.SIGTERM)
         server.wait(30)
         inbox = SqliteInbox(folder / "live" / "inbox")
         kept = len(inbox.read(0, 1_000_000))
         inbox.close()
-    return {"bytes": sent, "answers": dict(answers), "good_sent": good, "batches_kept": kept, "peak_mb": peak, "alive": alive}
+    return {
+        "bytes": sent,
+        "answers": dict(answers),
+        "good_sent": good,
+        "batches_kept": kept,
+        "peak_mb": peak,
+        "alive": alive,
+    }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--garbage", type=float, default=0.0, help="gigabytes of garbage to send instead")
+    arguments.add_argument(
+        "--garbage", type=float, default=0.0, help="gigabytes of garbage to send instead"
+    )
     arguments.add_argument("--kills", type=int, default=200)
     arguments.add_argument("--seconds", type=float, default=300)
     asked = arguments.parse_args()

@@ -1,6 +1,6 @@
 """Memory and restart of the live state: a million known users, a hundred thousand of them active.
 
-    python benchmarks/speed/live_memory.py [--known 1000000] [--active 100000] [--events 40]
+python benchmarks/speed/live_memory.py [--known 1000000] [--active 100000] [--events 40]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from propend.serve.live import Live
 
 
 def rss() -> float:
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -55,7 +57,11 @@ def main() -> None:
 
         with tempfile.TemporaryDirectory() as scratch:
             build(Path(scratch), asked.known, asked.active, asked.events)
-            subprocess.run([sys.executable, "-m", "propend", "ingest", scratch], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, "-m", "propend", "ingest", scratch],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
             subprocess.run([sys.executable, __file__, "--folder", scratch], check=True)
         return
     started = time.perf_counter()

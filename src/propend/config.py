@@ -170,7 +170,7 @@ class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     session_gap: str = "30min"
 
 
-class TrendConfig(Frozen):
+class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A measure over time, by name."""
 
     name: str

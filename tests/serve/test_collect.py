@@ -393,7 +393,9 @@ def test_metrics_count(server: Server) -> None:
     )
 
 
-def test_a_clock_that_jumps_back_changes_no_order(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_jumps_back_changes_no_order(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.http.post("/v1/track", json=TRACK, headers=BASIC)
     behind = time.time_ns() - 7_200 * 10**9
     monkeypatch.setattr("propend.serve.collect.clock.time_ns", lambda: behind)

@@ -16,11 +16,20 @@ from propend.serve.triggers import Triggers, signature
 
 START = 1_767_000_000_000_000
 HOUR = 3_600_000_000
-ABANDONS = TriggerConfig(name="abandons", when="any(cart) last 1d and none(*) last 30min", url="http://x/hook", secret="s")
-SPENDS = TriggerConfig(name="spends", when="sum(purchase.value) >= 100", url="http://x/hook", secret="s")
+ABANDONS = TriggerConfig(
+    name="abandons",
+    when="any(cart) last 1d and none(*) last 30min",
+    url="http://x/hook",
+    secret="s",
+)
+SPENDS = TriggerConfig(
+    name="spends", when="sum(purchase.value) >= 100", url="http://x/hook", secret="s"
+)
 
 
-def make(folder: Path, *declared: TriggerConfig, waits: tuple[float, ...] = (0.0, 0.0)) -> tuple[SqliteInbox, LiveState, Triggers]:
+def make(
+    folder: Path, *declared: TriggerConfig, waits: tuple[float, ...] = (0.0, 0.0)
+) -> tuple[SqliteInbox, LiveState, Triggers]:
     inbox = SqliteInbox(folder / "inbox")
     state = LiveState(folder / "store", inbox, Identity(folder / "identity.db"))
     return inbox, state, Triggers(declared, folder / "triggers.db", state, waits)
@@ -81,7 +90,7 @@ def test_deliveries_are_signed_tried_again_and_end_as_dead_letters(tmp_path: Pat
     assert headers["X-Propend-Signature"] == signature("s", headers["X-Propend-Time"], body)
     assert len({h["X-Propend-Delivery"] for _, h in seen}) == 1
     triggers.revive(triggers.outbox()[0]["number"])
-    assert triggers.deliver(lambda url, body, headers: None) == 1
+    assert triggers.deliver(lambda *_: None) == 1
     assert triggers.outbox("sent")
     triggers.close()
 

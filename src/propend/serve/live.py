@@ -129,8 +129,10 @@ class Live:
         return max(len(events), 1)
 
     def move(self) -> None:
-        """Move what is waiting into the store, no further than triggers have seen."""
-        upto = self.triggers.position if self.triggers.declared else None
+        """Move what is waiting into the store, no further than the state and the triggers have seen."""
+        upto = self.state.position
+        if self.triggers.declared:
+            upto = min(upto, self.triggers.position)
         while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
             pass
 
@@ -170,6 +172,7 @@ class Live:
             "not_visible": max(0, last - self.state.position), "not_stored": max(0, last - self.state.moved),
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
+            "fired_p99": float(np.quantile(fired, 0.99)),
             "faults": dict(self.faults), "rejected": self.inbox.counts()["rejected"],
         }  # fmt: skip
 

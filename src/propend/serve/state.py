@@ -135,6 +135,10 @@ class LiveState:
 
     def _apply(self, taken: Taken) -> None:
         for arrived in taken.events:
+            if (
+                arrived.position <= self.moved
+            ):  # another process moved it meanwhile: it comes with the store
+                continue
             e = arrived.event
             if e.type not in self._type_codes:
                 self._type_codes[e.type] = len(self._types)
@@ -154,7 +158,7 @@ class LiveState:
                 self._slices.move_to_end(e.user)
             self.newest = max(self.newest, arrived.received)
         self.events_seen += len(taken.events)
-        self.position = taken.last
+        self.position = max(self.position, taken.last)
         self._evict()
 
     def _row(self, arrived: Arrived, held: _Slice) -> I64:
@@ -209,6 +213,9 @@ class LiveState:
                 self._bytes = 0
             self.store, self._print = store, print_
             self.moved = moved_to(store)
+            if self.moved > self.position:  # moved by another process before it was seen here
+                self._slices.clear()
+                self._bytes = 0
             self.position = max(self.position, self.moved)
             for user in list(self._tail):
                 kept = [a for a in self._tail[user] if a.position > self.moved]
