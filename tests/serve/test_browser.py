@@ -63,6 +63,7 @@ def page(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.live
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
 def test_chromium_sends_each_event_once(tmp_path: Path, running: Any, page: Any) -> None:
     inbox = SqliteInbox(tmp_path / "inbox")
