@@ -151,8 +151,19 @@ def _parsed(block: str) -> dict[str, npt.NDArray[np.float64]]:
     bounds, bits = numbers("cat_boundaries").astype(int), numbers("cat_threshold")
     found: dict[str, list[float]] = {
         key: []
-        for key in ("feature", "threshold", "flags", "left", "right", "cut", "words", "value")
-        + ("parent", "same", "share")
+        for key in (
+            "feature",
+            "threshold",
+            "flags",
+            "left",
+            "right",
+            "cut",
+            "words",
+            "value",
+            "parent",
+            "same",
+            "share",
+        )
     }
     distinct, mean = 0, 0.0
 
