@@ -9,6 +9,8 @@ the mover and the whole server with its API. Afterwards everything is moved, and
 from __future__ import annotations
 
 import argparse
+import gzip
+import http.client
 import json
 import random
 import signal
@@ -20,6 +22,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +97,87 @@ def up(port: int, seconds: float = 30) -> bool:
     return False
 
 
+def garbage(gigabytes: float) -> dict[str, Any]:
+    """Send garbage of every kind to a collector, good events between it; returns what became of both, and its memory."""
+    deep = b"[" * 1_000_000
+    fields = json.dumps(
+        {
+            "writeKey": "key",
+            "batch": [
+                {
+                    "type": "track",
+                    "event": "x",
+                    "userId": "u",
+                    "properties": {f"f{i}": i for i in range(10_000)},
+                }
+            ],
+        }
+    ).encode()
+    kinds = {
+        "noise": random.Random(1).randbytes(4 << 20), "zip bomb": gzip.compress(b"0" * (256 << 20), 9), "deep": deep, "deep objects": b'{"a":' * 300_000,
+        "10 k fields": fields, "wrong types": b'{"batch": {"a": 1}, "writeKey": 5}', "too large": b"x" * (30 << 20), "wrong key": b'{"writeKey":"no","batch":[]}',
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "propend.toml").write_text(CONFIG)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        server = launch(folder, port, "collector")
+        up(port)
+        sent, good, answers, peak = 0, 0, Counter[str](), 0.0
+        while sent < gigabytes * 1e9:
+            for name, body in kinds.items():
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+                try:
+                    connection.request("POST", "/v1/batch", body)
+                    answers[f"{name}: {connection.getresponse().status}"] += 1
+                except OSError as error:  # the server hangs up on a body that is too large
+                    answers[f"{name}: {type(error).__name__}"] += 1
+                connection.close()
+                sent += len(body)
+            event = {"type": "track", "event": "x", "userId": "u", "messageId": str(good)}
+            body = json.dumps({"writeKey": "key", "batch": [event]}).encode()
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{port}/v1/batch", body, timeout=30
+            ) as answer:
+                good += answer.status == 200
+            status = Path(f"/proc/{server.pid}/status").read_text()
+            peak = max(
+                peak,
+                *(
+                    int(line.split()[1]) / 1024
+                    for line in status.splitlines()
+                    if line.startswith("VmHWM")
+                ),
+            )
+        alive = server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+        inbox = SqliteInbox(folder / "live" / "inbox")
+        kept = len(inbox.read(0, 1_000_000))
+        inbox.close()
+    return {
+        "bytes": sent,
+        "answers": dict(answers),
+        "good_sent": good,
+        "batches_kept": kept,
+        "peak_mb": peak,
+        "alive": alive,
+    }
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
+    arguments.add_argument(
+        "--garbage", type=float, default=0.0, help="gigabytes of garbage to send instead"
+    )
     arguments.add_argument("--kills", type=int, default=200)
     arguments.add_argument("--seconds", type=float, default=300)
     asked = arguments.parse_args()
+    if asked.garbage:
+        print(json.dumps(garbage(asked.garbage), indent=1))
+        return
     draw = random.Random(7)
     kills = {"collector": 0, "mover": 0, "server": 0}
     with tempfile.TemporaryDirectory() as scratch:

@@ -173,7 +173,7 @@ class Client:
                 float(asked)
                 if asked.isdigit()
                 else min(60.0, 0.5 * 2**attempt) * (0.5 + random.random() / 2)
-            )  # noqa: S311
+            )
             if self._stop.wait(min(pause, 300.0)):
                 break
         self.dropped += [{**e, "reason": "the server could not be reached"} for e in waiting]

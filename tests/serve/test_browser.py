@@ -34,13 +34,13 @@ def page(tmp_path: Path) -> Iterator[Any]:
     holder: dict[str, str] = {"html": ""}
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("content-type", "text/html; charset=utf-8")
             self.end_headers()
             self.wfile.write(holder["html"].encode())
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             del format, args
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -63,6 +63,7 @@ def page(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.live
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
 def test_chromium_sends_each_event_once(tmp_path: Path, running: Any, page: Any) -> None:
     inbox = SqliteInbox(tmp_path / "inbox")

@@ -19,7 +19,7 @@ from propend.serve.identity import Identity
 from propend.serve.inbox import SqliteInbox
 from propend.serve.move import Mover
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 HERE = Path(__file__).parent / "clients"
 NODE = Path(os.environ.get("PROPEND_NODE_CLIENTS", "/tmp/clients-live/node_modules"))

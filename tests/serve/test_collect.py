@@ -391,3 +391,14 @@ def test_metrics_count(server: Server) -> None:
         'propend_events_accepted_total{source="shop",dialect="segment"}'
         in server.http.get("/metrics").text
     )
+
+
+def test_a_clock_that_jumps_back_changes_no_order(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.http.post("/v1/track", json=TRACK, headers=BASIC)
+    behind = time.time_ns() - 7_200 * 10**9
+    monkeypatch.setattr("propend.serve.collect.clock.time_ns", lambda: behind)
+    server.http.post("/v1/track", json={**TRACK, "messageId": "later"}, headers=BASIC)
+    received = [b.received for b in server.inbox.read(0)]
+    assert received == sorted(received)

@@ -49,6 +49,7 @@ def test_honest_predictions_hold(workspace: Workspace) -> None:
     assert "fit again: live AUROC" not in task["verdict"]
 
 
+@pytest.mark.slow
 def test_bad_predictions_are_fitted_again(workspace: Workspace) -> None:
     predict_live(workspace, honest=False)
     report = monitor(workspace, retrain=True, folds=1)

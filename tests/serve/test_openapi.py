@@ -14,7 +14,7 @@ from propend.pipeline.workspace import open_workspace
 from propend.serve.api import Api
 from propend.serve.live import Live
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
 def test_schemathesis(shop: Path, tmp_path: Path, running: Any) -> None:

@@ -174,3 +174,16 @@ def test_memory_is_bounded_and_answers_stay_right(tmp_path: Path) -> None:
     assert sum(lengths.values()) == state.events_seen
     assert not state.knows("nobody")
     assert len(state.timelines("nobody")) == 0
+
+
+def test_another_process_moves_behind_our_back(tmp_path: Path) -> None:
+    inbox, mover, state = parts(tmp_path)
+    events = log(80, 4, 9)
+    inbox.append(events[:40])
+    state.refresh()
+    assert sum(len(state.timelines(f"u{i}")) for i in range(4)) == state.events_seen
+    inbox.append(events[40:])
+    mover.drain()  # moved and trimmed before the state ever saw them
+    state.refresh()
+    store = Store(tmp_path / "store")
+    assert sum(len(state.timelines(f"u{i}")) for i in range(4)) == store.rows

@@ -73,8 +73,10 @@ class Live:
         """Restore the state and begin tailing, moving, watching and refitting."""
         while self.tail():
             pass
-        self.state.restore()
         self.models.refresh()
+        warm = threading.Thread(target=self.state.restore, name="live-restore", daemon=True)
+        warm.start()
+        self._threads.append(warm)
         loops: list[tuple[str, Callable[[], object], float]] = [
             ("tail", self.tail, _POLL), ("models", self.models.refresh, 1.0), ("recommender", self.refit, _REFIT),
         ]  # fmt: skip
@@ -127,8 +129,10 @@ class Live:
         return max(len(events), 1)
 
     def move(self) -> None:
-        """Move what is waiting into the store, no further than triggers have seen."""
-        upto = self.triggers.position if self.triggers.declared else None
+        """Move what is waiting into the store, no further than the state and the triggers have seen."""
+        upto = self.state.position
+        if self.triggers.declared:
+            upto = min(upto, self.triggers.position)
         while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
             pass
 
@@ -162,11 +166,13 @@ class Live:
         oldest = self.inbox.read(self.state.moved, 1)
         store_age = max(0.0, clock.time() - oldest[0].received / 1e6) if oldest else 0.0
         visible = np.array(self.visible or [0.0])
+        fired = np.array(self.triggers.latencies or [0.0])
         return {
             "inbox": last, "visible": self.state.position, "stored": self.state.moved,
             "not_visible": max(0, last - self.state.position), "not_stored": max(0, last - self.state.moved),
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
+            "fired_p99": float(np.quantile(fired, 0.99)),
             "faults": dict(self.faults), "rejected": self.inbox.counts()["rejected"],
         }  # fmt: skip
 

@@ -135,6 +135,10 @@ class LiveState:
 
     def _apply(self, taken: Taken) -> None:
         for arrived in taken.events:
+            if (
+                arrived.position <= self.moved
+            ):  # another process moved it meanwhile: it comes with the store
+                continue
             e = arrived.event
             if e.type not in self._type_codes:
                 self._type_codes[e.type] = len(self._types)
@@ -154,7 +158,7 @@ class LiveState:
                 self._slices.move_to_end(e.user)
             self.newest = max(self.newest, arrived.received)
         self.events_seen += len(taken.events)
-        self.position = taken.last
+        self.position = max(self.position, taken.last)
         self._evict()
 
     def _row(self, arrived: Arrived, held: _Slice) -> I64:
@@ -209,6 +213,9 @@ class LiveState:
                 self._bytes = 0
             self.store, self._print = store, print_
             self.moved = moved_to(store)
+            if self.moved > self.position:  # moved by another process before it was seen here
+                self._slices.clear()
+                self._bytes = 0
             self.position = max(self.position, self.moved)
             for user in list(self._tail):
                 kept = [a for a in self._tail[user] if a.position > self.moved]
@@ -303,25 +310,32 @@ class LiveState:
     # ---- memory
 
     def restore(self, share: float = 0.9) -> int:
-        """Load the most recently active users until memory is filled to a share; returns how many."""
+        """Load the most recently active users until memory is filled to a share; returns how many are in memory.
+
+        Questions are answered meanwhile. Where the store moves on under a bucket, the rest of it is left to be loaded
+        when it is asked for.
+        """
         store = self.store
         if store is None or not store.rows:
             return 0
         per_bucket = self.budget * share / store.buckets
-        with self.lock:
-            for bucket in range(store.buckets):
-                t = store.timelines(bucket, self._stored_columns(store))
-                last = np.array(
-                    [t.time[t.offsets[i + 1] - 1] for i in range(len(t.users))], np.int64
-                )
-                names = store.names_of(t.users)
-                used = 0
-                for index in np.argsort(-last, kind="stable"):
-                    one = self._from_store(t.of(int(index)), str(names[index]))
+        for bucket in range(store.buckets):
+            t = store.timelines(bucket, self._stored_columns(store))
+            last = t.time[t.offsets[1:] - 1]
+            names = store.names_of(t.users)
+            used = 0
+            for index in np.argsort(-last, kind="stable"):
+                user = str(names[index])
+                with self.lock:
+                    if self.store is not store:
+                        break
+                    if user in self._slices:
+                        continue
+                    one = self._from_store(t.of(int(index)), user)
                     used += one.size
                     if used > per_bucket:
                         break
-                    self._hold(str(names[index]), one)
+                    self._hold(user, one)
         return len(self._slices)
 
     def _hold(self, user: str, held: _Slice) -> None:
