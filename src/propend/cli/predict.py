@@ -177,12 +177,32 @@ def _words(d: dict[str, Any]) -> None:
 @click.option(
     "--promote", nargs=2, metavar="TASK VERSION", help="Make a version the one that scores."
 )
+@click.option("--rollback", metavar="TASK", help="Make the version before the current one score.")
+@click.option(
+    "--compare", nargs=3, metavar="TASK VERSION VERSION", help="Two versions' metrics side by side."
+)
 @json_option
-def models(folder: str, promote: tuple[str, str] | None, as_json: bool) -> None:
-    """List fitted models, or promote one."""
+def models(
+    folder: str,
+    promote: tuple[str, str] | None,
+    rollback: str | None,
+    compare: tuple[str, str, str] | None,
+    as_json: bool,
+) -> None:
+    """List fitted models; compare two, promote one, or roll back."""
     from propend.pipeline.workspace import open_workspace
 
     registry = open_workspace(folder).registry
+    if compare:
+        if not (compare[1].isdigit() and compare[2].isdigit()):
+            raise ConfigError(
+                f"versions are numbers, not {compare[1]!r} and {compare[2]!r}; list them with: propend models {folder}"
+            )
+        both = registry.compare(compare[0], int(compare[1]), int(compare[2]))
+        emit(both, as_json, lambda: _side_by_side(both))
+        return
+    if rollback:
+        registry.rollback(rollback)
     if promote:
         if not promote[1].isdigit():
             raise ConfigError(
@@ -213,3 +233,13 @@ def models(folder: str, promote: tuple[str, str] | None, as_json: bool) -> None:
             ],
         ),
     )
+
+
+def _side_by_side(d: dict[str, Any]) -> None:
+    first, second = map(str, d["versions"])
+    body = [
+        [name, *("–" if v[k] is None else f"{v[k]:.4f}" for k in (first, second))]
+        for name, v in d["metrics"].items()
+    ]
+    rows(["metric", f"v{first} ({d['champions'][0]})", f"v{second} ({d['champions'][1]})"], body)
+    click.echo(f"  {d['note']}")

@@ -119,7 +119,9 @@ def stated(card: dict[str, Any], metric: str) -> dict[str, Any]:
     own = card["intervals"][metric]
     rows = int(card.get("tested", card["rows"]))
     wanted = 0.01 if metric == "auroc" else 0.01 * own["value"]
-    found = power_of(metric, rows, int(card["positives"]), own, hardest, wanted)
+    found = power_of(
+        metric, rows, int(card.get("tested_positives", card["positives"])), own, hardest, wanted
+    )
     return {**asdict(found), "sentence": found.sentence}
 
 

@@ -145,6 +145,42 @@ class Registry:
             )
         replace_text(home / "current", str(version))
 
+    def rollback(self, task: str) -> int:
+        """Make the version before the current one score again; returns its number.
+
+        Raises ``ModelError`` where there is none before it.
+        """
+        home = self.folder / task
+        versions = _versions(home) if home.is_dir() else []
+        earlier = [v for v in versions if v < self._current(home)] if versions else []
+        if not earlier:
+            raise ModelError(f"task {task!r} has no earlier version to roll back to")
+        self.promote(task, earlier[-1])
+        return earlier[-1]
+
+    def compare(self, task: str, first: int, second: int) -> dict[str, Any]:
+        """Return the metrics of two versions side by side, and whether they were judged on the same data."""
+        a, b = self.load(task, first), self.load(task, second)
+        same = a.card.get("data_hash") == b.card.get("data_hash")
+        metrics = {
+            name: {str(first): value, str(second): b.card["metrics"].get(name)}
+            for name, value in a.card["metrics"].items()
+        }
+        return {
+            "task": task,
+            "versions": [first, second],
+            "champions": [a.name, b.name],
+            "same_data": same,
+            "note": "judged on the same rows"
+            if same
+            else "judged on different rows: differences are not a comparison of the models alone",
+            "metrics": metrics,
+            "intervals": {
+                str(first): a.card.get("intervals", {}),
+                str(second): b.card.get("intervals", {}),
+            },
+        }
+
     def entries(self) -> list[Entry]:
         """Return every version of every task, oldest first."""
         found = []

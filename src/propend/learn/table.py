@@ -412,8 +412,10 @@ def _held_out(
     """Return a quarter of the training rows: the latest, whole groups, or at random."""
     if table.time is not None:
         edge = np.quantile(table.time[train], 0.75)
-        late = table.time > edge
-        return late if (train & late).any() else table.time >= edge
+        for late in (table.time > edge, table.time >= edge):
+            if (train & late).any() and (train & ~late).any():
+                return np.asarray(late, np.bool_)
+        return np.random.default_rng([seed, 1]).random(len(train)) < 0.25  # one moment only
     rng = np.random.default_rng([seed, 1])
     if table.groups is not None:
         found, group = np.unique(table.groups, return_inverse=True)
@@ -530,6 +532,7 @@ def _card(
     return {
         "rows": len(table.y),
         "tested": int(tested.sum()),
+        "tested_positives": int((y > 0).sum()),
         "positives": int((table.y > 0).sum()),
         "answer": table.answer,
         "positive": table.positive,

@@ -555,7 +555,7 @@ def _card(
         "drivers": _drivers(fitted, frame),
     }
     by_fold = list(zip(np.split(truth, ends), np.split(nested, ends), strict=True))
-    card["tested"] = len(truth)
+    card["tested"], card["tested_positives"] = len(truth), int((truth > 0).sum())
     card["uncertainty"] = uncertainty(task.answer, by_fold)
     card["verdict"] = verdict(card)
     card["power"] = stated(card, main[0].__name__)

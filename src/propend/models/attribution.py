@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +93,7 @@ class Attribution:
         most = int(points.max(initial=1))
         rules = [np.polynomial.legendre.leggauss(m) for m in range(1, most + 1)]
         kinds = {key: np.int32 for key in join if key not in ("threshold", "value", "share")}
-        arrays = {
+        arrays: dict[str, Any] = {
             key: np.ascontiguousarray(a, dtype=kinds.get(key, np.float64))
             for key, a in join.items()
         }
@@ -149,22 +150,8 @@ def _parsed(block: str) -> dict[str, npt.NDArray[np.float64]]:
     )
     sides = {side: numbers(f"{side}_child").astype(int) for side in ("left", "right")}
     bounds, bits = numbers("cat_boundaries").astype(int), numbers("cat_threshold")
-    found: dict[str, list[float]] = {
-        key: []
-        for key in (
-            "feature",
-            "threshold",
-            "flags",
-            "left",
-            "right",
-            "cut",
-            "words",
-            "value",
-            "parent",
-            "same",
-            "share",
-        )
-    }
+    names = ("feature", "threshold", "flags", "left", "right", "cut", "words", "value")
+    found: dict[str, list[float]] = {n: [] for n in (*names, "parent", "same", "share")}
     distinct, mean = 0, 0.0
 
     def rows(node: int) -> float:

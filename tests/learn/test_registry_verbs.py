@@ -1,0 +1,40 @@
+"""Compare two versions of a task's model, and roll back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from propend.errors import ModelError
+from propend.expression.parse import parse
+from propend.learn.calibration import Identity
+from propend.learn.registry import Registry
+from propend.learn.train import Fitted
+from propend.models import create
+from propend.tasks.task import Task
+
+
+def fitted(auroc: float, data: str) -> Fitted:
+    X = np.arange(40.0).reshape(-1, 1)
+    model = create("logistic", "yes_no", bends=0).fit(X, X[:, 0] > 20)
+    task = Task.parse("buys", "any(purchase) next 30d for any(*) last 90d")
+    card = {"metrics": {"auroc": auroc}, "intervals": {}, "data_hash": data}
+    return Fitted(task, "logistic", model, Identity(), (parse("count(view)"),), {}, 0.5, card)
+
+
+def test_compare_and_roll_back(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.save(fitted(0.7, "a"))
+    registry.save(fitted(0.8, "b"))
+    both = registry.compare("buys", 1, 2)
+    assert both["metrics"]["auroc"] == {"1": 0.7, "2": 0.8}
+    assert "different rows" in both["note"]
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.8
+    assert registry.rollback("buys") == 1
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.7
+    with pytest.raises(ModelError, match="no earlier version"):
+        registry.rollback("buys")
+    with pytest.raises(ModelError, match="no earlier version"):
+        registry.rollback("unknown")
