@@ -7,6 +7,7 @@ pass the same suite (``propend.testing.inboxes``): SQLite in WAL mode with ``syn
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -138,10 +139,14 @@ class SqliteInbox:
         self.folder = folder
         self._lock = threading.Lock()
         self._names_lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._unsaved = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._batches = self._open(folder / "inbox.db", _TABLES)
             self._names = self._open(folder / "names.db", (_NAMES,))
+            self._copier = self._open(folder / "inbox.db", ())
         except (OSError, sqlite3.Error) as error:
             raise InboxError(f"the inbox {folder} cannot be opened ({error})") from None
 
@@ -151,7 +156,7 @@ class SqliteInbox:
         )
         connection.execute("pragma journal_mode=wal")
         connection.execute("pragma synchronous=full")
-        connection.execute("pragma wal_autocheckpoint=4000")
+        connection.execute("pragma wal_autocheckpoint=60000")
         for table in tables:
             connection.execute(table)
         return connection
@@ -174,6 +179,19 @@ class SqliteInbox:
             except sqlite3.Error as error:
                 raise InboxError(f"the inbox {self.folder} cannot be written ({error})") from None
 
+    def _copy(self) -> None:
+        """Carry the log over into the database from a thread of its own, so that no request waits for it.
+
+        A passive checkpoint blocks no writer; the one that SQLite does inside a commit stalls it for 100 ms and more.
+        """
+        while not self._closing.wait(0.2):
+            if self._unsaved > 4 << 20:
+                self._unsaved = 0
+                with contextlib.suppress(
+                    sqlite3.Error
+                ):  # the log stays, and the next try or commit does it
+                    self._copier.execute("pragma wal_checkpoint(passive)").fetchall()
+
     def append(self, batches: Sequence[Batch]) -> list[int]:
         """Store batches in one transaction with one flush to the disk; see :class:`Inbox`."""
 
@@ -185,7 +203,12 @@ class SqliteInbox:
 
         if not batches:
             return []
-        return self._guarded(self._batches, self._lock, work)
+        positions: list[int] = self._guarded(self._batches, self._lock, work)
+        self._unsaved += sum(len(b.body) for b in batches)
+        if self._thread is None and self._unsaved > 1 << 20:
+            self._thread = threading.Thread(target=self._copy, name="inbox-copy", daemon=True)
+            self._thread.start()
+        return positions
 
     def read(self, after: int, limit: int = 1_000, most_bytes: int = 16 << 20) -> list[Batch]:
         """Return the batches after a position; see :class:`Inbox`."""
@@ -290,6 +313,10 @@ class SqliteInbox:
 
     def close(self) -> None:
         """Close both files."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(30)
+        self._copier.close()
         for connection, lock in ((self._batches, self._lock), (self._names, self._names_lock)):
             with lock:
                 connection.close()
