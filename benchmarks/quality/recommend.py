@@ -21,8 +21,10 @@ import numpy as np
 
 from propend.events.clock import moment
 from propend.names import MICROSECONDS
+from propend.recommend.batch import default_chain
 from propend.recommend.catalog import create
 from propend.recommend.evaluate import Ranks, _table, compare, measure
+from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.protocols import Split, forward, given, leave_one_out
 from propend.recommend.recommender import Recommender
@@ -49,7 +51,7 @@ def gowalla() -> list[Table]:
     train = Interactions.from_lists(lists, users=users, n_items=40_981)
     test = Interactions.from_lists(answers, users=asked, n_items=40_981)
     models = {
-        "item_neighbours": create("item_neighbours"),
+        "item_neighbours": create("item_neighbours", weighting="unit", shrink=1.0),
         "random_walk": create("random_walk", neighbours=200),
         "ease (200 nearest)": create("ease", strength=100.0, support=200),
         "slim": create("slim"),
@@ -73,7 +75,7 @@ def beauty() -> list[Table]:
     users, lists = _lists(DATA / "amazon-beauty" / "Beauty.txt")
     log = Interactions.from_lists(lists, users=users)
     models = {
-        "item_neighbours": create("item_neighbours", step=0.8, shrink=2.0),
+        "item_neighbours": create("item_neighbours", weighting="unit", step=0.8, shrink=1.0),
         "user_neighbours": create("user_neighbours"),
         "random_walk": create("random_walk", step=0.8),
         "sequential_rules": create("sequential_rules", step=0.8),
@@ -96,7 +98,7 @@ def beauty() -> list[Table]:
 
 def _movie_models() -> dict[str, Recommender]:
     return {
-        "item_neighbours": create("item_neighbours", step=0.98),
+        "item_neighbours": create("item_neighbours", weighting="unit", step=0.98, shrink=1.0),
         "user_neighbours": create("user_neighbours"),
         "sequential_rules": create("sequential_rules", step=0.8),
         "session_neighbours": create("session_neighbours", fade=10.0, near=10.0),
@@ -210,15 +212,22 @@ def online_retail() -> list[Table]:
                 )
     user, item, when_ = np.array(columns).T
     log = Interactions.of(user, item, when_)
-    from propend.recommend.batch import default_chain
-
     models: dict[str, Recommender] = {
         "popularity": create("popularity"),
         "popularity, half-life 30 d": create("popularity", half_life=30.0),
         "buy_again": create("buy_again"),
-        "item_neighbours": create("item_neighbours", half_life=60.0, shrink=10.0),
+        "item_neighbours": create("item_neighbours", weighting="unit", half_life=60.0, shrink=1.0),
         "ease": create("ease", half_life=60.0, strength=200.0),
         "chain": default_chain(log),
+        "hybrid": Hybrid(
+            [
+                create("buy_again"),
+                create("item_neighbours", weighting="unit", half_life=60.0, shrink=1.0),
+                create("ease", half_life=60.0, strength=200.0),
+                create("popularity", half_life=30.0),
+            ],
+            horizon=30.0,
+        ),
     }
     return [{"data": "online-retail", **compare(forward(log, 30, seen="allowed"), models)}]
 

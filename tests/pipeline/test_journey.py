@@ -93,7 +93,7 @@ def test_everything_is_written_and_reads_as_one_page(shop: tuple[Path, dict[str,
     workspace, results = shop
     out = workspace / "out"
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert page.lower().startswith("<!doctype html>")
     assert 'src="http' not in page
     decisions = pq.read_table(out / "decisions.parquet")
     assert decisions.num_rows == results["decisions"]["push"] + results["decisions"]["silent"]
@@ -165,11 +165,7 @@ def test_the_command_line_prints_one_document(
     } <= set(document["metrics"])
     assert Path(document["scores"]).is_file()
     main(["audience", str(workspace), "p(quiet) > 0.5", "--json"])
-    assert (
-        json.loads(capsys.readouterr().out)["of"] > 0
-        if "quiet" in pp.open(workspace).schema.tasks
-        else True
-    )
+    assert json.loads(capsys.readouterr().out)["of"] > 0
 
 
 def test_erasure_reaches_every_written_table(tmp_path: Path) -> None:

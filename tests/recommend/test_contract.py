@@ -8,6 +8,7 @@ import pytest
 
 from propend.recommend.catalog import create, names
 from propend.recommend.fallback import Fallback
+from propend.recommend.hybrid import Hybrid
 from propend.recommend.recommender import Recommender
 from propend.testing.recommenders import check_recommender
 
@@ -36,7 +37,7 @@ FAST: dict[str, dict[str, Any]] = {
 CASES = [
     (name, {**FAST.get(name, {}), **extra})
     for name in names()
-    if name != "fallback"
+    if name not in ("fallback", "hybrid")
     for extra in [{}, *VARIANTS.get(name, [])]
 ]
 
@@ -53,5 +54,13 @@ def test_fallback_keeps_the_contract() -> None:
     def factory() -> Recommender:
         stages = [create("buy_again"), create("item_neighbours"), create("popularity")]
         return Fallback(stages, [2, None, None])
+
+    check_recommender(factory)
+
+
+def test_hybrid_keeps_the_contract() -> None:
+    def factory() -> Recommender:
+        stages = [create("buy_again"), create("item_neighbours"), create("popularity")]
+        return Hybrid(stages, trees=5, candidates=20)
 
     check_recommender(factory)

@@ -196,7 +196,9 @@ def test_a_whole_store(store: Store) -> None:
     some = batch.recommend_for(store, schema, ["u1", "never seen"], 3).to_pylist()
     assert [row["user"] for row in some] == ["u1"] * 3 + ["never seen"] * 3
     assert batch.recommend_session(store, schema, ["i1", "i2"], 2).num_rows == 2
-    assert batch.similar_items(store, schema, ["i1"], 2)["rank"].to_pylist() == [1, 2]
+    alike = batch.similar_items(store, schema, "i1", 2)
+    assert alike["rank"].to_pylist() == [1, 2]
+    assert "i1" not in alike["item"].to_pylist()
     with pytest.raises(DataError, match="no item 'i99'"):
         batch.recommend_session(store, schema, ["i99"])
 
@@ -208,3 +210,14 @@ def test_nothing_after_the_cutoff_is_read(store: Store) -> None:
     assert set(bought.weight.tolist()) == {5.0}
     with pytest.raises(DataError, match="did you mean 'purchase'"):
         Interactions.from_store(store, types=["purchse"])
+
+
+def test_the_house_chain_survives_saving(tmp_path: Path) -> None:
+    log, items = sample()
+    chain = batch.default_chain(log).fit(log, items=items)
+    chain.save(tmp_path / "chain")
+    again = load(tmp_path / "chain")
+    shown = again.recommend(k=5)
+    assert np.array_equal(shown.items, chain.recommend(k=5).items)
+    assert again.reasons(shown) == chain.reasons(shown)
+    assert set(shown.sources) == {"hybrid", "popularity"}

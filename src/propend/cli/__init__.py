@@ -53,6 +53,10 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "New, returning, resurrected and dormant users; stickiness.",
     ),
     "attribution": ("propend.cli.analytics:attribution", "Which channels the conversions go to."),
+    "stages": (
+        "propend.cli.analytics:stages",
+        "Where each user stands, and the chance of the next stage: the funnel as it will be.",
+    ),
     "sql": (
         "propend.cli.workspace:sql",
         "Ad-hoc SQL over the store (views events, users, items, quarantine).",

@@ -13,7 +13,7 @@ import click
 from propend.cli.output import emit, folder_argument, json_option, percent, rows
 from propend.errors import ConfigError
 
-__all__ = ["attribution", "funnel", "lifecycle", "paths", "retention", "trend"]
+__all__ = ["attribution", "funnel", "lifecycle", "paths", "retention", "stages", "trend"]
 
 Command = Callable[..., None]
 
@@ -87,7 +87,9 @@ def _seconds(value: float | None) -> str:
 @click.option("--who", help="Only users for whom this expression holds.")
 @click.option("--since", help="Entries from this day on.")
 @click.option("--until", help="Entries before this day.")
+@click.option("--incremental", is_flag=True, help="Keep the answer; read only what came since.")
 @click.option("--compare-at", help="Compare entries before and from this day.")
+@click.option("--compare-who", help="Compare the users for whom this holds with the others.")
 @click.option("--why", "ask_why", is_flag=True, help="What separates converters from the rest.")
 @click.option("--step", type=int, help="With --audience or --why: the step (1 is the first).")
 @click.option(
@@ -99,7 +101,7 @@ def _seconds(value: float | None) -> str:
 @_outputs
 def funnel(
     folder: str, steps: str | None, name: str | None, within: str | None, as_json: bool,
-    csv_: str | None, html: str | None, compare_at: str | None, ask_why: bool, step: int | None,
+    csv_: str | None, html: str | None, compare_at: str | None, compare_who: str | None, ask_why: bool, step: int | None,
     audience: str | None, dropped: bool, **options: Any,
 ) -> None:  # fmt: skip
     """How many go from step to step, how long it takes, and where they are lost."""
@@ -109,13 +111,13 @@ def funnel(
         raise ConfigError("give either --steps or --name, not both")
     workspace = _open(folder)
     asked: Any = split_steps(steps) if steps else name
-    given = {k: v for k, v in options.items() if v not in (None, ())}
+    given = {k: v for k, v in options.items() if v not in (None, (), False)}
     if ask_why:
         found = workspace.why(asked, within, step=-1 if step is None else step - 1, **given)
         _hand_out("why", "What separates them", found, as_json, csv_, html, lambda: _why(found))
         return
-    if compare_at:
-        both = workspace.compare_funnels(asked, compare_at, within, **given)
+    if compare_at or compare_who:
+        both = workspace.compare_funnels(asked, compare_at, within, split=compare_who, **given)
         _hand_out(
             "compared", "Funnel, compared", both, as_json, csv_, html, lambda: _compared(both)
         )
@@ -163,9 +165,8 @@ def _funnel(d: dict[str, Any]) -> None:
 
 
 def _compared(d: dict[str, Any]) -> None:
-    click.echo(f"Entries from {d['at']} on against those before")
     rows(
-        ["step", "after", "before", "difference", "95 % interval", "q"],
+        ["step", *d["sides"], "difference", "95 % interval", "q"],
         [
             [
                 s["event"], percent(s["conversion"][0]), percent(s["conversion"][1]),
@@ -441,3 +442,55 @@ def attribution(
         click.echo(document["note"])
 
     _hand_out("attribution", "Attribution", document, as_json, csv_, html, words)
+
+
+@click.command()
+@folder_argument
+@click.option("--horizon", default="30d", show_default=True, help="How far ahead.")
+@click.option(
+    "--memory",
+    default="90d",
+    show_default=True,
+    help="How long a stage lasts without a sign of life.",
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False), help="Write each user's stage and chances (Parquet)."
+)
+@_outputs
+def stages(
+    folder: str, horizon: str, memory: str, out: str | None,
+    as_json: bool, csv_: str | None, html: str | None,
+) -> None:  # fmt: skip
+    """Where each user stands (attention to loyalty), the chance of the next stage, and totals ahead, validated forward."""
+    from propend.pipeline.predict import write_table
+
+    workspace = _open(folder)
+    forecast = workspace.forecast_funnel(horizon, memory)
+    document = forecast.to_dict()
+    if out:
+        write_table(workspace.stage_table(forecast), Path(out))
+        document["users_file"] = out
+
+    def words() -> None:
+        rows(
+            ["stage", "users", f"next in {horizon}", "95 % interval", "median days", "likely to leave"],
+            [
+                [
+                    s["stage"], f"{s['users']:,}", f"{s['advance']:,.0f}",
+                    f"{s['advance_low']:,.0f} to {s['advance_high']:,.0f}",
+                    "–" if s["median_days"] is None else f"{s['median_days']:,.0f}",
+                    f"{s['likely_to_leave']:,}",
+                ]
+                for s in document["stages"]
+            ],
+        )  # fmt: skip
+        v = document["validation"]
+        if v["tests"]:
+            click.echo(
+                f"Forward over {v['cutoffs']} cutoffs: Brier {v['brier']:.4f} (same rate as last period {v['brier_same_rate']:.4f}), "
+                f"calibration error {v['ece']:.3f} ({v['ece_same_rate']:.3f}), totals off by {v['total_error']:,.0f} users in all ({v['total_error_same_rate']:,.0f}), "
+                f"{percent(v['coverage'], 0)} of totals inside their interval."
+            )
+        click.echo(document["protocol"])
+
+    _hand_out("aida", "The funnel as it will be", document, as_json, csv_, html, words)

@@ -28,6 +28,16 @@ __all__ = ["models", "predict"]
 @click.option(
     "--ignore", multiple=True, metavar="COLUMN", help="A column of the table to leave out."
 )
+@click.option(
+    "--group", metavar="COLUMN", help="What the table's rows belong to; kept whole in a fold."
+)
+@click.option("--order", metavar="COLUMN", help="The table's time; folds then go forward.")
+@click.option(
+    "--known",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column confirmed to be known in time, in spite of the leak report.",
+)
 @click.option("--folds", default=None, type=int, help="Forward folds (3), or folds of a table (5).")
 @click.option(
     "--out",
@@ -44,6 +54,9 @@ def predict(
     tables: tuple[str, ...],
     label: str | None,
     ignore: tuple[str, ...],
+    group: str | None,
+    order: str | None,
+    known: tuple[str, ...],
     folds: int | None,
     out: str | None,
     seed: int,
@@ -56,7 +69,7 @@ def predict(
     """
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
-        _predict_table(files, label, ignore, folds or 5, out, seed, as_json)
+        _predict_table(files, label, ignore, group, order, known, folds or 5, out, seed, as_json)
         return
     if not folder or not ask:
         raise ConfigError(
@@ -89,6 +102,9 @@ def _predict_table(
     files: list[str],
     label: str | None,
     ignore: tuple[str, ...],
+    group: str | None,
+    order: str | None,
+    known: tuple[str, ...],
     folds: int,
     out: str | None,
     seed: int,
@@ -104,8 +120,8 @@ def _predict_table(
     from propend.learn.table import cross_validate, read_table
     from propend.pipeline.predict import write_table
 
-    table = read_table(files, label, connect(), Path.cwd(), ignore=ignore)
-    fit = cross_validate(table, folds=folds, seed=seed)
+    table = read_table(files, label, connect(), Path.cwd(), ignore=ignore, group=group, order=order)
+    fit = cross_validate(table, folds=folds, seed=seed, known_before=known)
     target = Path(out) if out else Path(files[0]).with_suffix("").name + f"-{label}-scores.parquet"
     write_table(
         pa.table({"row": range(len(fit.scores)), "label": table.y, "score": fit.scores}),
@@ -145,6 +161,12 @@ def _words(d: dict[str, Any]) -> None:
     rows(["model", *keys], table)
     for name, i in d["intervals"].items():
         click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
+    for key in ("verdict", "power"):
+        if key in d:
+            said = d[key].get("sentence") or f"{d[key]['answer']}: {d[key]['why']}"
+            click.echo(f"  {key}: {said}")
+    for leak in d.get("leaks", []):
+        click.echo(f"  leak report: {leak['sentence']}")
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
     click.echo(f"  scores: {d['scores']}")

@@ -18,6 +18,7 @@ __all__ = [
     "Isotonic",
     "Platt",
     "ReliabilityTable",
+    "VennAbers",
     "choose",
     "from_state",
     "reliability",
@@ -135,7 +136,88 @@ class Isotonic(Calibrator):
         return {"calibrator": self.name, "x": self.x.tolist(), "y": self.y.tolist()}
 
 
+class VennAbers(Calibrator):
+    """An interval of probabilities per score that is valid on average (Vovk & Petej 2014).
+
+    Isotonic regression is fitted twice with the new row among the old ones, once as a 0 and once as
+    a 1: the two values are the interval (``bounds``), wide where little is known. ``apply`` gives
+    the one probability with least regret, ``p1 / (1 - p0 + p1)``. Up to ``KNOTS`` distinct scores
+    it is exact; more are first averaged into as many equal-mass groups.
+
+    >>> p = np.repeat([0.1, 0.9], 50)
+    >>> y = np.r_[np.arange(50) < 10, np.arange(50) < 40]
+    >>> low, high = VennAbers().fit(p, y).bounds([0.1, 0.9])
+    >>> low.round(2), high.round(2)
+    (array([0.2 , 0.78]), array([0.22, 0.8 ]))
+    """
+
+    name: ClassVar[str] = "venn_abers"
+    KNOTS: ClassVar[int] = 300
+
+    def __init__(
+        self,
+        x: npt.ArrayLike = (0.5,),
+        low: npt.ArrayLike = (0.0, 0.0, 0.0),
+        high: npt.ArrayLike = (1.0, 1.0, 1.0),
+    ) -> None:
+        self.x, self.low, self.high = (np.asarray(v, dtype=np.float64) for v in (x, low, high))
+
+    def fit(self, p: npt.ArrayLike, y: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> Self:
+        scores, labels, weights = _checked(p, y, weight)
+        used = weights > 0
+        scores, labels, weights = scores[used], labels[used], weights[used]
+        self.x, bins = np.unique(scores, return_inverse=True)
+        if len(self.x) > self.KNOTS:
+            bins = equal_mass_bins(scores, weights, self.KNOTS)
+        mass: Array = np.asarray(np.bincount(bins, weights), dtype=np.float64)
+        kept = mass > 0
+        mass = mass[kept]
+        if len(self.x) > self.KNOTS:
+            self.x = np.bincount(bins, weights * scores)[kept] / mass
+        rate = np.bincount(bins, weights * labels)[kept] / mass
+        self.low, self.high = (_with_one_more(rate, mass, label) for label in (0.0, 1.0))
+        return self
+
+    def bounds(self, p: npt.ArrayLike) -> tuple[Array, Array]:
+        """The lower and upper probability [n] of scores [n]."""
+        scores = np.asarray(p, dtype=np.float64)
+        left = np.searchsorted(self.x, scores, side="left")
+        tied = (left < len(self.x)) & (self.x[np.minimum(left, len(self.x) - 1)] == scores)
+        slot = 2 * left + tied
+        return self.low[slot], self.high[slot]
+
+    def apply(self, p: npt.ArrayLike) -> Array:
+        low, high = self.bounds(p)
+        return np.asarray(high / (1 - low + high))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "calibrator": self.name,
+            "x": self.x.tolist(),
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+        }
+
+
+def _with_one_more(rate: Array, mass: Array, label: float) -> Array:
+    """The isotonic value of one more row of ``label`` at each place: between knots (even), on them."""
+    from sklearn.isotonic import isotonic_regression
+
+    out = np.empty(2 * len(rate) + 1)
+    for slot in range(len(out)):
+        at, tied = divmod(slot, 2)
+        if tied:
+            value, weight = rate.copy(), mass.copy()
+            value[at] = (rate[at] * mass[at] + label) / (mass[at] + 1)
+            weight[at] += 1
+        else:
+            value, weight = np.insert(rate, at, label), np.insert(mass, at, 1.0)
+        out[slot] = isotonic_regression(value, sample_weight=weight)[at]
+    return np.clip(out, 0.0, 1.0)
+
+
 _KNOWN: dict[str, type[Calibrator]] = {c.name: c for c in (Identity, Platt, Isotonic)}
+_ALL: dict[str, type[Calibrator]] = {**_KNOWN, VennAbers.name: VennAbers}
 
 
 def from_state(state: dict[str, Any]) -> Calibrator:
@@ -151,10 +233,10 @@ def from_state(state: dict[str, Any]) -> Calibrator:
     """
     values = dict(state)
     name = str(values.pop("calibrator", ""))
-    if name not in _KNOWN:
-        raise ModelError(f"there is no calibrator '{name}'{nearest(name, _KNOWN)}")
+    if name not in _ALL:
+        raise ModelError(f"there is no calibrator '{name}'{nearest(name, _ALL)}")
     try:
-        return _KNOWN[name](**values)
+        return _ALL[name](**values)
     except (TypeError, ValueError) as error:
         raise ModelError(f"the saved calibrator '{name}' is damaged: {error}") from None
 

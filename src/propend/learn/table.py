@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,9 @@ from propend.config import Source
 from propend.engine import Engine
 from propend.errors import ConfigError, DataError, NotEnoughDataError, nearest
 from propend.learn import calibration, metrics
+from propend.learn.intervals import uncertainty
+from propend.learn.leaks import leak_report, refuse
+from propend.learn.power import stated, verdict
 from propend.models import catalog
 
 __all__ = ["Candidate", "LabelledTable", "TableFit", "cross_validate", "read_table"]
@@ -273,6 +276,7 @@ def cross_validate(
     draws: int = 200,
     models: Sequence[str | Candidate] | None = None,
     beside: Sequence[str | Candidate] = (),
+    known_before: Sequence[str] = (),
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> TableFit:
     """Judge models and return the champion's out-of-fold scores.
@@ -282,12 +286,29 @@ def cross_validate(
     trees, to calibrate and to choose the champion among ``models``, from simple to flexible, so the test fold chooses
     nothing. Models ``beside`` are only compared: fitted once a fold, scored as they are. The trivial baseline stands in
     the card, and so does the time each model took to fit.
+
+    Raises ``LeakError`` where a column knows the answer and is not among ``known_before``, the columns a person has
+    confirmed to be known in time.
     """
     plain = ("logistic", "trees") if table.answer == "yes_no" else ("linear", "trees")
     names = tuple(map(Candidate.of, models or plain))
     others = tuple(map(Candidate.of, beside))
     trivial = Candidate.of("base_rate" if table.answer == "yes_no" else "mean")
     fold_of = _fold_of(table, folds, seed)
+    leaks = leak_report(
+        table.X,
+        table.y,
+        table.columns,
+        {j: len(levels) for j, levels in table.categories.items()},
+        fold_of=fold_of if table.time is None else None,
+        groups=table.groups,
+        known_before=known_before,
+    )
+    refuse(
+        [leak for leak in leaks if leak.column or "rows" not in known_before],
+        "to go on nevertheless, confirm it with --known "
+        + (leaks[0].column if leaks and leaks[0].column else "rows"),
+    )
     scores = {c.label: np.full(len(table.y), np.nan) for c in (*names, *others, trivial)}
     scores["champion"] = np.full(len(table.y), np.nan)
     seconds: dict[str, list[float]] = {label: [] for label in scores if label != "champion"}
@@ -331,6 +352,22 @@ def cross_validate(
     card["seconds"] = {label: float(np.mean(each)) for label, each in seconds.items()}
     card["remarks"] = remarks
     card["nested"] = [c.label for c in names]
+    card["leaks"] = [asdict(leak) for leak in leaks]
+    tested_rows = fold_of >= 0
+    of_folds = [(table.y[fold_of == k], scores["champion"][fold_of == k]) for k in tested]
+    card["uncertainty"] = uncertainty(table.answer, of_folds)
+    metric = "auroc" if table.answer == "yes_no" else "rmse"
+    gain = metrics.bootstrap_difference(
+        getattr(metrics, metric),
+        table.y[tested_rows],
+        scores["champion"][tested_rows],
+        scores[trivial.label][tested_rows],
+        n=draws,
+        seed=seed,
+    )
+    card["margins"] = {trivial.label: {metric: _range(gain)}}
+    card["verdict"] = verdict(card)
+    card["power"] = stated(card, metric)
     return TableFit(scores["champion"], card, scores)
 
 
@@ -342,8 +379,9 @@ def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int6
         # whole moments stay together: rows of one moment are never on both sides
         _, moment = np.unique(table.time, return_inverse=True)
         cumulative = np.cumsum(np.bincount(moment)) / len(moment)
-        fold = np.minimum((cumulative * (folds + 1) - 1e-9).astype(np.int64), folds) - 1
-        if len(np.unique(fold)) < 2:
+        stretch = np.minimum((cumulative * (folds + 1) - 1e-9).astype(np.int64), folds)
+        fold = np.unique(stretch, return_inverse=True)[1] - 1  # the first stretch only trains
+        if fold.max() < 0:
             raise NotEnoughDataError(
                 "the time column has too few different moments to test forward; leave it out or bring a longer table"
             )

@@ -20,6 +20,9 @@ from propend.expression.nodes import Expression
 from propend.features.words import in_words
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
+from propend.learn.intervals import bounds, uncertainty
+from propend.learn.leaks import leak_report, refuse
+from propend.learn.power import stated, verdict
 from propend.models import catalog
 from propend.models.ensemble import Blending
 from propend.models.model import Model
@@ -74,11 +77,17 @@ class Fitted:
     categories: dict[int, tuple[str, ...]]
     threshold: float | None
     card: dict[str, Any] = field(default_factory=dict)
+    tests: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
 
     def score(self, X: F64) -> F64:
         """Return calibrated probabilities or expected amounts [n]."""
         raw = self.model.predict(X)
         return self.calibrator.apply(raw) if self.task.answer == "yes_no" else np.maximum(raw, 0.0)
+
+    def bounds(self, X: F64) -> tuple[F64, F64]:
+        """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
+        return bounds(self.card.get("uncertainty", {}), self.score(X))
 
     def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
         """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
@@ -126,6 +135,7 @@ def train(
     folds = [(frame.at(fold.train), frame.at([fold.test])) for fold in plan.folds]
     folds = [(a, b) for a, b in folds if _usable(frame, task, a, b)]
     _check_enough(frame, task, folds)
+    _check_leaks(frame, task)
     baselines = _baselines(frame, task)
     scores = {name: _Scores() for name, _ in (*candidates, *baselines)}
     held = [_held_out(frame, plan, train_rows, seed) for train_rows, _ in folds]
@@ -178,6 +188,13 @@ def train(
         draws,
         seed,
     )
+    fitted.tests = {
+        **{name: np.concatenate(s.test) for name, s in scores.items()},
+        "truth": truth,
+        "user": users,
+        "champion": nested,
+        "fold": np.repeat(np.arange(len(folds)), [int(test.sum()) for _, test in folds]),
+    }
     if progress:
         progress(f"train {task.name}", total, total)
     return fitted
@@ -215,6 +232,21 @@ def _check_enough(frame: Frame, task: Task, folds: list[tuple[Bool, Bool]]) -> N
             f"task {task.name!r} ({task.ask}): the forward tests hold only {_rarer(task, tested)} of the rarer answer; "
             f"at least {LEAST_TESTED} are needed to say how good a model is"
         )
+
+
+def _check_leaks(frame: Frame, task: Task) -> None:
+    """Refuse profile columns that know the answer: a user table is a snapshot of today, not of each cutoff."""
+    own = [j for j, name in enumerate(frame.names) if name.startswith("profile.")]
+    rows = np.flatnonzero(~np.isnan(frame.y))
+    if not own or not len(rows):
+        return
+    leaks = leak_report(
+        frame.X[rows][:, own],
+        frame.y[rows],
+        [frame.names[j] for j in own],
+        {i: len(frame.categories[j]) for i, j in enumerate(own) if j in frame.categories},
+    )
+    refuse(leaks, f"task {task.name!r}: take it out of the [users] table in propend.toml")
 
 
 def _held_out(frame: Frame, plan: Plan, train_rows: Bool, seed: int) -> tuple[Bool, Bool]:
@@ -522,6 +554,12 @@ def _card(
         "lift": _table(metrics.lift_by_decile(truth, nested)),
         "drivers": _drivers(fitted, frame),
     }
+    by_fold = list(zip(np.split(truth, ends), np.split(nested, ends), strict=True))
+    card["tested"] = len(truth)
+    card["uncertainty"] = uncertainty(task.answer, by_fold)
+    card["verdict"] = verdict(card)
+    card["power"] = stated(card, main[0].__name__)
+    card["remark"] = fitted.model.remark
     if task.answer == "yes_no":
         card["reliability"] = _table(calibration.reliability(nested, truth))
     return card

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 
-from propend.errors import ModelError
+from propend.errors import ModelError, NotEnoughDataError
 from propend.models.model import Answer, Array, Data, Missing, Model
 from propend.models.storage import State
 
@@ -164,6 +164,10 @@ class Stacking(_Ensemble):
     parameters: StackParameters
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
+        if len(data) < 4 * self.parameters.folds:
+            raise NotEnoughDataError(
+                f"stacking over {self.parameters.folds} folds needs at least {4 * self.parameters.folds} rows, got {len(data)}"
+            )
         fold = _folds(data.y, self.parameters.folds, seed, self.answer)
         scores = np.empty((len(self.members), len(data)))
         for k in range(self.parameters.folds):

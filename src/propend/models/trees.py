@@ -42,7 +42,7 @@ class TreeParameters:
 class Trees(Model):
     """Gradient-boosted trees: missing values and categories as they are, deterministic.
 
-    Contributions are SHAP values for trees (Lundberg et al., 2020) as LightGBM computes them.
+    Contributions are SHAP values for trees (Lundberg et al., 2020), by ``propend.models.attribution``.
 
     Examples
     --------
@@ -65,6 +65,7 @@ class Trees(Model):
     parameters: TreeParameters
     _booster: Any
     _text: str
+    _attribution: Any = None
 
     @property
     def loss(self) -> str:
@@ -155,6 +156,7 @@ class Trees(Model):
         import lightgbm
 
         self._text = text
+        self._attribution = None
         self._booster = lightgbm.Booster(model_str=text)
 
     def _predict(self, X: Array) -> Array:
@@ -162,9 +164,11 @@ class Trees(Model):
         return np.asarray(self._booster.predict(X, num_threads=threads), dtype=np.float64)
 
     def _contributions(self, X: Array) -> Array:
-        threads = self.parameters.threads
-        parts = self._booster.predict(X, pred_contrib=True, num_threads=threads)
-        return np.asarray(parts, dtype=np.float64)
+        if self._attribution is None:
+            from propend.models.attribution import Attribution
+
+            self._attribution = Attribution.of(self._text, self.width)
+        return self._attribution.of_rows(X, self.parameters.threads)
 
     def _importance(self) -> Array:
         gains = self._booster.feature_importance(importance_type="gain")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from propend.config import Config
 from propend.errors import ConfigError, NotEnoughDataError, nearest
@@ -19,6 +23,7 @@ from propend.features.schema import Schema
 if TYPE_CHECKING:
     from propend.analytics.funnel import FunnelResult
     from propend.engine import Engine
+    from propend.learn.funnel_forecast import FunnelForecast
 
 __all__ = ["Analytics", "day"]
 
@@ -43,12 +48,18 @@ def day(text: str | int | None, zone: str) -> int | None:
 class Analytics:
     """Questions about the past. :class:`propend.pipeline.workspace.Workspace` has them as its methods."""
 
+    folder: Path
     config: Config
     engine: Engine
 
     @property
     def store(self) -> Store:
         """The timeline store."""
+        raise NotImplementedError
+
+    @property
+    def out(self) -> Path:
+        """Where tables are written."""
         raise NotImplementedError
 
     @property
@@ -70,16 +81,20 @@ class Analytics:
         until: str | int | None = None,
         by: str | None = None,
         who: Step | None = None,
+        incremental: bool = False,
         **options: Any,
     ) -> FunnelResult:
         """Count users from step to step; see :func:`propend.analytics.funnel.funnel` for every option.
 
         ``steps`` is a list, or the name of a funnel in ``propend.toml``; without it the first declared one is answered.
+        ``incremental`` keeps the answer in ``kept/`` and reads only what came since; the figures are the same.
         """
         from propend.analytics.funnel import funnel
 
         given = {**options, "by": by, "who": who, "within": within}
         asked = {**self._declared(steps), **{k: v for k, v in given.items() if v not in (None, ())}}
+        if incremental:
+            return self._kept(asked, [since, until, asked.pop("by", None), asked.pop("who", None)])
         return funnel(
             self.store,
             self.schema,
@@ -88,6 +103,21 @@ class Analytics:
             until=day(until, self.zone),
             **asked,
         )
+
+    def _kept(self, asked: dict[str, Any], narrowed: list[Any]) -> FunnelResult:
+        """Bring a kept funnel up to date."""
+        from propend.analytics.funnel_plan import Funnel
+        from propend.analytics.incremental import IncrementalFunnel
+
+        if any(v is not None for v in narrowed):
+            raise ConfigError(
+                "a kept funnel has no period, breakdown or segment; leave out 'incremental'"
+            )
+        kept = IncrementalFunnel(Funnel.of(**asked))
+        file = self.folder / "kept" / f"funnel-{kept.key}.npz"
+        result = kept.load(file).update(self.store, self.schema, self.engine)
+        kept.save(file)
+        return result
 
     def _declared(self, steps: str | Sequence[Step] | None) -> dict[str, Any]:
         """Return a funnel's words: those declared under a name, or the steps themselves."""
@@ -107,20 +137,33 @@ class Analytics:
     def compare_funnels(
         self,
         steps: str | Sequence[Step] | None,
-        at: str | int,
+        at: str | int | None = None,
         within: str | None = None,
+        *,
+        split: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Compare the funnel's entries before a day with those from it on, step by step, with a test."""
+        """Compare the entries from a day on with those before, or the users for whom ``split`` holds with the others.
+
+        Every step has the difference, its interval and a test; the document holds both funnels.
+        """
         from propend.analytics.funnel import compare
 
-        before = self.funnel(steps, within, **{**options, "until": at})
-        after = self.funnel(steps, within, **{**options, "since": at})
+        if (at is None) == (split is None):
+            raise ConfigError(
+                "compare either at a day or by a condition on users, for example count(purchase) >= 2"
+            )
+        sides = (
+            ({"since": at}, {"until": at})
+            if at is not None
+            else ({"who": split}, {"who": f"not ({split})"})
+        )
+        one, other = (self.funnel(steps, within, **{**options, **side}) for side in sides)
+        names = [f"from {at}", f"before {at}"] if at is not None else [str(split), f"not ({split})"]
         return {
-            "at": str(at),
-            "before": before.to_dict(),
-            "after": after.to_dict(),
-            "steps": compare(after, before),
+            "sides": names,
+            "funnels": [one.to_dict(), other.to_dict()],
+            "steps": compare(one, other),
         }
 
     def why(
@@ -224,3 +267,54 @@ class Analytics:
         return attribution(
             self.store, self.schema, self.engine, conversion or "purchase", **options
         )
+
+    def stages(self, memory: str = "90d") -> dict[str, Any]:
+        """Return how many users stand in each stage now: declared in ``[stages]`` of ``propend.toml``, or proposed."""
+        from propend.analytics.stages import Stages, stage_now
+
+        asked = Stages.of(self.schema, self.config.stages, memory)
+        return stage_now(self.store, self.schema, self.engine, asked)
+
+    def forecast_funnel(
+        self, horizon: str = "30d", memory: str = "90d", *, folds: int = 4
+    ) -> FunnelForecast:
+        """Return each user's stage, the calibrated chance of the next one, and totals ahead, validated forward."""
+        from propend.analytics.stages import Stages
+        from propend.learn.funnel_forecast import forecast_funnel
+
+        asked = Stages.of(self.schema, self.config.stages, memory)
+        return forecast_funnel(
+            self.store,
+            self.schema,
+            self.engine,
+            asked,
+            horizon,
+            folds=folds,
+            seed=self.config.workspace.seed,
+        )
+
+    def stage_table(self, forecast: FunnelForecast) -> pa.Table:
+        """Return user, stage, chance of the next stage, expected days to it, chance to do nothing, and the next best action.
+
+        The action is the one in ``out/decisions.parquet`` of the last ``decide`` or ``run``; missing where there is none.
+        """
+        import pyarrow.parquet as pq
+
+        names = np.array(forecast.stages.names, object)
+        user = pa.array(self.store.names_of(forecast.user), pa.string())
+        table = pa.table(
+            {
+                "user": user,
+                "stage": pa.array(names[forecast.stage], pa.string()),
+                "advance": forecast.advance,
+                "days": forecast.days,
+                "leave": forecast.leave,
+            }
+        )
+        decided = self.out / "decisions.parquet"
+        action = pa.nulls(len(user), pa.string())
+        if decided.is_file() and {"user", "action"} <= set(pq.read_schema(decided).names):
+            known = pq.read_table(decided, columns=["user", "action"])
+            at = pc.index_in(user, value_set=known["user"].combine_chunks())
+            action = known["action"].combine_chunks().cast(pa.string()).take(at)
+        return table.append_column("next_action", action)

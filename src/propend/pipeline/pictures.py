@@ -30,7 +30,7 @@ def table_of(kind: str, d: dict[str, Any]) -> tuple[list[str], list[Row]]:
     makers: dict[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
         "funnel": _funnel_rows,
         "compared": lambda d: [
-            {**s, "after": s["conversion"][0], "before": s["conversion"][1]} for s in d["steps"]
+            {**s, **dict(zip(d["sides"], s["conversion"], strict=True))} for s in d["steps"]
         ],
         "retention": _retention_rows,
         "survival": lambda d: _zip(d, ("time", "share", "low", "high", "at_risk")),

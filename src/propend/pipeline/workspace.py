@@ -71,7 +71,9 @@ class Workspace(Analytics):
     @cached_property
     def schema(self) -> Schema:
         """What the log can be asked."""
-        return Schema.of(self.store, self.zone, tuple(task.name for task in self.config.tasks))
+        fitted = (entry.task for entry in self.registry.entries())
+        names = dict.fromkeys([*(task.name for task in self.config.tasks), *fitted])
+        return Schema.of(self.store, self.zone, tuple(names))
 
     @property
     def zone(self) -> str:
@@ -140,6 +142,8 @@ class Workspace(Analytics):
 
         gone = self.store.forget(user)
         self._forget_cached()
+        for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
+            kept.unlink()
         return {**gone, "outputs": erase_outputs(self.out, user)}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
@@ -178,11 +182,13 @@ class Workspace(Analytics):
         name: str | None = None,
         folds: int = 3,
         seed: int | None = None,
+        reuse: bool = False,
         progress: Progress | None = None,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
+        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.
         """
         task = ask if isinstance(ask, Task) else self._task(ask, name)
         return predict(
@@ -193,6 +199,7 @@ class Workspace(Analytics):
             registry=self.registry,
             folds=folds,
             seed=self.config.workspace.seed if seed is None else seed,
+            reuse=reuse,
             progress=progress,
         )
 

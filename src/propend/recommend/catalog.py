@@ -24,6 +24,7 @@ _PLACES: Final = {
     "sequential_rules": "propend.recommend.sessions:SequentialRules",
     "session_neighbours": "propend.recommend.sessions:SessionNeighbours",
     "content": "propend.recommend.content:Content",
+    "hybrid": "propend.recommend.hybrid:Hybrid",
     "fallback": "propend.recommend.fallback:Fallback",
     "item_neighbours": "propend.recommend.neighbours:ItemNeighbours",
     "random_walk": "propend.recommend.neighbours:RandomWalk",

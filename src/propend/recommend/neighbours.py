@@ -30,7 +30,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 Measure = Literal["cosine", "pearson", "adjusted_cosine", "jaccard"]
-Weighting = Literal["binary", "given", "log", "tfidf", "bm25"]
+Weighting = Literal["binary", "given", "log", "tfidf", "bm25", "unit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ItemNeighboursParameters(ProfileParameters):
     """
 
     neighbours: Annotated[int, Meta(ge=1)] = 100
-    shrink: Annotated[float, Meta(ge=0)] = 0.0
+    shrink: Annotated[float, Meta(ge=0)] = 10.0
     measure: Measure = "cosine"
     weighting: Weighting = "binary"
 
@@ -50,8 +50,8 @@ class ItemNeighbours(ItemToItem):
     """Item-to-item: items met by the same users (Sarwar et al., WWW 2001; Linden et al., 2003).
 
     Measures: ``cosine``; ``pearson`` (values less the item's mean), ``adjusted_cosine`` (less the
-    user's mean), both over all of an item's entries; ``jaccard`` on who met it. Weightings ``tfidf``
-    and ``bm25`` (k1 1.2, b 0.75) make users who met everything say less.
+    user's mean), both over all of an item's entries; ``jaccard`` on who met it. Weightings ``tfidf``,
+    ``bm25`` and ``unit`` make users who met everything, or items everyone met, say less.
 
     Examples
     --------
@@ -81,7 +81,8 @@ class Weighter:
     """What the table of users × items holds, learnt once and applied to any histories.
 
     ``tfidf``: w · log((users + 1) / (users of the item + ½)); ``bm25``: Robertson & Zaragoza (2009), a
-    user being the document and an item the term, k1 1.2, b 0.75.
+    user being the document and an item the term, k1 1.2, b 0.75; ``unit``: each user's row brought to
+    length 1 (Deshpande & Karypis, "Item-based top-N recommendation algorithms", TOIS 2004).
     """
 
     weighting: Weighting
@@ -99,13 +100,16 @@ class Weighter:
 
     def table(self, histories: Histories) -> Any:
         """Return histories × items as a SciPy CSR array."""
-        table = histories.matrix(len(self.rare), binary=self.weighting == "binary")
+        table = histories.matrix(len(self.rare), binary=self.weighting in ("binary", "unit"))
         if self.weighting == "log":
             table.data = np.log1p(table.data)
         if self.weighting == "bm25":
             length = np.diff(table.indptr)
             norm = 1.2 * (0.25 + 0.75 * length / self.length)
             table.data = table.data * 2.2 / (table.data + np.repeat(norm, length))
+        if self.weighting == "unit":
+            length = np.diff(table.indptr)
+            table.data = np.repeat(1 / np.sqrt(np.maximum(length, 1)), length)
         if self.weighting in ("tfidf", "bm25"):
             table.data = table.data * self.rare[table.indices]
         table.data = table.data.astype(np.float32)

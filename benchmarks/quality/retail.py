@@ -1,0 +1,169 @@
+"""Three questions of a purchase log, forward in time, against LightGBM on plain RFM: python -m benchmarks.quality.retail
+
+Data: UCI Online Retail as `propend init` reads it. Protocol: forward folds with a purge of one horizon; the champion is
+chosen, stopped and calibrated before each test; intervals draw whole users. "LightGBM on plain RFM" and the models
+beside learn from the same rows and are tested on the same rows, with their own settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from propend.engine import connect
+from propend.events.declare import declare
+from propend.events.guess import guess
+from propend.features.derive import derive_features
+from propend.learn import metrics
+from propend.learn.registry import plain
+from propend.learn.train import Fitted, train
+from propend.models import create
+from propend.pipeline.predict import _informative
+from propend.pipeline.workspace import Workspace, open_workspace
+from propend.tasks.cutoffs import Plan, plan_cutoffs
+from propend.tasks.frame import Frame, build_frame
+from propend.tasks.task import Task
+
+DATA = Path(os.environ.get("PROPEND_DATA", Path(__file__).parents[3] / "shared" / "data"))
+TASKS = {
+    "buys_30d": "any(purchase) next 30d for any(*) last 90d",
+    "silent_60d": "none(*) next 60d for any(*) last 90d",
+    "value_90d": "sum(purchase.value) next 90d for any(purchase) last 180d",
+}
+RFM = ("days_since(purchase)", "count(purchase)", "sum(purchase.value)")
+LGBM = {
+    "estimator": "lightgbm.sklearn.LGBM",
+    "encode": "none",
+    "settings": {"verbose": -1, "n_jobs": 1},
+}
+BESIDE: dict[str, tuple[tuple[str, str, dict[str, Any]], ...]] = {
+    "yes_no": (
+        ("LightGBM defaults, our features", "sklearn", LGBM),
+        ("svm_linear", "svm_linear", {}),
+        ("svm_rbf", "svm_rbf", {"landmarks": 150}),
+        ("decision_tree", "decision_tree", {}),
+        ("random_forest", "random_forest", {"trees": 100, "threads": 1}),
+        ("extra_trees", "extra_trees", {"trees": 100, "threads": 1}),
+        ("xgboost", "xgboost", {"threads": 1}),
+        ("ebm", "ebm", {"bags": 1, "pairs": 0}),
+        ("mlp", "mlp", {}),
+        ("neighbours", "neighbours", {"most_rows": 5_000}),
+        ("naive_bayes", "naive_bayes", {}),
+    ),
+    "amount": (
+        ("LightGBM defaults, our features", "sklearn", LGBM),
+        ("decision_tree", "decision_tree", {}),
+        ("random_forest", "random_forest", {"trees": 100, "threads": 1}),
+        ("extra_trees", "extra_trees", {"trees": 100, "threads": 1}),
+        ("xgboost", "xgboost", {"threads": 1}),
+        ("ebm", "ebm", {"bags": 1, "pairs": 0}),
+        ("mlp", "mlp", {}),
+        ("neighbours", "neighbours", {"most_rows": 5_000}),
+    ),
+}
+
+
+def workspace(folder: Path) -> Workspace:
+    """Read the shop into a workspace."""
+    declare(folder, guess([DATA / "online-retail"], connect(), folder))
+    opened = open_workspace(folder)
+    opened.ingest()
+    return opened
+
+
+def _beside(
+    frame: Frame, task: Task, plan: Plan, tests: dict[str, Any], name: str, settings: dict[str, Any],
+    columns: tuple[str, ...] | None,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Scores of a model on the same tests, and the seconds it took to fit."""
+    chosen = list(range(frame.X.shape[1]))
+    if columns is not None:
+        chosen = [frame.names.index(c) for c in columns]
+    categories = {
+        i: len(frame.categories[j]) for i, j in enumerate(chosen) if j in frame.categories
+    }
+    found, seconds = [], 0.0
+    for fold in plan.folds[-int(tests["fold"].max()) - 1 :]:
+        a, b = frame.at(fold.train), frame.at([fold.test])
+        start = time.perf_counter()
+        answer: Any = task.answer
+        model = create(name, answer, **settings).fit(
+            frame.X[a][:, chosen], frame.y[a], categories=categories, seed=7
+        )
+        seconds += time.perf_counter() - start
+        found.append(model.predict(frame.X[b][:, chosen]))
+    return np.concatenate(found), seconds / len(found)
+
+
+def table_of(shop: Workspace, name: str, ask: str) -> tuple[dict[str, Any], str]:
+    """Return a task's figures and its Markdown table."""
+    task = Task.parse(name, ask)
+    plan = plan_cutoffs(shop.schema.first, shop.now, task.horizon)
+    wanted = derive_features(shop.schema)
+    frame = _informative(
+        build_frame(shop.store, shop.schema, shop.engine, task, wanted, plan.cutoffs)
+    )
+    plain_rfm = build_frame(
+        shop.store, shop.schema, shop.engine, task,
+        [f for f in wanted if str(f) in RFM], plan.cutoffs,
+    )  # fmt: skip
+    start = time.perf_counter()
+    fitted: Fitted = train(frame, task, plan)
+    wall = time.perf_counter() - start
+    tests = fitted.tests
+    y, users = tests["truth"], tests["user"]
+    rows: dict[str, tuple[np.ndarray, float | None]] = {
+        "**champion**": (tests["champion"], wall),
+        **{n: (tests[n], None) for n in (*fitted.card["models"], *fitted.card["baseline"])},
+    }
+    rows["LightGBM defaults on plain RFM"] = _beside(plain_rfm, task, plan, tests, "sklearn", LGBM, None)  # fmt: skip
+    for label, model, settings in BESIDE[task.answer]:
+        rows[label] = _beside(frame, task, plan, tests, model, settings, None)
+    yes_no = task.answer == "yes_no"
+    wanted_metrics = (
+        [metrics.auroc, metrics.average_precision, metrics.log_loss, metrics.ece]
+        if yes_no
+        else [metrics.mae, metrics.rmse, metrics.bias, metrics.gini, metrics.spearman]
+    )
+    lines = [
+        f"### {name}: `{ask}`",
+        "",
+        f"{fitted.card['protocol']}; {len(y):,} test rows, {int((y > 0).sum()):,} positive, data {fitted.card['data_hash']}, "
+        f"seed 7, champions {', '.join(fitted.card['champions'])}.",
+        "",
+        "| model | " + " | ".join(m.__name__ for m in wanted_metrics) + " | seconds |",
+        "|---" * (len(wanted_metrics) + 2) + "|",
+    ]
+    for label, (scores, seconds) in rows.items():
+        values = " | ".join(f"{m(y, scores):.4f}" for m in wanted_metrics)
+        lines.append(f"| {label} | {values} | {'' if seconds is None else f'{seconds:.1f}'} |")
+    for metric in wanted_metrics[:2] if yes_no else [metrics.rmse, metrics.gini]:
+        gain = metrics.bootstrap_difference(
+            metric, y, tests["champion"], rows["LightGBM defaults on plain RFM"][0], groups=users
+        )
+        lines.append(
+            f"\n{metric.__name__}: champion − LightGBM on plain RFM = {gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+        )
+    lines += ["", f"Power: {fitted.card['power']['sentence']}.", ""]
+    return fitted.card, "\n".join(lines)
+
+
+def main() -> None:
+    """Print the tables named (default all three)."""
+    with tempfile.TemporaryDirectory() as place:
+        shop = workspace(Path(place) / "shop")
+        for name in sys.argv[1:] or TASKS:
+            card, text = table_of(shop, name, TASKS[name])
+            print(text, flush=True)
+            print(f"<!-- {json.dumps(plain(card['uncertainty'].get('forward')))} -->", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What the data can show: how small a difference would be seen, and how many rows a smaller one needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import ceil, sqrt
+from typing import Any
+
+from propend.learn.metrics import Interval
+
+__all__ = ["Power", "auroc_error", "power_of", "stated", "verdict"]
+
+
+@dataclass(frozen=True)
+class Power:
+    """Half-width of a metric's interval, the smallest paired gain that would show, and rows for a wanted one."""
+
+    metric: str
+    rows: int
+    positives: int
+    half_width: float
+    smallest_gain: float | None
+    """Smallest difference to the model compared with that its interval would hold apart from 0."""
+    wanted: float
+    rows_needed: int | None
+    """Rows at which a gain of ``wanted`` would show."""
+
+    @property
+    def sentence(self) -> str:
+        """The statement in words."""
+        text = f"with {self.positives:,} positives in {self.rows:,} test rows the {self.metric} is known to ± {self.half_width:.3f}"
+        if self.smallest_gain is not None:
+            text += f"; a gain below {self.smallest_gain:.3f} over the baseline would not be told from none"
+        if self.rows_needed is not None and self.rows_needed > self.rows:
+            text += f"; to see a gain of {self.wanted:g} about {self.rows_needed:,} test rows are needed"
+        return text
+
+
+def auroc_error(auroc: float, positives: int, negatives: int) -> float:
+    """Return the standard error of an AUROC (Hanley & McNeil 1982), before there is any model.
+
+    >>> round(auroc_error(0.8, 100, 900), 4)
+    0.0272
+    """
+    if not (0 <= auroc <= 1) or positives < 1 or negatives < 1:
+        return float("nan")
+    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    own = auroc * (1 - auroc)
+    pairs = (positives - 1) * (q1 - auroc**2) + (negatives - 1) * (q2 - auroc**2)
+    return sqrt((own + pairs) / (positives * negatives))
+
+
+def power_of(
+    metric: str,
+    rows: int,
+    positives: int,
+    interval: Interval | dict[str, float],
+    gain: Interval | dict[str, float] | None = None,
+    wanted: float = 0.01,
+) -> Power:
+    """Return the power of a test from the intervals it gave (bootstrap over users).
+
+    >>> print(power_of("auroc", 9000, 412, {"low": 0.77, "high": 0.83}, {"low": 0.0, "high": 0.024}).sentence)
+    with 412 positives in 9,000 test rows the auroc is known to ± 0.030; a gain below 0.012 over the baseline would not \
+be told from none; to see a gain of 0.01 about 12,960 test rows are needed
+    """
+    half = _half(interval)
+    smallest = None if gain is None else _half(gain)
+    needed = None
+    if smallest is not None and smallest > 0 and smallest == smallest:
+        needed = ceil(rows * (smallest / wanted) ** 2)
+    return Power(metric, rows, positives, half, smallest, wanted, needed)
+
+
+def verdict(card: dict[str, Any]) -> dict[str, Any]:
+    """Return whether a task's model may be used, from its card: ``use``, ``use the rule`` or ``not enough data``.
+
+    The model must beat the best trivial baseline by more than noise on the task's first metric.
+
+    >>> verdict({"answer": "yes_no", "margins": {"base_rate": {"auroc": {"low": 0.1, "value": 0.2, "high": 0.3}}}})["answer"]
+    'use'
+    """
+    yes_no = card.get("answer") == "yes_no"
+    metric = "auroc" if yes_no else "rmse"
+    margins = {
+        name: m[metric]
+        for name, m in card.get("margins", {}).items()
+        if metric in m and m[metric]["value"] == m[metric]["value"]
+    }
+    if not margins:
+        return {
+            "answer": "not enough data",
+            "why": "no baseline could be compared; bring a longer log",
+        }
+    sign = 1.0 if yes_no else -1.0
+    name, hardest = min(margins.items(), key=lambda kv: sign * kv[1]["value"])
+    won = hardest["low"] > 0 if yes_no else hardest["high"] < 0
+    lost = hardest["high"] < 0 if yes_no else hardest["low"] > 0
+    if won:
+        return {
+            "answer": "use",
+            "why": f"beats {name}, the best trivial rule, by more than noise in {metric}",
+        }
+    if lost or name not in ("base_rate", "mean", "always_zero"):
+        return {
+            "answer": "use the rule",
+            "why": f"{name} does as well within noise in {metric}; the simple rule is enough",
+        }
+    return {
+        "answer": "not enough data",
+        "why": f"no gain over {name} can be told from noise in {metric}; bring more users or a longer log",
+    }
+
+
+def stated(card: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return the power of a card's test against its hardest baseline, with the sentence."""
+    margins = [m[metric] for m in card.get("margins", {}).values() if metric in m]
+    hardest = min(margins, key=lambda m: abs(m["value"])) if margins else None
+    own = card["intervals"][metric]
+    rows = int(card.get("tested", card["rows"]))
+    wanted = 0.01 if metric == "auroc" else 0.01 * own["value"]
+    found = power_of(metric, rows, int(card["positives"]), own, hardest, wanted)
+    return {**asdict(found), "sentence": found.sentence}
+
+
+def _half(interval: Interval | dict[str, float]) -> float:
+    if isinstance(interval, Interval):
+        return (interval.high - interval.low) / 2
+    return (interval["high"] - interval["low"]) / 2

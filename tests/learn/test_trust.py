@@ -1,0 +1,219 @@
+"""Trust in the number: Venn-Abers, conformal intervals, power, leaks, threshold, segments."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.isotonic import isotonic_regression
+
+from propend.errors import ConfigError, DataError, NotEnoughDataError
+from propend.events.timelines import Timelines
+from propend.expression.parse import parse
+from propend.features.derive import derive_features
+from propend.features.schema import Schema
+from propend.learn.calibration import VennAbers, from_state
+from propend.learn.intervals import Conformal, bounds, forward_coverage, uncertainty
+from propend.learn.leaks import LeakError, check_future, leak_report, refuse
+from propend.learn.power import auroc_error, power_of, stated, verdict
+from propend.learn.segments import by_segment
+from propend.learn.threshold import profit_curve
+
+
+def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    p = rng.uniform(0.02, 0.98, n)
+    return p, (rng.random(n) < p**2).astype(float)
+
+
+# ---- Venn-Abers
+
+
+def test_venn_abers_is_isotonic_with_the_new_row_among_the_old() -> None:
+    rng = np.random.default_rng(1)
+    p, y = rng.integers(0, 12, 60) / 12, (rng.random(60) < 0.4).astype(float)
+    fitted = VennAbers().fit(p, y)
+    for score in (0.0, 0.25, 0.3, 5 / 12, 0.99, 1.0):
+        for label, got in zip((0.0, 1.0), fitted.bounds([score]), strict=True):
+            x, z = np.r_[p, score], np.r_[y, label]
+            knots, at, count = np.unique(x, return_inverse=True, return_counts=True)
+            fit = isotonic_regression(np.bincount(at, z) / count, sample_weight=count.astype(float))
+            assert got[0] == pytest.approx(fit[np.searchsorted(knots, score)], abs=1e-9)
+
+
+def test_venn_abers_holds_the_truth_and_narrows() -> None:
+    wide = VennAbers().fit(*drawn(200, 2)).bounds(np.linspace(0.1, 0.9, 50))
+    narrow = VennAbers().fit(*drawn(20_000, 3)).bounds(np.linspace(0.1, 0.9, 50))
+    assert (narrow[1] - narrow[0]).mean() < 0.5 * (wide[1] - wide[0]).mean()
+    p, y = drawn(20_000, 4)
+    fitted = VennAbers().fit(*drawn(2_000, 5))
+    assert abs(fitted.apply(p).mean() - y.mean()) < 0.02
+    again = from_state(json.loads(json.dumps(fitted.state())))
+    assert np.array_equal(again.apply(p), fitted.apply(p))
+
+
+# ---- conformal
+
+
+def test_conformal_covers_forward() -> None:
+    rng = np.random.default_rng(0)
+    folds = []
+    for _ in range(3):
+        p = rng.gamma(2, 10, 4000)
+        folds.append((np.where(rng.random(4000) < 0.4, 0.0, p * rng.lognormal(0, 0.5, 4000)), p))
+    found = forward_coverage(folds, 0.9)
+    assert found is not None
+    assert found["coverage"] == pytest.approx(0.9, abs=0.015)
+    kept = json.loads(json.dumps(uncertainty("amount", folds)))
+    low, high = bounds(kept, folds[0][1])
+    assert ((low >= 0) & (low <= high)).all()
+
+
+def test_conformal_says_when_rows_are_too_few() -> None:
+    with pytest.raises(NotEnoughDataError, match="needs 20 held-out rows, got 5"):
+        Conformal.fit(np.ones(5), np.ones(5), 0.9)
+    assert forward_coverage([(np.ones(5), np.ones(5))]) is None
+    assert np.isnan(bounds(uncertainty("amount", [(np.ones(5), np.ones(5))]), [1.0])[0]).all()
+
+
+# ---- power and verdict
+
+
+def test_hanley_mcneil_is_the_simulated_error() -> None:
+    from propend.learn.metrics import auroc
+
+    rng = np.random.default_rng(0)
+    y = np.repeat([1.0, 0.0], [40, 160])
+    values = [auroc(y, np.r_[rng.normal(1.19, 1, 40), rng.normal(0, 1, 160)]) for _ in range(400)]
+    assert np.std(values) == pytest.approx(auroc_error(0.8, 40, 160), rel=0.25)
+
+
+def test_power_and_verdict_in_words() -> None:
+    power = power_of("auroc", 1000, 50, {"low": 0.7, "high": 0.8}, {"low": -0.04, "high": 0.04})
+    assert power.rows_needed == 16_000
+    assert "16,000 test rows are needed" in power.sentence
+    margin = {"low": -0.01, "value": 0.02, "high": 0.05}
+    none = {"answer": "yes_no", "margins": {"base_rate": {"auroc": margin}}}
+    assert verdict(none)["answer"] == "not enough data"
+    rule = {"answer": "yes_no", "margins": {"scorecard": {"auroc": margin}}}
+    assert verdict(rule)["answer"] == "use the rule"
+    better = {"low": -9.0, "value": -5.0, "high": -1.0}
+    assert verdict({"answer": "amount", "margins": {"mean": {"rmse": better}}})["answer"] == "use"
+    card = {**none, "rows": 100, "positives": 9, "intervals": {"auroc": margin}}
+    assert "9 positives in 100 test rows" in stated(card, "auroc")["sentence"]
+
+
+# ---- leaks
+
+
+def market(n: int = 2000) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    rng = np.random.default_rng(0)
+    y = (rng.random(n) < 0.2).astype(float)
+    X = np.column_stack([rng.normal(size=n) + 0.5 * y, rng.integers(0, 5, n), rng.normal(size=n)])
+    return X, y, ["visits", "channel", "age"]
+
+
+def kinds(X: np.ndarray, y: np.ndarray, columns: list[str], **more: object) -> list[tuple]:
+    return [(k.column, k.kind, k.blocks) for k in leak_report(X, y, columns, {1: 5}, **more)]  # type: ignore[arg-type]
+
+
+def test_an_honest_table_has_no_leak() -> None:
+    assert kinds(*market()) == []
+
+
+def test_each_leak_is_found() -> None:
+    X, y, columns = market()
+    rng = np.random.default_rng(1)
+    assert kinds(np.column_stack([X, 3 * y - 1]), y, [*columns, "flag"])[0] == (
+        "flag",
+        "echo",
+        True,
+    )
+    strong = y + rng.normal(0, 0.2, len(y))
+    assert kinds(np.column_stack([X, strong]), y, [*columns, "s"])[0] == (
+        "s",
+        "too good alone",
+        True,
+    )
+    late = y + rng.normal(0, 0.9, len(y))  # bank-marketing's call duration
+    found = kinds(np.column_stack([X, late]), y, [*columns, "callDuration"])
+    assert found == [("callDuration", "after the fact", True)]
+    assert kinds(np.column_stack([X, late]), y, [*columns, "minutes"]) == []
+    assert kinds(np.column_stack([X, late]), y, [*columns, "callDuration"], known_before=["callDuration"]) == []  # fmt: skip
+    gaps = np.where((y > 0) | (rng.random(len(y)) < 0.02), rng.normal(size=len(y)), np.nan)
+    assert ("paid", "missing tells", True) in kinds(np.column_stack([X, gaps]), y, [*columns, "paid"])  # fmt: skip
+    some = y + rng.normal(0, 0.75, len(y))
+    assert ("some", "too good alone", False) in kinds(np.column_stack([X, some]), y, [*columns, "some"])  # fmt: skip
+
+
+def test_amounts_leak_too() -> None:
+    X, _, columns = market()
+    value = np.random.default_rng(2).gamma(2, 10, len(X))
+    noisy = value + np.random.default_rng(3).normal(0, 0.1, len(X))
+    assert kinds(np.column_stack([X, noisy]), value, [*columns, "next_value"])[0][2]
+
+
+def test_twins_across_folds_block() -> None:
+    X, y, columns = market(400)
+    twice, labels = np.vstack([X, X]), np.r_[y, y]
+    fold = np.r_[np.zeros(400, int), np.ones(400, int)]
+    assert ("", "twins", True) in kinds(twice, labels, columns, fold_of=fold)
+    same = kinds(twice, labels, columns, fold_of=np.arange(800) % 400 % 2)
+    assert same == []
+    leaks = leak_report(twice, labels, columns, {1: 5}, fold_of=fold)
+    with pytest.raises(LeakError, match="identical twin"):
+        refuse(leaks, "confirm it")
+
+
+def test_the_derived_features_do_not_read_the_future() -> None:
+    rng = np.random.default_rng(0)
+    n, users, day = 600, 20, 86_400_000_000
+    user = np.sort(rng.integers(0, users, n))
+    time = rng.integers(0, 200 * day, n)
+    order = np.lexsort((time, user))
+    offsets = np.searchsorted(user, np.arange(users + 1))
+    t = Timelines(
+        np.arange(users), offsets, time[order], rng.integers(0, 2, n).astype(np.int16),
+        rng.integers(0, 5, n).astype(np.int32), np.arange(n), {"value": rng.gamma(2, 5, n)},
+    )  # fmt: skip
+    schema = Schema(
+        types=("view", "purchase"), numbers=("value",), item_ids=tuple("abcde"), last=200 * day
+    )
+    features = derive_features(schema)
+    assert check_future(features, t, [90 * day, 150 * day], schema) == []
+    peek = parse("sum(purchase.value) next 30d")
+    assert [leak.kind for leak in check_future([*features, peek], t, [90 * day], schema)] == [
+        "future"
+    ]
+
+
+# ---- threshold and segments
+
+
+def test_the_cut_is_the_brute_force_one() -> None:
+    p, y = drawn(500, 6)
+    curve = profit_curve(y, p, value=5.0, cost=1.0)
+    every = [float(((5 * y - 1) * (p >= cut)).sum()) for cut in np.r_[np.inf, p]]
+    assert curve.profit[curve.best] >= 0.99 * max(every)
+    assert curve.low[curve.best] < curve.profit[curve.best] < curve.high[curve.best]
+    assert curve.break_even == pytest.approx(0.2)
+    tight = profit_curve(y, p, value=5.0, cost=1.0, budget=50.0)
+    assert (p >= tight.cut).sum() <= 50
+    assert "do not send" in profit_curve(y, p, value=0.5, cost=1.0).sentence
+    assert "contact the best" in curve.sentence
+
+
+def test_values_may_differ_by_row_and_bad_ones_are_refused() -> None:
+    p, y = drawn(200, 7)
+    assert np.isnan(profit_curve(y, p, value=np.arange(200.0), cost=1.0).break_even)
+    with pytest.raises(ConfigError, match="0 or more"):
+        profit_curve(y, p, cost=-1.0)
+    with pytest.raises(DataError, match="one length"):
+        profit_curve(y, p[:3])
+
+
+def test_segments_of_amounts() -> None:
+    y = np.arange(100.0)
+    rows = by_segment(y, y + 1, np.arange(100) % 2, ["a", "b"], yes_no=False, draws=20)
+    assert [r["rmse"] for r in rows] == pytest.approx([1.0, 1.0])
