@@ -201,20 +201,20 @@ def main() -> None:
                     process.wait()
                 whole = launch(folder, port, "server")
                 up(port)
-                time.sleep(draw.random() * 2.5)
+                time.sleep(draw.random() * 1.5)
                 whole.send_signal(signal.SIGKILL)
                 whole.wait()
                 kills["server"] += 1
                 collector, moving = launch(folder, port, "collector"), mover(folder)
             elif turn % 3 == 0:
-                time.sleep(0.4 + draw.random() * 1.2)
+                time.sleep(0.3 + draw.random() * 0.9)
                 moving.send_signal(signal.SIGKILL)
                 moving.wait()
                 kills["mover"] += 1
                 moving = mover(folder)
             else:
                 up(port)
-                time.sleep(draw.random() * 0.5)
+                time.sleep(draw.random() * 0.3)
                 collector.send_signal(signal.SIGKILL)
                 collector.wait()
                 kills["collector"] += 1

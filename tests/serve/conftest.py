@@ -71,7 +71,11 @@ def build_shop(
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a store and a fitted task ``buys``; copy it before writing to it."""
+    from propend.features.derive import derive_features
+    from propend.learn.train import train
     from propend.pipeline.workspace import open_workspace
+    from propend.tasks.cutoffs import plan_cutoffs
+    from propend.tasks.frame import build_frame
 
     folder = tmp_path_factory.mktemp("shop")
     live = (
@@ -83,5 +87,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_shop(folder, live=live)
     workspace = open_workspace(folder)
     workspace.ingest()
-    workspace.predict("buys", folds=1)
+    task = workspace.tasks()[0]
+    schema = workspace.schema
+    plan = plan_cutoffs(schema.first, workspace.now, task.horizon, folds=1)
+    features = derive_features(schema, ["purchase"])
+    frame = build_frame(workspace.store, schema, workspace.engine, task, features, plan.cutoffs)
+    fitted = train(frame, task, plan, models=(("logistic", {"bends": 0}),), draws=20)
+    workspace.registry.save(fitted)
     return folder
