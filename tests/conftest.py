@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore_glob = ["serve/clients/*"]
+"""Scripts that drive stock clients; each is run by a test, in its own process."""
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:

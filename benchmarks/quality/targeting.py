@@ -56,7 +56,7 @@ def learned(market: Market, users: pa.Array) -> tuple[np.ndarray, float, dict[st
         now = int(market.clock[market.days, 0])
         plan = plan_cutoffs(schema.first, now, task.horizon)
         features = derive_features(schema)
-        frame = build_frame(store, schema, engine, task, features, plan.cutoffs, most_rows=40_000)
+        frame = build_frame(store, schema, engine, task, features, plan.cutoffs, most_rows=20_000)
         fitted = train(frame, task, plan, models=[("trees", {})], draws=20)
         asked = scoring_frame(store, schema, engine, task, features, now, fitted.categories)
         scores = dict(zip(store.names_of(asked.user), fitted.score(asked.X), strict=True))

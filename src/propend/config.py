@@ -25,6 +25,7 @@ __all__ = [
     "LiveConfig",
     "Source",
     "TableSource",
+    "TrendConfig",
     "TriggerConfig",
     "TypeRule",
     "WorkspaceConfig",
@@ -153,11 +154,29 @@ class AskConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A funnel, by name."""
+    """A funnel, by name. The words mean what they mean in :func:`propend.analytics.funnel.funnel`."""
 
     name: str
     steps: tuple[str, ...]
     within: str = "7d"
+    order: str = "ordered"
+    ties: str = "sequence"
+    reentry: str = "latest"
+    per: str = "user"
+    hold: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    by: str | None = None
+    who: str | None = None
+    session_gap: str = "30min"
+
+
+class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A measure over time, by name."""
+
+    name: str
+    measure: str
+    unit: str = "day"
+    by: str | None = None
 
 
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -180,7 +199,7 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
 
-class ApiKey(Frozen):
+class ApiKey(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may ask the live API what. ``key`` is the secret itself, or ``sha256:`` and its hash in hex."""
 
     key: str
@@ -190,7 +209,7 @@ class ApiKey(Frozen):
     """Requests that this key may send, on average."""
 
 
-class TriggerConfig(Frozen):
+class TriggerConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An expression watched live: it fires when it becomes true for a user."""
 
     name: str
@@ -201,7 +220,7 @@ class TriggerConfig(Frozen):
     """Signs the webhook (HMAC-SHA256)."""
 
 
-class LiveConfig(Frozen):
+class LiveConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the live server takes in, keeps ready and watches."""
 
     keys: dict[str, str] = {}
@@ -233,6 +252,9 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clean: CleanConfig = CleanConfig()
     tasks: tuple[AskConfig, ...] = ()
     funnels: tuple[FunnelConfig, ...] = ()
+    trends: tuple[TrendConfig, ...] = ()
+    stages: dict[str, tuple[str, ...]] = {}
+    """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     decide: DecideConfig = DecideConfig()
     live: LiveConfig = LiveConfig()
 
@@ -276,6 +298,7 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
         ("task", [t.name for t in config.tasks]),
         ("events source", [s.name for s in config.events]),
         ("funnel", [f.name for f in config.funnels]),
+        ("trend", [f.name for f in config.trends]),
     ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -309,6 +332,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "clean": CleanConfig,
     "tasks": AskConfig,
     "funnels": FunnelConfig,
+    "trends": TrendConfig,
     "decide": DecideConfig,
     "live": LiveConfig,
     "api": ApiKey,

@@ -28,7 +28,10 @@ MORE = (
 
 def timeline(rng: np.random.Generator, n: int, *, late: bool) -> Timelines:
     time = np.sort(rng.integers(0, 800 * DAY // 1_000_000_000, n) * 1_000_000_000)
-    numbers = {"value": np.where(rng.random(n) < 0.3, np.nan, np.round(rng.normal(size=n), 3)), "quantity": rng.integers(0, 3, n).astype(float)}
+    numbers = {
+        "value": np.where(rng.random(n) < 0.3, np.nan, np.round(rng.normal(size=n), 3)),
+        "quantity": rng.integers(0, 3, n).astype(float),
+    }
     if n and rng.random() < 0.2:
         numbers["value"][0] = 3e12
     session = Column(rng.integers(-1, 4, n).astype(np.int32), ("s0", "s1", "s2", "s3"))
@@ -53,5 +56,9 @@ def test_bits_equal(late: bool) -> None:
             for cutoff in (*rng.integers(0, 810 * DAY, 3), *t.time[:2]):
                 expected = matrix(asked, t, Rows.of([0], [int(cutoff)]), SCHEMA, profile=profile)[0]
                 got = program.run(t, int(cutoff), profile)
-                wrong = [str(asked[i]) for i in np.flatnonzero(got.view(np.int64) != expected.view(np.int64)) if not (np.isnan(got[i]) and np.isnan(expected[i]))]
+                wrong = [
+                    str(asked[i])
+                    for i in np.flatnonzero(got.view(np.int64) != expected.view(np.int64))
+                    if not (np.isnan(got[i]) and np.isnan(expected[i]))
+                ]
                 assert not wrong, (n, cutoff, wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from unittest import SkipTest
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def test_scikit_learn_accepts_ours(estimator: object) -> None:
                 continue
             try:
                 check(each)
+            except SkipTest:  # the check itself asks for a library that is not here
+                continue
             except Exception as error:
                 failed.append(f"{name}: {str(error)[:200]}")
         assert not failed, "\n".join(failed)

@@ -17,10 +17,22 @@ import pytest
 pytest.importorskip("msgspec")
 
 from propend.errors import ConfigError
-from propend.serve.inbox import Batch, Claim, InboxError, PostgresInbox, Rejected, SqliteInbox, open_inbox
+from propend.serve.inbox import (
+    Batch,
+    Claim,
+    InboxError,
+    PostgresInbox,
+    Rejected,
+    SqliteInbox,
+    open_inbox,
+)
 from propend.testing.inboxes import check_inbox
 
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:] if Path("/usr/lib/postgresql").is_dir() else []
+POSTGRES = (
+    sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
+    if Path("/usr/lib/postgresql").is_dir()
+    else []
+)
 
 
 def test_sqlite_keeps_the_contract(tmp_path: Path) -> None:
@@ -43,13 +55,39 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.run(["chown", "-R", "postgres", str(folder)], check=True)
     data = folder / "data"
     quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
-    subprocess.run([*as_user, str(POSTGRES[0] / "initdb"), "-D", str(data), "-A", "trust", "-U", "propend", "-N"], **quiet)
+    subprocess.run(
+        [
+            *as_user,
+            str(POSTGRES[0] / "initdb"),
+            "-D",
+            str(data),
+            "-A",
+            "trust",
+            "-U",
+            "propend",
+            "-N",
+        ],
+        **quiet,
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(
-        [*as_user, str(POSTGRES[0] / "postgres"), "-D", str(data), "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+        [
+            *as_user,
+            str(POSTGRES[0] / "postgres"),
+            "-D",
+            str(data),
+            "-p",
+            str(port),
+            "-k",
+            str(folder),
+            "-h",
+            "127.0.0.1",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
     )
     url = f"postgresql://propend@127.0.0.1:{port}/postgres"
     import psycopg
@@ -61,7 +99,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         except psycopg.OperationalError:
             time.sleep(0.05)
     yield url
-    subprocess.run([*as_user, str(POSTGRES[0] / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"], **quiet)
+    subprocess.run(
+        [*as_user, str(POSTGRES[0] / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"], **quiet
+    )
     server.wait(10)
 
 
@@ -110,7 +150,9 @@ def test_nothing_acknowledged_is_lost_to_kill_9(tmp_path: Path) -> None:
         "while True:\n print(*inbox.append([Batch(1,'s','own','/','','','',b'x')]*3), flush=True)\n"
     )
     for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         assert child.stdout is not None
         seen = [child.stdout.readline() for _ in range(5)]
         child.send_signal(signal.SIGKILL)

@@ -23,7 +23,16 @@ from propend.serve.inbox import Batch, Rejected, SqliteInbox
 from propend.serve.move import Mover, moved_to, replay_rejected
 
 START = 1_767_000_000_000_000
-CONFIG = parse({"workspace": {"zone": "UTC"}, "live": {"keys": {"key": "shop"}, "properties": {"plan": "text", "size": "number"}, "traits": ["country"]}})
+CONFIG = parse(
+    {
+        "workspace": {"zone": "UTC"},
+        "live": {
+            "keys": {"key": "shop"},
+            "properties": {"plan": "text", "size": "number"},
+            "traits": ["country"],
+        },
+    }
+)
 
 
 def batch(numbers: range, user: str = "u", at: int = START, source: str = "shop") -> Batch:
@@ -32,12 +41,28 @@ def batch(numbers: range, user: str = "u", at: int = START, source: str = "shop"
          "properties": {"sku": f"i{n % 5}", "price": n, "plan": "pro", "size": n}}
         for n in numbers
     ]  # fmt: skip
-    return Batch(at + 86_400_000_000, source, "segment", "/v1/batch", "", "", "", msgspec.json.encode({"batch": events}))
+    return Batch(
+        at + 86_400_000_000,
+        source,
+        "segment",
+        "/v1/batch",
+        "",
+        "",
+        "",
+        msgspec.json.encode({"batch": events}),
+    )
 
 
 def make(folder: Path, config: Config = CONFIG) -> tuple[SqliteInbox, Mover]:
     inbox = SqliteInbox(folder / "live" / "inbox")
-    return inbox, Mover(config, folder, folder / "store", connect("local"), inbox, Identity(folder / "live" / "identity.db"))
+    return inbox, Mover(
+        config,
+        folder,
+        folder / "store",
+        connect("local"),
+        inbox,
+        Identity(folder / "live" / "identity.db"),
+    )
 
 
 def stored(folder: Path, *columns: str) -> list[dict[str, Any]]:
@@ -63,14 +88,25 @@ def test_every_event_is_in_the_store_once(tmp_path: Path) -> None:
     assert mover.drain() == 10
     assert len(stored(tmp_path)) == 45
     assert not list((tmp_path / "live" / "segments").iterdir())
-    assert len([e for e in Store(tmp_path / "store").manifest.ledger if e["source"].startswith("live-")]) == 1
+    assert (
+        len(
+            [
+                e
+                for e in Store(tmp_path / "store").manifest.ledger
+                if e["source"].startswith("live-")
+            ]
+        )
+        == 1
+    )
 
 
 def test_a_changed_rule_holds_for_later_events_only(tmp_path: Path) -> None:
     inbox, mover = make(tmp_path)
     inbox.append([batch(range(20))])
     mover.drain()
-    stricter = msgspec.structs.replace(CONFIG, clean=msgspec.structs.replace(CONFIG.clean, max_amount=25.0))
+    stricter = msgspec.structs.replace(
+        CONFIG, clean=msgspec.structs.replace(CONFIG.clean, max_amount=25.0)
+    )
     mover.config = stricter
     inbox.append([batch(range(20, 40))])
     mover.drain()
@@ -83,7 +119,9 @@ def test_a_changed_rule_holds_for_later_events_only(tmp_path: Path) -> None:
 
 def test_only_repeats_and_refusals_still_advance(tmp_path: Path) -> None:
     inbox, mover = make(tmp_path)
-    inbox.append([Batch(START, "shop", "segment", "/v1/batch", "", "", "", b'{"batch":[{"type":"track"}]}')])
+    inbox.append(
+        [Batch(START, "shop", "segment", "/v1/batch", "", "", "", b'{"batch":[{"type":"track"}]}')]
+    )
     assert mover.step() is not None
     assert mover.step() is None
     assert len(inbox.rejected()) == 1
@@ -92,8 +130,22 @@ def test_only_repeats_and_refusals_still_advance(tmp_path: Path) -> None:
 
 def test_identity_facts_are_dated_and_idempotent(tmp_path: Path) -> None:
     inbox, mover = make(tmp_path)
-    identify = {"batch": [{"type": "identify", "userId": "u1", "anonymousId": "a1", "messageId": "x", "originalTimestamp": START / 1e6, "traits": {"country": "DE"}}]}
-    inbox.append([Batch(START, "shop", "segment", "/v1/batch", "", "", "", json.dumps(identify).encode())] * 2)
+    identify = {
+        "batch": [
+            {
+                "type": "identify",
+                "userId": "u1",
+                "anonymousId": "a1",
+                "messageId": "x",
+                "originalTimestamp": START / 1e6,
+                "traits": {"country": "DE"},
+            }
+        ]
+    }
+    inbox.append(
+        [Batch(START, "shop", "segment", "/v1/batch", "", "", "", json.dumps(identify).encode())]
+        * 2
+    )
     mover.drain()
     assert mover.identity.ids("a1", START + 1) == ("a1", "u1")
     assert len(mover.identity.facts("u1")) == 1
@@ -104,8 +156,18 @@ def test_identity_facts_are_dated_and_idempotent(tmp_path: Path) -> None:
 
 def test_a_mended_key_brings_refused_requests_in(tmp_path: Path) -> None:
     inbox, mover = make(tmp_path)
-    body = msgspec.json.encode({"writeKey": "late", "batch": [{"type": "track", "event": "x", "userId": "u", "messageId": "m"}]})
-    inbox.reject([Rejected(START, "late", "segment", "/v1/batch", "unknown write key", body), Rejected(START, "", "segment", "/v1/batch", "not JSON", b"no")])
+    body = msgspec.json.encode(
+        {
+            "writeKey": "late",
+            "batch": [{"type": "track", "event": "x", "userId": "u", "messageId": "m"}],
+        }
+    )
+    inbox.reject(
+        [
+            Rejected(START, "late", "segment", "/v1/batch", "unknown write key", body),
+            Rejected(START, "", "segment", "/v1/batch", "not JSON", b"no"),
+        ]
+    )
     assert replay_rejected(inbox, {"key": "shop"}) == (0, 2)
     assert replay_rejected(inbox, {"key": "shop", "late": "app"}) == (1, 1)
     assert mover.drain() == 1
@@ -131,7 +193,11 @@ def test_kill_9_of_the_mover_neither_loses_nor_doubles(tmp_path: Path) -> None:
     for _ in range(6):
         inbox.append([batch(range(sent + i * 10, sent + i * 10 + 10)) for i in range(20)])
         sent += 200
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path), "", str(Path(__file__).parent)], stdout=subprocess.PIPE, env={**os.environ})
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(tmp_path), "", str(Path(__file__).parent)],
+            stdout=subprocess.PIPE,
+            env={**os.environ},
+        )
         assert child.stdout is not None
         child.stdout.readline()
         time.sleep(draw.random() * 0.5)

@@ -39,7 +39,7 @@ class Decomposed:
 
     def back(self, y: F64) -> F64:
         """Return values of the even scale in the series' own unit."""
-        return np.maximum(y, 0.0) ** 2 - 0.375 if self.root else y
+        return np.maximum(np.maximum(y, 0.0) ** 2 - 0.375, 0.0) if self.root else y
 
 
 def decompose(x: npt.ArrayLike, period: int = 7) -> Decomposed:

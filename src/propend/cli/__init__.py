@@ -38,9 +38,38 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "Whom to reach, with what, when; written as tables and audience files.",
     ),
     "audience": ("propend.cli.decide:audience", "The users for whom an expression holds now."),
+    "funnel": (
+        "propend.cli.analytics:funnel",
+        "How many go from step to step, how long it takes, and why they are lost.",
+    ),
+    "retention": ("propend.cli.analytics:retention", "Who comes back, cohort by cohort."),
+    "paths": ("propend.cli.analytics:paths", "Sessions, and what people do one after another."),
+    "trend": (
+        "propend.cli.analytics:trend",
+        "A measure over time: what is odd, what changed, who moved it.",
+    ),
+    "lifecycle": (
+        "propend.cli.analytics:lifecycle",
+        "New, returning, resurrected and dormant users; stickiness.",
+    ),
+    "attribution": ("propend.cli.analytics:attribution", "Which channels the conversions go to."),
+    "stages": (
+        "propend.cli.analytics:stages",
+        "Where each user stands, and the chance of the next stage: the funnel as it will be.",
+    ),
     "sql": (
         "propend.cli.workspace:sql",
         "Ad-hoc SQL over the store (views events, users, items, quarantine).",
+    ),
+    "serve": (
+        "propend.cli.serve:serve",
+        "Take events from stock SDKs and answer about users, live.",
+    ),
+    "move": ("propend.cli.serve:move", "Move what the collector took in into the store."),
+    "import": ("propend.cli.serve:import_", "Bring in what another tool exported."),
+    "monitor": (
+        "propend.cli.serve:monitor",
+        "How good live answers were, what drifts, what lags, what to fit again.",
     ),
     "forget": ("propend.cli.workspace:forget", "Erase a user from everything."),
 }

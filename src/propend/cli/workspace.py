@@ -234,6 +234,17 @@ def _summary(results: dict[str, Any]) -> None:
             click.echo(f"  not answered: {card['skipped']}")
             continue
         _task_lines(card)
+    lifetimes = results.get("lifetimes")
+    if lifetimes:
+        known = ", ".join(
+            f"{k} {v:.3f}" for k, v in lifetimes["parameters"].items() if isinstance(v, float)
+        )
+        ours = lifetimes["ours"]
+        click.echo(
+            f"\nRepeat purchases, learnt on the first half of the log and judged on the second ({lifetimes['customers']:,} customers)\n"
+            f"  BG/NBD ({known})  RMSE {lifetimes['rmse']:.3f}, bias {percent(lifetimes['bias'])};  ours RMSE {ours['rmse']:.3f}, bias {percent(ours['bias'])};  "
+            f"always zero RMSE {lifetimes['always_zero']['rmse']:.3f}"
+        )
     if results["segments"]:
         click.echo("\nSegments")
         rows(
@@ -261,20 +272,23 @@ def _summary(results: dict[str, Any]) -> None:
 
 
 def _task_lines(card: dict[str, Any]) -> None:
+    """Print how good a task's answers are: each figure with its interval, and the margin over each baseline."""
     main = ("auroc", "average_precision") if card["answer"] == "yes_no" else ("rmse", "gini")
     for name in main:
         i = card["intervals"].get(name)
-        if i:
-            against = ", ".join(
-                f"{_baseline(b)} {card['baseline'][b][name]:.3f}"
-                for b in card["baseline"]
-                if card["baseline"][b].get(name) == card["baseline"][b].get(name)
-            )
-            click.echo(
-                f"  {name:<18} {i['value']:.3f}  (95 %: {i['low']:.3f} to {i['high']:.3f});  baselines: {against}"
-            )
+        if not i:
+            continue
+        click.echo(
+            f"  {name.replace('_', ' '):<18} {i['value']:.3f}  (95 %: {i['low']:.3f} to {i['high']:.3f})"
+        )
+        for base, margin in card["margins"].items():
+            m, own = margin.get(name), card["baseline"][base].get(name)
+            if m and own == own and m["value"] == m["value"]:
+                click.echo(
+                    f"    against {_baseline(base):<14} {own:.3f}: {m['value']:+.3f}  ({m['low']:+.3f} to {m['high']:+.3f})"
+                )
     click.echo(
-        f"  {card['folds']} forward folds, {card['rows']:,} rows, champion {card['champion']}"
+        f"  {card['folds']} forward folds, {card['rows']:,} rows, champion {card['champion']}, data {card['data_hash']}"
     )
 
 

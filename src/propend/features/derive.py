@@ -24,7 +24,10 @@ from propend.names import ITEM, QUANTITY, SESSION, VALUE
 __all__ = ["derive_features", "windows_for"]
 
 _LADDER = ("1d", "7d", "30d", "90d", "180d", "365d")
-_MOST_TYPES = 12
+_MOST_TYPES = 24
+_MOST_FULL = 3
+"""Event types that get every aggregate; the others get recency and frequency."""
+_MAIN = ("purchase", "cart", "view", "rating", "return")
 _MOST_VALUES = 8
 EVER = Window()
 
@@ -42,6 +45,9 @@ def windows_for(days: float) -> tuple[Window, ...]:
 def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple[Expression, ...]:
     """Return point-in-time features for every event type of the log (or those given), for the items and the profile.
 
+    The three main types (purchase, cart, view where there are such) get every aggregate, the others recency and
+    frequency, so that a log of twenty types stays at some 250 features.
+
     >>> features = derive_features(Schema(types=("view", "purchase"), numbers=("value",), last=200 * 86_400_000_000))
     >>> "sum(purchase.value) last 30d" in map(str, features)
     True
@@ -49,16 +55,25 @@ def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple
     chosen = tuple(types if types is not None else schema.types)[:_MOST_TYPES]
     windows = windows_for(schema.days)
     found: dict[Expression, None] = {}
-    selections: list[tuple[str, ...]] = (
-        [(), *((t,) for t in chosen)] if len(chosen) > 1 else [(t,) for t in chosen]
+    main = sorted(chosen, key=lambda t: _MAIN.index(t) if t in _MAIN else len(_MAIN))[:_MOST_FULL]
+    full: list[tuple[str, ...]] = (
+        [(), *((t,) for t in main)] if len(chosen) > 1 else [(t,) for t in main]
     )
-    for of in selections:
+    for of in full:
         found.update(dict.fromkeys(_rhythm(of, windows)))
         found.update(dict.fromkeys(_volume(of, windows, schema)))
+    for name in chosen:
+        found.update(dict.fromkeys(_glance((name,), windows)))
     found.update(dict.fromkeys(_calendar(windows)))
     found.update(dict.fromkeys(_tastes(schema)))
     found.update(dict.fromkeys(Field(("profile", name)) for name in schema.users))
     return tuple(found)
+
+
+def _glance(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression]:
+    """Recency and frequency alone, for event types beside the main ones."""
+    recent = [w for w in windows if w.length is None or 7 <= w.length.days <= 90]
+    return [Aggregate("days_since", of), *(Aggregate("count", of, window=w) for w in recent)]
 
 
 def _rhythm(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression]:

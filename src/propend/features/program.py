@@ -217,7 +217,7 @@ class Program:
             text and (where.op not in ("=", "!=") or not self._fixed_codes(column))
         ):
             raise _Beyond
-        code = float(self._code(column, str(constant))) if text else float(constant)  # type: ignore[arg-type]
+        code = float(self._code(column, str(constant))) if text else float(constant)
         return [(self._column(column), _COMPARE[where.op], code)]
 
     def _fixed_codes(self, column: str) -> bool:

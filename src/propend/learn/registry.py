@@ -114,6 +114,28 @@ class Registry:
             data["card"],
         )
 
+    def matching(self, task: Task, data_hash: str, seed: int) -> Fitted | None:
+        """Return the current version of a task if it was fitted on these rows, this question, seed and code."""
+        try:
+            data = json.loads(
+                (
+                    self.folder
+                    / task.name
+                    / f"v{self._current(self.folder / task.name)}"
+                    / "fitted.json"
+                ).read_text(encoding="utf-8")
+            )
+            card = data["card"]
+            same = (data["ask"], card["data_hash"], card["seed"], data["code"]) == (
+                task.ask,
+                data_hash,
+                seed,
+                code_version(),
+            )
+            return self.load(task.name) if same else None
+        except (OSError, ValueError, KeyError, ModelError):
+            return None
+
     def promote(self, task: str, version: int) -> None:
         """Make a version the one that scores."""
         home = self.folder / task

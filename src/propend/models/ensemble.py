@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 
-from propend.errors import ModelError
+from propend.errors import ModelError, NotEnoughDataError
 from propend.models.model import Answer, Array, Data, Missing, Model
 from propend.models.storage import State
 
@@ -164,6 +164,10 @@ class Stacking(_Ensemble):
     parameters: StackParameters
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
+        if len(data) < 4 * self.parameters.folds:
+            raise NotEnoughDataError(
+                f"stacking over {self.parameters.folds} folds needs at least {4 * self.parameters.folds} rows, got {len(data)}"
+            )
         fold = _folds(data.y, self.parameters.folds, seed, self.answer)
         scores = np.empty((len(self.members), len(data)))
         for k in range(self.parameters.folds):
@@ -197,6 +201,30 @@ class Blending(_Ensemble):
         self.parts = (
             firsts if inner is data else [self._fit_part(name, data, seed) for name in self.members]
         )
+
+    @classmethod
+    def of(cls, parts: list[Model]) -> Blending:
+        """Return the equal-weight mean (of margins, for yes/no) of models that are fitted on the same columns.
+
+        Raises ``ModelError`` where they are not fitted, or not alike.
+        """
+        if len({(part.answer, part.width, part.columns) for part in parts}) != 1:
+            raise ModelError(
+                "only models fitted on the same columns for the same answer can be blended"
+            )
+        blend = cls(parts[0].answer, models=tuple(part.name for part in parts))
+        blend._shape = parts[0]._shape
+        blend.parts, blend._bias = list(parts), 0.0
+        blend.weights = np.full(len(parts), 1.0 / len(parts))
+        return blend
+
+    def _contributions(self, X: Array) -> Array:
+        total = np.zeros((len(X), X.shape[1] + 1))
+        for weight, part in zip(self.weights, self.parts, strict=True):
+            if weight > 0:
+                total += weight * part.contributions(X)
+        total[:, -1] += self._bias
+        return total
 
     def _bias_bounds(self) -> tuple[float | None, float | None]:
         return (0.0, 0.0)

@@ -100,8 +100,11 @@ class BgNbd:
         a = self.a + 1e-7 * (abs(self.a - 1) < 1e-7)  # a removable pole
         top = a + self.b + x - 1
         shrink = (self.alpha + T) / (self.alpha + T + ahead)
-        F = hyp2f1(top - x - self.r, a - 1, top, 1 - shrink)
-        bought = top / (a - 1) * (1 - shrink ** (a - 1) * F)
+        with np.errstate(all="ignore"):
+            F = hyp2f1(top - x - self.r, a - 1, top, 1 - shrink)
+            bought = top / (a - 1) * (1 - shrink ** (a - 1) * F)
+        # where dropout is too rare for the function's range, buying goes on at the customer's own rate
+        bought = np.where(np.isfinite(bought), bought, (self.r + x) / (self.alpha + T) * ahead)
         return np.asarray(bought * self.probability_alive(x, tx, T))
 
     def expected_purchases_of_new(self, t: npt.ArrayLike) -> Array:

@@ -104,7 +104,7 @@ class NaiveBayes(Model):
     >>> import numpy as np
     >>> X = np.arange(40.0).reshape(-1, 1)
     >>> NaiveBayes("yes_no", bins=2).fit(X, X[:, 0] >= 20).predict([[3.0], [30.0]]).round(2)
-    array([0.05, 0.95])
+    array([0.02, 0.98])
     """
 
     name: ClassVar[str] = "naive_bayes"

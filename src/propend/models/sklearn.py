@@ -91,7 +91,7 @@ class PropendRegressor(RegressorMixin, _Wrapped):
     """Any amount model of the catalogue as a scikit-learn regressor.
 
     >>> X = np.arange(40.0).reshape(-1, 1)
-    >>> PropendRegressor("linear").fit(X, 2 * X[:, 0]).predict([[10.0]]).round(0)
+    >>> PropendRegressor("linear", {"bends": 0, "strength": 1e-6}).fit(X, 2 * X[:, 0]).predict([[10.0]]).round(0)
     array([20.])
     """
 

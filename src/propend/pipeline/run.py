@@ -132,7 +132,25 @@ def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
     found["retention"] = retention(
         store, schema, engine, unit="month" if schema.days > 90 else "week"
     )
+    found |= _more_of_the_past(workspace)
     show("look back", 3, 3)
+    return found
+
+
+def _more_of_the_past(workspace: Workspace) -> dict[str, Any]:
+    """Lifecycle, paths and a trend with its alarms; each is left out where the log cannot answer."""
+    found: dict[str, Any] = {}
+    long = workspace.schema.days > 60
+    asked: dict[str, Callable[[], dict[str, Any]]] = {
+        "lifecycle": lambda: workspace.lifecycle("month" if long else "week"),
+        "paths": lambda: workspace.paths(top=6),
+        "trend": lambda: workspace.trend("users(*)", "day"),
+    }
+    for name, ask in asked.items():
+        try:
+            found[name] = ask()
+        except PropendError as error:
+            found[name] = {"missing": str(error)}
     return found
 
 
@@ -165,7 +183,7 @@ def _predict(
     cards: list[dict[str, Any]] = []
     for task in declared:
         try:
-            prediction = workspace.predict(task, progress=show)
+            prediction = workspace.predict(task, reuse=True, progress=show)
         except (NotEnoughDataError, ExpressionError) as reason:
             cards.append(
                 {
@@ -236,10 +254,33 @@ def _recommend(
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
+    table = _with_names(workspace, table)
     write_table(table, out / "recommendations.parquet")
     results["recommendations"] = {"evaluation": evaluation, "samples": _offers(workspace, table)}
     show("recommend", 1, 1)
     return table
+
+
+def _with_names(workspace: Workspace, table: pa.Table) -> pa.Table:
+    """Say reasons with the items' names instead of their ids, and put each offer's name beside it."""
+    names = item_names(workspace)
+    if not names:
+        return table
+    coded = table["reason"].combine_chunks().dictionary_encode()
+    worded = [
+        " ".join(names.get(word, word) for word in text.split(" "))
+        for text in coded.dictionary.to_pylist()
+    ]
+    table = table.set_column(
+        table.column_names.index("reason"),
+        "reason",
+        pa.array(worded, pa.string()).take(coded.indices),
+    )
+    offered = table["item"].combine_chunks().dictionary_encode()
+    titles = pa.array(
+        [names.get(item, item) for item in offered.dictionary.to_pylist()], pa.string()
+    )
+    return table.append_column("name", titles.take(offered.indices))
 
 
 def _offers(workspace: Workspace, table: pa.Table) -> list[dict[str, Any]]:
@@ -254,7 +295,7 @@ def _offers(workspace: Workspace, table: pa.Table) -> list[dict[str, Any]]:
             {
                 "user": user,
                 "history": [names.get(i, i) for i in last_items(workspace, user, 4)],
-                "items": [{**row, "name": names.get(row["item"], row["item"])} for row in rows],
+                "items": [{**row, "name": row.get("name") or row["item"]} for row in rows],
             }
         )
     return found

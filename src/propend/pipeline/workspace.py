@@ -23,6 +23,7 @@ from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
 from propend.features.schema import Schema
 from propend.learn.registry import Registry
+from propend.pipeline.analytics import Analytics
 from propend.pipeline.predict import Prediction, predict, score
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
@@ -37,7 +38,7 @@ def open_workspace(folder: str | Path, *, engine: str = "local", **options: obje
     return Workspace(Path(folder), connect(engine, **options))
 
 
-class Workspace:
+class Workspace(Analytics):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
@@ -70,7 +71,9 @@ class Workspace:
     @cached_property
     def schema(self) -> Schema:
         """What the log can be asked."""
-        return Schema.of(self.store, self.zone, tuple(task.name for task in self.config.tasks))
+        fitted = (entry.task for entry in self.registry.entries())
+        names = dict.fromkeys([*(task.name for task in self.config.tasks), *fitted])
+        return Schema.of(self.store, self.zone, tuple(names))
 
     @property
     def zone(self) -> str:
@@ -131,10 +134,17 @@ class Workspace:
         return self.store.quarantine()
 
     def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store; returns how many rows went from where."""
+        """Erase a user from the store and from every written table; returns how many rows went from where.
+
+        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        """
+        from propend.pipeline.erase import erase_outputs
+
         gone = self.store.forget(user)
         self._forget_cached()
-        return gone
+        for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
+            kept.unlink()
+        return {**gone, "outputs": erase_outputs(self.out, user)}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.
@@ -172,11 +182,13 @@ class Workspace:
         name: str | None = None,
         folds: int = 3,
         seed: int | None = None,
+        reuse: bool = False,
         progress: Progress | None = None,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
+        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.
         """
         task = ask if isinstance(ask, Task) else self._task(ask, name)
         return predict(
@@ -187,6 +199,7 @@ class Workspace:
             registry=self.registry,
             folds=folds,
             seed=self.config.workspace.seed if seed is None else seed,
+            reuse=reuse,
             progress=progress,
         )
 

@@ -16,8 +16,9 @@ from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.names import DAY, ITEM
 from propend.recommend.again import BuyAgain
-from propend.recommend.evaluate import evaluate
+from propend.recommend.evaluate import compare, split_by
 from propend.recommend.fallback import Fallback
+from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Interactions
 from propend.recommend.neighbours import ItemNeighbours
 from propend.recommend.popularity import Popularity
@@ -56,24 +57,23 @@ _SLICE: Final = 20_000
 """Users turned into rows of text at a time."""
 
 
-def default_chain(log: Interactions, *, repeats: bool = True) -> Fallback:
-    """Return the house's chain, not fitted: due again (at most 3), goes with yours, popular lately, popular.
+def default_chain(log: Interactions, *, learned: bool = True) -> Fallback:
+    """Return the house's chain, not fitted: a learned order of due again, goes with yours and popular, then popular.
 
-    Buy-again stands in it only where ``repeats`` are wanted and something was bought twice. Halves of
-    fading are 30 days or a quarter of the log, whichever is shorter.
+    Without ``learned`` (a log too short to hold out a horizon) the sources follow each other: due again,
+    goes with yours, popular lately, popular. Buy-again stands in it only where something was bought
+    twice. Halves of fading are 30 days or a quarter of the log, whichever is shorter.
     """
-    span = max((log.last - log.first) / DAY, 1.0)
-    half_life = min(_HALF_LIFE, span / 4)
-    stages: list[Recommender] = [
-        ItemNeighbours(half_life=2 * half_life, shrink=10.0),
-        Popularity(half_life=half_life),
-        Popularity(),
+    half_life = min(_HALF_LIFE, max((log.last - log.first) / DAY, 1.0) / 4)
+    popular = [Popularity(half_life=half_life), Popularity()]
+    sources: list[Recommender] = [
+        ItemNeighbours(weighting="unit", half_life=2 * half_life, shrink=1.0)
     ]
-    most: list[int | None] = [None] * len(stages)
-    if repeats:
-        stages.insert(0, BuyAgain(least_rate=1 / 365))
-        most.insert(0, 3)
-    return Fallback(stages, most)
+    if _repeats(log):
+        sources.insert(0, BuyAgain(least_rate=0.0 if learned else 1 / 365))
+    if learned:
+        return Fallback([Hybrid([*sources, Popularity(half_life=half_life)]), *popular])
+    return Fallback([*sources, *popular])
 
 
 def fit_default(
@@ -89,7 +89,10 @@ def fit_default(
     Raises ``NotEnoughDataError`` where no event carries an item.
     """
     log = Interactions.from_store(store, types=types, until=at)
-    return default_chain(log, repeats=_repeats(log)).fit(log, items=schema.items, at=at, seed=seed)
+    try:
+        return default_chain(log).fit(log, items=schema.items, at=at, seed=seed)
+    except NotEnoughDataError:
+        return default_chain(log, learned=False).fit(log, items=schema.items, at=at, seed=seed)
 
 
 def recommend_all(
@@ -141,18 +144,14 @@ def judge(
     """Return the evaluation of the house's chain and its parts on a store; ``{"error": …}`` if too short."""
     try:
         log = Interactions.from_store(store, until=at)
-        chain = default_chain(log, repeats=_repeats(log))
-        parts = {_label(stage): stage for stage in default_chain(log).stages[::-1]}
-        return evaluate(
-            log,
-            {**parts, "chain": chain},
-            protocol=protocol,
-            horizon=horizon,
-            items=schema.items,
-            within=catalogue(store),
-            ks=ks,
-            seed=seed,
-        )
+        split = split_by(log, protocol, horizon=horizon, seed=seed)
+        parts = {_label(stage): stage for stage in default_chain(log, learned=False).stages[::-1]}
+        options: dict[str, Any] = {"items": schema.items, "within": catalogue(store), "ks": ks}
+        try:
+            return compare(split, {**parts, "chain": default_chain(log)}, seed=seed, **options)
+        except NotEnoughDataError:
+            chain = default_chain(log, learned=False)
+            return compare(split, {**parts, "chain": chain}, seed=seed, **options)
     except NotEnoughDataError as error:
         return {"error": str(error)}
 
@@ -196,23 +195,28 @@ def recommend_session(
 def similar_items(
     store: Store,
     schema: Schema,
-    items: Sequence[str],
+    items: str | Sequence[str],
     k: int = 10,
     *,
     recommender: Recommender | None = None,
 ) -> pa.Table:
-    """Return the k items most like each given one: columns item, rank, similar, score."""
+    """Return the k items most like each given one: columns of, rank, item, score, reason.
+
+    Raises ``DataError`` for an item that is not in the log, naming the nearest one.
+    """
+    asked = [items] if isinstance(items, str) else list(items)
+    codes = np.array([store.item_code(item) for item in asked], np.int64)
     fitted = fit_default(store, schema) if recommender is None else recommender
-    codes = np.array([store.item_code(item) for item in items], np.int64)
     shown = fitted.similar(codes, k, within=catalogue(store))
     row, place = np.nonzero(shown.items >= 0)
     ids = pa.array(store.item_ids(), pa.string())
     return pa.table(
         {
-            "item": pa.array(items, pa.string()).take(pa.array(row)),
+            "of": pa.array(asked, pa.string()).take(pa.array(row)),
             "rank": pa.array(place + 1, pa.int16()),
-            "similar": ids.take(pa.array(shown.items[row, place])),
+            "item": ids.take(pa.array(shown.items[row, place])),
             "score": pa.array(shown.scores[row, place]),
+            "reason": pa.array([f"chosen by the same users as {asked[r]}" for r in row]),
         }
     )
 

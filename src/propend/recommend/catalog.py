@@ -16,8 +16,19 @@ __all__ = ["create", "find", "load", "names", "restore"]
 
 _PLACES: Final = {
     "buy_again": "propend.recommend.again:BuyAgain",
+    "ease": "propend.recommend.regression:Ease",
+    "slim": "propend.recommend.regression:Slim",
+    "als": "propend.recommend.factors:Als",
+    "bpr": "propend.recommend.factors:Bpr",
+    "graph_filter": "propend.recommend.spectral:GraphFilter",
+    "sequential_rules": "propend.recommend.sessions:SequentialRules",
+    "session_neighbours": "propend.recommend.sessions:SessionNeighbours",
+    "content": "propend.recommend.content:Content",
+    "hybrid": "propend.recommend.hybrid:Hybrid",
     "fallback": "propend.recommend.fallback:Fallback",
     "item_neighbours": "propend.recommend.neighbours:ItemNeighbours",
+    "random_walk": "propend.recommend.neighbours:RandomWalk",
+    "user_neighbours": "propend.recommend.neighbours:UserNeighbours",
     "popularity": "propend.recommend.popularity:Popularity",
 }
 

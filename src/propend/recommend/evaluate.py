@@ -81,7 +81,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Fit and judge recommenders under one protocol; popularity always stands in the table.
 
-    Returns ``{"protocol", "data_hash", "users", "ties", "seen", "warning", "cold_users", "cold_items",
+    Returns ``{"protocol", "data_hash", "users", "ties", "seen", "warnings", "cold_users", "cold_items",
     "models": [{"name", "hr@10", "ndcg@10", …, "intervals", "fit_seconds", "users_per_second"}]}``.
 
     Examples
@@ -129,7 +129,7 @@ def compare(
         "ties": ties,
         "seen": split.seen,
         "ranking": "full",
-        "warning": split.warning,
+        "warnings": [split.warning] if split.warning else [],
         "cold_users": round(split.cold_users, 4),
         "cold_items": round(split.cold_items, 4),
         "models": rows,

@@ -13,7 +13,7 @@ from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION, forbid_seen, top_k
 from propend.recommend.recommender import Recommendations, Recommender, State
 
-__all__ = ["Fallback"]
+__all__ = ["Fallback", "Staged"]
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -21,7 +21,70 @@ I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 
-class Fallback(Recommender):
+class Staged(Recommender):
+    """Base of recommenders made of others, its ``stages``, which are fitted on the same history."""
+
+    stages: tuple[Recommender, ...] = ()
+
+    def __repr__(self) -> str:
+        own = super().__repr__().removeprefix(f"{type(self).__name__}(")
+        return f"{type(self).__name__}({list(self.stages)!r}{', ' if own != ')' else ''}{own}"
+
+    def _fit_stages(self, log: Interactions, at: int) -> None:
+        if not self.stages:
+            raise ModelError(f"'{self.name}' needs at least one stage, such as Popularity()")
+        for stage in self.stages:
+            stage.fit(log, items=self._items, at=at, seed=self._seed)
+
+    def _alike(self, items: I64) -> F32:
+        for stage in self.stages:
+            try:
+                return stage._alike(items)
+            except ModelError:
+                continue
+        return super()._alike(items)
+
+    def _because(
+        self, histories: Histories, items: I32, names: Sequence[str] | None
+    ) -> list[list[str]]:
+        """Ask the first stage that has an opinion of the item."""
+        opinions = [np.isfinite(stage._score(histories, self._at)) for stage in self.stages]
+        rows = np.arange(len(histories))[:, None]
+        known = np.stack([opinion[rows, np.maximum(items, 0)] for opinion in opinions])
+        return self._ask(histories, items, known.argmax(axis=0), names)
+
+    def _ask(
+        self,
+        histories: Histories,
+        items: I32,
+        source: npt.NDArray[np.integer[Any]],
+        names: Sequence[str] | None,
+    ) -> list[list[str]]:
+        """Ask of each item the stage it came from."""
+        out = [[""] * items.shape[1] for _ in range(len(items))]
+        for number, stage in enumerate(self.stages):
+            mine = np.where(source == number, items, -1).astype(np.int32)
+            if not (mine >= 0).any():
+                continue
+            told = stage._because(histories, mine, names)
+            for row, place in zip(*np.nonzero(mine >= 0), strict=True):
+                out[row][place] = told[row][place]
+        return out
+
+    def _stage_states(self) -> State:
+        state = State({"stages": len(self.stages)})
+        for number, stage in enumerate(self.stages):
+            state.nest(f"stage{number}", stage._part())
+        return state
+
+    def _restore_stages(self, state: State) -> None:
+        from propend.recommend.catalog import find
+
+        parts = [state.part(f"stage{number}") for number in range(state.header["stages"])]
+        self.stages = tuple(find(p.header["recommender"])._of_part(p, self) for p in parts)
+
+
+class Fallback(Staged):
     """Stages in order of trust: personal first, what is popular last.
 
     Parameters
@@ -58,10 +121,7 @@ class Fallback(Recommender):
         return f"Fallback({list(self.stages)!r}, most={list(self.most)!r})"
 
     def _learn(self, log: Interactions) -> None:
-        if not self.stages:
-            raise ModelError("'fallback' needs at least one stage, such as Popularity()")
-        for stage in self.stages:
-            stage.fit(log, items=self._items, at=self._at, seed=self._seed)
+        self._fit_stages(log, self._at)
 
     def _recommend(
         self, histories: Histories, k: int, hide_seen: bool | None, allowed: Bool, at: int
@@ -122,24 +182,6 @@ class Fallback(Recommender):
         assert out is not None
         return out
 
-    def _alike(self, items: I64) -> F32:
-        for stage in self.stages:
-            try:
-                return stage._alike(items)
-            except ModelError:
-                continue
-        return super()._alike(items)
-
-    def _because(
-        self, histories: Histories, items: I32, names: Sequence[str] | None
-    ) -> list[list[str]]:
-        """Ask the first stage that has an opinion of the item."""
-        opinions = [np.isfinite(stage._score(histories, self._at)) for stage in self.stages]
-        rows = np.arange(len(histories))[:, None]
-        known = np.stack([opinion[rows, np.maximum(items, 0)] for opinion in opinions])
-        source = known.argmax(axis=0).astype(np.int8)
-        return self._told(histories, items, source, (), names)
-
     def _told(
         self,
         histories: Histories,
@@ -149,29 +191,13 @@ class Fallback(Recommender):
         names: Sequence[str] | None,
     ) -> list[list[str]]:
         del sources
-        out = [[""] * items.shape[1] for _ in range(len(items))]
-        for number, stage in enumerate(self.stages):
-            mine = np.where(source == number, items, -1).astype(np.int32)
-            if not (mine >= 0).any():
-                continue
-            told = stage._because(histories, mine, names)
-            for row, place in zip(*np.nonzero(mine >= 0), strict=True):
-                out[row][place] = told[row][place]
-        return out
+        return self._ask(histories, items, source, names)
 
     def _state(self) -> State:
-        state = State({"most": list(self.most), "stages": len(self.stages)})
-        for number, stage in enumerate(self.stages):
-            state.nest(f"stage{number}", stage._part())
+        state = self._stage_states()
+        state.header["most"] = list(self.most)
         return state
 
     def _restore(self, state: State) -> None:
-        from propend.recommend.catalog import find
-
         self.most = tuple(state.header["most"])
-        made: list[Recommender] = []
-        for number in range(state.header["stages"]):
-            part = state.part(f"stage{number}")
-            stage: Any = find(part.header["recommender"])._of_part(part, self)
-            made.append(stage)
-        self.stages = tuple(made)
+        self._restore_stages(state)

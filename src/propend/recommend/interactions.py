@@ -71,6 +71,19 @@ class Histories:
         """The row of each entry, int64 [n]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    def matrix(self, n_items: int, *, binary: bool = False) -> Any:
+        """Return rows × items as a SciPy CSR array of summed weights (or 1 for each pair that met)."""
+        import scipy.sparse as sp
+
+        csr_array: Any = sp.csr_array
+        shape = (len(self), n_items)
+        table = csr_array((self.weight, (self.row, self.items)), shape=shape, dtype=np.float32)
+        table.sum_duplicates()
+        table.sort_indices()
+        if binary:
+            table.data[:] = 1.0
+        return table
+
     @classmethod
     def of(cls, sessions: Sequence[npt.ArrayLike], now: int = 0) -> Histories:
         """Return anonymous sessions (lists of item codes, oldest first) as histories that end at ``now``."""
@@ -293,17 +306,7 @@ class Interactions:
 
     def matrix(self, *, binary: bool = False) -> Any:
         """Return users × items as a SciPy CSR matrix of summed weights (or 1 for each pair that met)."""
-        import scipy.sparse as sp
-
-        csr_array: Any = sp.csr_array
-        row = np.repeat(np.arange(self.n_users), np.diff(self.offsets))
-        shape = (self.n_users, self.n_items)
-        table = csr_array((self.weight, (row, self.item)), shape=shape, dtype=np.float32)
-        table.sum_duplicates()
-        table.sort_indices()
-        if binary:
-            table.data[:] = 1.0
-        return table
+        return self.histories().matrix(self.n_items, binary=binary)
 
     # ---- parts and wholes
 

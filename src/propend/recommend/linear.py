@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -70,7 +70,8 @@ class ItemToItem(Recommender):
         weight = self._profile(histories, at)
         if isinstance(self._table, Sparse):
             return spread(histories.offsets, histories.items, weight, self._table)
-        scores = _dense_profile(histories, weight, len(self._table)) @ self._table
+        loud = replace(histories, weight=weight)
+        scores = loud.matrix(len(self._table)) @ self._table
         scores[np.diff(histories.offsets) == 0] = NO_OPINION
         return scores
 
@@ -113,12 +114,6 @@ class ItemToItem(Recommender):
     def _restore(self, state: State) -> None:
         dense = state.header["width"] < 0
         self._table = state.arrays["table"] if dense else Sparse.from_state(state)
-
-
-def _dense_profile(histories: Histories, weight: F32, n_items: int) -> F32:
-    profile = np.zeros((len(histories), n_items), np.float32)
-    np.add.at(profile, (histories.row, histories.items), weight)
-    return profile
 
 
 def _dense_evidence(histories: Histories, weight: F32, table: F32, shown: I32, found: I32) -> None:

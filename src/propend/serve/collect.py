@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -273,7 +274,9 @@ class Collector:
         self, scope: Scope, request: Request, dialect: Dialect, accepted: Accepted
     ) -> tuple[int, bytes, bytes]:
         """Store what was accepted and return the reply."""
-        source = self.keys.get(accepted.key) if self.keys else "live"
+        source: str | None = "live"
+        if self.keys:  # Jitsu's keys are KEY:SECRET
+            source = self.keys.get(accepted.key) or self.keys.get(accepted.key.partition(":")[0])
         if source is None:
             await self._refuse(
                 accepted.key, dialect.name, request.path, "unknown write key", request.body
@@ -387,6 +390,8 @@ class Collector:
                 b'{"featureFlags":{},"config":{"enable_collect_everything":true},"supportedCompression":["gzip","gzip-js"]}',
                 JSON,
             )
+        if path == "/propend.js":
+            return 200, snippet(), b"text/javascript; charset=utf-8"
         if path == "/v1/m":
             return 200, b'{"success":true}', JSON
         return None
@@ -477,6 +482,21 @@ def _depth_fault(body: bytes) -> str:
     ):
         return "the body is nested too deep"
     return ""
+
+
+@lru_cache(maxsize=1)
+def snippet() -> bytes:
+    """Return the browser snippet without comment and indentation (at most 3 kB).
+
+    >>> len(snippet()) <= 3_000
+    True
+    """
+    text = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines()[1:]]
+    code = "\n".join(line for line in lines if line)
+    for wide, narrow in ((" = ", "="), (", ", ","), (": ", ":"), (" && ", "&&"), (" || ", "||")):
+        code = code.replace(wide, narrow)  # the snippet holds no text in which these stand
+    return code.encode()
 
 
 @lru_cache(maxsize=10_000)

@@ -7,6 +7,7 @@ pass the same suite (``propend.testing.inboxes``): SQLite in WAL mode with ``syn
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class Claim(NamedTuple):
     name: bytes
     """16 bytes: the hash of source and message id."""
     position: int
-    index: int
+    place: int
     """Place of the event within its batch."""
 
 
@@ -138,10 +139,14 @@ class SqliteInbox:
         self.folder = folder
         self._lock = threading.Lock()
         self._names_lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._unsaved = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._batches = self._open(folder / "inbox.db", _TABLES)
             self._names = self._open(folder / "names.db", (_NAMES,))
+            self._copier = self._open(folder / "inbox.db", ())
         except (OSError, sqlite3.Error) as error:
             raise InboxError(f"the inbox {folder} cannot be opened ({error})") from None
 
@@ -151,7 +156,7 @@ class SqliteInbox:
         )
         connection.execute("pragma journal_mode=wal")
         connection.execute("pragma synchronous=full")
-        connection.execute("pragma wal_autocheckpoint=4000")
+        connection.execute("pragma wal_autocheckpoint=60000")
         for table in tables:
             connection.execute(table)
         return connection
@@ -174,6 +179,19 @@ class SqliteInbox:
             except sqlite3.Error as error:
                 raise InboxError(f"the inbox {self.folder} cannot be written ({error})") from None
 
+    def _copy(self) -> None:
+        """Carry the log over into the database from a thread of its own, so that no request waits for it.
+
+        A passive checkpoint blocks no writer; the one that SQLite does inside a commit stalls it for 100 ms and more.
+        """
+        while not self._closing.wait(0.2):
+            if self._unsaved > 4 << 20:
+                self._unsaved = 0
+                with contextlib.suppress(
+                    sqlite3.Error
+                ):  # the log stays, and the next try or commit does it
+                    self._copier.execute("pragma wal_checkpoint(passive)").fetchall()
+
     def append(self, batches: Sequence[Batch]) -> list[int]:
         """Store batches in one transaction with one flush to the disk; see :class:`Inbox`."""
 
@@ -185,7 +203,12 @@ class SqliteInbox:
 
         if not batches:
             return []
-        return self._guarded(self._batches, self._lock, work)
+        positions: list[int] = self._guarded(self._batches, self._lock, work)
+        self._unsaved += sum(len(b.body) for b in batches)
+        if self._thread is None and self._unsaved > 1 << 20:
+            self._thread = threading.Thread(target=self._copy, name="inbox-copy", daemon=True)
+            self._thread.start()
+        return positions
 
     def read(self, after: int, limit: int = 1_000, most_bytes: int = 16 << 20) -> list[Batch]:
         """Return the batches after a position; see :class:`Inbox`."""
@@ -235,7 +258,7 @@ class SqliteInbox:
                     f"select name, position, place from names where name in ({marks})", part
                 ):
                     found[name] = (position, place)
-            return [found[c.name] == (c.position, c.index) for c in claims]
+            return [found[c.name] == (c.position, c.place) for c in claims]
 
         return self._guarded(self._names, self._names_lock, work) if claims else []
 
@@ -290,6 +313,10 @@ class SqliteInbox:
 
     def close(self) -> None:
         """Close both files."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(30)
+        self._copier.close()
         for connection, lock in ((self._batches, self._lock), (self._names, self._names_lock)):
             with lock:
                 connection.close()
@@ -321,7 +348,7 @@ class PostgresInbox:
                 f"the PostgreSQL schema {schema!r} is no plain name; use letters, digits and _"
             )
         self._errors = psycopg.Error
-        self._connect = lambda: psycopg.connect(
+        self._connect: Callable[[], Any] = lambda: psycopg.connect(
             url, connect_timeout=10, options=f"-c search_path={schema}"
         )
         self._lock = threading.Lock()
@@ -358,6 +385,8 @@ class PostgresInbox:
                     held, self._connection = self._connection, None
                     if attempt == 0 and (held is None or held.closed or held.broken):
                         continue
+                    if held is not None:
+                        held.close()
                     raise InboxError(
                         f"the PostgreSQL inbox cannot be used ({str(error).strip()})"
                     ) from None
@@ -406,7 +435,7 @@ class PostgresInbox:
                 ([f.name for f in firsts],),
             )
             found = {bytes(name): (position, place) for name, position, place in c.fetchall()}
-            return [found[claim.name] == (claim.position, claim.index) for claim in claims]
+            return [found[claim.name] == (claim.position, claim.place) for claim in claims]
 
         return self._run(work) if claims else []
 

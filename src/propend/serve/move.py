@@ -95,15 +95,25 @@ def meaning(batch: Batch) -> Iterator[Event | Fact | Refused]:
         yield Refused(reason=reason, original=batch.body[: 1 << 20])
 
 
-def take(inbox: Inbox, after: int, limit: int = 2_000, most_bytes: int = 16 << 20) -> Taken:
+def take(
+    inbox: Inbox,
+    after: int,
+    limit: int = 2_000,
+    most_bytes: int = 16 << 20,
+    upto: int | None = None,
+) -> Taken:
     """Read a stretch of the inbox; an event is kept where it is the first of its name over the whole history."""
     taken = Taken()
     arrived: list[Arrived] = []
     for batch in inbox.read(after, limit, most_bytes):
+        if upto is not None and batch.position > upto:
+            break
         taken.first, taken.last = taken.first or batch.position, batch.position
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
-                arrived.append(Arrived(batch.position, place, batch.received, batch.source, found))
+                arrived.append(
+                    Arrived(batch.position, place, _known(batch, found), batch.source, found)
+                )
             elif isinstance(found, Fact):
                 taken.facts.append((batch.source, found))
             else:
@@ -116,6 +126,11 @@ def take(inbox: Inbox, after: int, limit: int = 2_000, most_bytes: int = 16 << 2
     taken.events = [a for a, first in zip(arrived, kept, strict=True) if first]
     taken.repeats = len(arrived) - len(taken.events)
     return taken
+
+
+def _known(batch: Batch, event: Event) -> int:
+    """Return when an event became known: imported history counts as known when it happened."""
+    return event.time if "import" in batch.marks else batch.received
 
 
 def _name(arrived: Arrived) -> bytes:
@@ -214,15 +229,17 @@ class Mover:
         """Return the position up to which the inbox is in the store."""
         return 0 if not Store.exists(self.store_folder) else moved_to(Store(self.store_folder))
 
-    def step(self, limit: int = 20_000, most_bytes: int = 64 << 20) -> IngestReport | None:
-        """Move one stretch; returns what became of it, ``None`` where nothing was waiting.
+    def step(
+        self, limit: int = 20_000, most_bytes: int = 64 << 20, upto: int | None = None
+    ) -> IngestReport | None:
+        """Move one stretch (no further than ``upto``); returns what became of it, ``None`` where nothing was waiting.
 
         Raises ``DataError`` where the store is being written by another process; nothing is lost then.
         """
         with exclusive(self.base / "live", "the live folder"):
             position = self._settle()
             started = clock.perf_counter()
-            taken = take(self.inbox, position, limit, most_bytes)
+            taken = take(self.inbox, position, limit, most_bytes, upto)
             if not taken.last:
                 return None
             self.identity.add(taken.facts)

@@ -82,8 +82,33 @@ _ROLES: Final = {
     "channel": ("channel", "utm_source", "utm_medium", "$utm_source", "affiliation"),
 }
 BLOCKED_IDS: Final = frozenset(
-    "anonymous guest undefined null none nil nan n/a unknown distinct_id anon_id id user_id true false 0 -1 [] {} "
-    "00000000-0000-0000-0000-000000000000 [object object] lmy47d not_authenticated email".split()
+    [
+        "anonymous",
+        "guest",
+        "undefined",
+        "null",
+        "none",
+        "nil",
+        "nan",
+        "n/a",
+        "unknown",
+        "distinct_id",
+        "anon_id",
+        "id",
+        "user_id",
+        "true",
+        "false",
+        "0",
+        "-1",
+        "[]",
+        "{}",
+        "00000000-0000-0000-0000-000000000000",
+        "[object",
+        "object]",
+        "lmy47d",
+        "not_authenticated",
+        "email",
+    ]
 ) | {"[object object]"}
 """Ids that clients send by mistake (Mixpanel's and Segment's lists); they name nobody."""
 _BOT: Final = re.compile(

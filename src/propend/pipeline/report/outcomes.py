@@ -58,7 +58,7 @@ def outcome(card: dict[str, Any]) -> Outcome:
     title = text(card.get("title")) or _spaced(text(card.get("task"))) or ask or "Task"
     try:
         target, population = parse_question(ask)
-        question = question_in_words(target, population or Aggregate("any"))
+        question = question_in_words(target, Aggregate("any") if population is None else population)
     except (PropendError, RecursionError):
         amount = card.get("answer") in ("amount", "count")
         kind: Kind = "amount" if amount else "label"

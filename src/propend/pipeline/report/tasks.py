@@ -15,6 +15,8 @@ __all__ = ["advantage", "average", "best_tenth", "view"]
 
 NAMES: Final = {
     "always_zero": "Zero for everyone",
+    "bg_nbd": "BG/NBD (the rhythm of purchases)",
+    "blend": "straight lines and trees, blended",
     "base_rate": "The same chance for everyone",
     "linear": "linear regression",
     "logistic": "logistic regression",
@@ -414,11 +416,17 @@ def _lifetimes(lifetimes: dict[str, Any]) -> View | None:
         way = "closer to the truth than" if mine < classic else "no closer to the truth than"
         verdict = f"Propend's own forecast is {way} this classic model."
     return {
-        "model": text(lifetimes.get("model"), 80),
+        "model": NAMES.get(text(lifetimes.get("model")), text(lifetimes.get("model"), 80)).split(
+            " ("
+        )[0],
         "verdict": verdict,
         "rows": [
             ("The classic model", classic, number(lifetimes.get("bias"))),
             ("Propend", mine, number(ours.get("bias"))),
         ],
-        "parameters": [(text(k, 30), number(v)) for k, v in part(lifetimes, "parameters").items()],
+        "parameters": [
+            (text(k, 30), number(v))
+            for k, v in part(lifetimes, "parameters").items()
+            if number(v) is not None
+        ],
     }

@@ -44,7 +44,7 @@ SKEW: Final = 5_000_000
 """A client's clock is corrected when it is off by more than this (µs); below it, it is the way that took the time."""
 
 
-class BadBody(ValueError):
+class BadBody(ValueError):  # noqa: N818 - it names what is wrong, as the answers do
     """The body cannot be read; the message is the reason."""
 
 
@@ -204,7 +204,7 @@ def text_of(value: Any) -> str:
         text = str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else str(value)
     else:
         return ""
-    return "" if text.casefold() in BLOCKED_IDS and text != "0" or len(text) > 1_000 else text
+    return "" if (text.casefold() in BLOCKED_IDS and text != "0") or len(text) > 1_000 else text
 
 
 def number_of(value: Any) -> float | None:
@@ -324,7 +324,7 @@ def expand(
         agent = str(context.get("userAgent") or agent)
     if agent and is_bot(agent) and "bot" not in marks:
         marks = f"{marks} bot".strip()
-    common = {
+    common: dict[str, Any] = {
         "user": who[:1_000],
         "anonymous": anonymous,
         "time": time,

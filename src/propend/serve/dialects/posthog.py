@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from propend.serve.dialects.port import (
-    JSON,
     MOST_BYTES,
     TEXT,
     Accepted,

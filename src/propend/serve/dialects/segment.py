@@ -69,11 +69,7 @@ class Segment:
         key = request.header(b"x-write-key") or basic_user(request) or text_of(head.writeKey)
         if not key and "writeKey" in request.query:
             key = request.query["writeKey"]
-        return Accepted(
-            key.partition(":")[0] if key.startswith("s:") else key,
-            len(head.batch) if head.batch is not None else 1,
-            request.body,
-        )
+        return Accepted(key, len(head.batch) if head.batch is not None else 1, request.body)
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400, as Segment does for invalid JSON only."""

@@ -1,0 +1,174 @@
+"""Verbs of the live side: serve, move, monitor."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import click
+
+from propend.cli.output import emit, folder_argument, json_option, rows
+
+__all__ = ["import_", "monitor", "move", "serve"]
+
+
+@click.command()
+@folder_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=8710,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Port; 0 takes a free one.",
+)
+@click.option(
+    "--only", type=click.Choice(["collect", "api"]), help="Only take events in, or only answer."
+)
+def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | None) -> None:
+    """Take events from stock SDKs and answer about users, live."""
+    from pathlib import Path
+
+    from propend.serve.server import serve as run
+
+    run(
+        Path(folder), host=host, port=port, only=only,
+        ready=lambda url: click.echo(f"propend: listening on {url}" + (f" ({only} only)" if only else ""), err=True),
+    )  # fmt: skip
+
+
+@click.command()
+@folder_argument
+@click.option(
+    "--replay", is_flag=True, help="First try again what was refused (a mended key or rule)."
+)
+@json_option
+def move(folder: str, replay: bool, as_json: bool) -> None:
+    """Move what the collector took in into the store."""
+    from propend.pipeline.workspace import open_workspace
+    from propend.serve.identity import Identity
+    from propend.serve.live import open_live_inbox
+    from propend.serve.move import Mover, check_folder, replay_rejected
+
+    workspace = open_workspace(folder)
+    inbox = open_live_inbox(workspace)
+    identity = Identity(check_folder(workspace.folder) / "identity.db")
+    try:
+        mover = Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            inbox,
+            identity,
+        )
+        taken, stayed = replay_rejected(inbox, workspace.config.live.keys) if replay else (0, 0)
+        moved = mover.drain()
+        if replay and mover.position():
+            mover.replay()
+        document: dict[str, Any] = {
+            "moved": moved,
+            "repeats": mover.repeats,
+            "replayed": taken,
+            "still_refused": stayed,
+            **inbox.counts(),
+        }
+    finally:
+        identity.close()
+        inbox.close()
+    emit(
+        document,
+        as_json,
+        lambda: click.echo(
+            f"moved {moved:,} events, {mover.repeats:,} repeats left out, {document['rejected']:,} refused"
+        ),
+    )
+
+
+@click.command()
+@folder_argument
+@click.option(
+    "--retrain",
+    is_flag=True,
+    help="Fit again what the rule says, promote only what is better forward.",
+)
+@json_option
+def monitor(folder: str, retrain: bool, as_json: bool) -> None:
+    """How good the live answers were, what drifts, what lags, and what should be fitted again."""
+    from propend.pipeline.workspace import open_workspace
+    from propend.serve.monitor import monitor as look
+
+    report = look(open_workspace(folder), retrain=retrain)
+
+    def words() -> None:
+        for task in report["tasks"]:
+            click.echo(f"{task['task']}: {task['verdict']}")
+            periods = [
+                [
+                    p["from"],
+                    p["predictions"],
+                    p["positives"],
+                    p["auroc"],
+                    p["baseline_auroc"],
+                    p["log_loss"],
+                ]
+                for p in task["periods"]
+            ]
+            if periods:
+                rows(["from", "predictions", "positives", "AUROC", "baseline", "log loss"], periods)
+            for drift in task["drift"][:5]:
+                click.echo(
+                    f"  drift: {drift['feature']} PSI {drift['psi']:.2f} (q = {drift['q']:.3g})"
+                )
+        for note in report["notes"]:
+            click.echo(note)
+
+    emit(report, as_json, words)
+
+
+@click.command(name="import")
+@folder_argument
+@click.argument("files", metavar="FILE…", nargs=-1, required=True, type=click.Path(dir_okay=False))
+@click.option(
+    "--as",
+    "shape",
+    required=True,
+    help="segment, rudderstack, mixpanel, amplitude, ga4, posthog or snowplow.",
+)
+@click.option(
+    "--source", default="import", show_default=True, help="Name under which repeats are recognised."
+)
+@json_option
+def import_(folder: str, files: tuple[str, ...], shape: str, source: str, as_json: bool) -> None:
+    """Bring in what another tool exported, as if its SDK had sent it."""
+    from pathlib import Path
+
+    from propend.pipeline.workspace import open_workspace
+    from propend.serve.identity import Identity
+    from propend.serve.imports import import_files
+    from propend.serve.live import open_live_inbox
+    from propend.serve.move import Mover, check_folder
+
+    workspace = open_workspace(folder)
+    inbox = open_live_inbox(workspace)
+    identity = Identity(check_folder(workspace.folder) / "identity.db")
+    try:
+        counts = import_files(inbox, [Path(f) for f in files], shape, source)
+        mover = Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            inbox,
+            identity,
+        )
+        document: dict[str, Any] = {**counts, "moved": mover.drain(), "repeats": mover.repeats}
+    finally:
+        identity.close()
+        inbox.close()
+    emit(
+        document,
+        as_json,
+        lambda: click.echo(
+            f"read {document['rows']:,} rows, {document['moved']:,} events are new, {document['repeats']:,} were there already"
+        ),
+    )

@@ -1,0 +1,245 @@
+"""A client for the live server: events in, answers out. Only the standard library; safe to use from any thread.
+
+Events wait in memory and go out in batches from one thread; what the server did not take is sent again, under the
+same id, so that nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import queue
+import random
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from propend.errors import ConfigError, DataError
+
+__all__ = ["Client"]
+
+Send = Callable[[str, bytes, Mapping[str, str]], tuple[int, Mapping[str, str], bytes]]
+
+
+class Client:
+    """Send events and ask about users.
+
+    >>> sent = []
+    >>> def pretend(url, body, headers):
+    ...     sent.append(json.loads(body)["events"])
+    ...     return 200, {}, json.dumps({"results": [{"id": e["id"], "result": "ok"} for e in sent[-1]]}).encode()
+    >>> client = Client("http://localhost:8710", "key", send=pretend)
+    >>> client.track("u1", "purchase", item="p1", value=9.5)
+    >>> client.flush()
+    True
+    >>> sent[0][0]["type"], client.close()
+    ('purchase', None)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str = "",
+        *,
+        batch: int = 100,
+        every: float = 0.5,
+        room: int = 10_000,
+        timeout: float = 10.0,
+        tries: int = 10,
+        send: Send | None = None,
+    ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"the server's address {url!r} must begin with http:// or https://")
+        self.url, self.key, self.timeout, self.tries = url.rstrip("/"), key, timeout, tries
+        self._batch, self._every = batch, every
+        self._send = send or self._post
+        self._queue: queue.Queue[dict[str, Any]] = queue.Queue(room)
+        self._stop = threading.Event()
+        self._idle = threading.Condition()
+        self._open = 0
+        self.dropped: list[dict[str, Any]] = []
+        """Events the server refused, with the reason; nothing is dropped in silence."""
+        self._thread = threading.Thread(target=self._run, name="propend-client", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    # ---- events in
+
+    def track(
+        self,
+        user: str | None,
+        type: str,
+        *,
+        anonymous: str | None = None,
+        id: str | None = None,
+        time: datetime | str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Note an event. ``item``, ``value``, ``quantity``, ``price``, ``session``, ``text``, ``channel`` and ``properties`` are fields.
+
+        Raises ``DataError`` without a user or an anonymous id, or where the queue is full.
+        """
+        if not user and not anonymous:
+            raise DataError("an event needs a user or an anonymous id")
+        when = time or datetime.now(UTC)
+        if isinstance(when, datetime) and when.tzinfo is None:
+            raise DataError("a time needs a zone; use datetime.now(UTC)")
+        event = {
+            "id": id or str(uuid.uuid4()), "type": type, "user": user, "anonymous": anonymous,
+            "time": when.isoformat() if isinstance(when, datetime) else when, **fields,
+        }  # fmt: skip
+        with self._idle:
+            self._open += 1
+        try:
+            self._queue.put_nowait({k: v for k, v in event.items() if v is not None})
+        except queue.Full:
+            with self._idle:
+                self._open -= 1
+            raise DataError(
+                f"{self._queue.maxsize:,} events are waiting already; the server is away or too slow"
+            ) from None
+
+    def identify(self, user: str, anonymous: str | None = None, **traits: Any) -> None:
+        """Say what is known of a user, and which anonymous visitor this was."""
+        self.track(user, "identify", anonymous=anonymous, traits=traits)
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until everything is sent or refused; returns whether it is."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._open == 0, timeout)
+
+    def close(self) -> None:
+        """Send what is waiting and end the thread."""
+        if not self._stop.is_set():
+            self.flush()
+            self._stop.set()
+            self._thread.join(self.timeout)
+            atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                events = [self._queue.get(timeout=0.1)]
+            except queue.Empty:
+                continue
+            until = time.monotonic() + self._every
+            while (
+                len(events) < self._batch
+                and (left := until - time.monotonic()) > 0
+                and self._open > len(events)
+            ):
+                try:
+                    events.append(self._queue.get(timeout=left))
+                except queue.Empty:
+                    break
+            self._deliver(events)
+            with self._idle:
+                self._open -= len(events)
+                self._idle.notify_all()
+
+    def _deliver(self, events: list[dict[str, Any]]) -> None:
+        """Send a batch until every event is taken or refused, or patience ends."""
+        waiting = events
+        for attempt in range(self.tries):
+            body = json.dumps({"events": waiting, "sent": datetime.now(UTC).isoformat()}).encode()
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+            try:
+                status, answer_headers, answer = self._send(f"{self.url}/v1/events", body, headers)
+            except OSError:
+                status, answer_headers, answer = 0, {}, b""
+            if status == 200:
+                results = json.loads(answer)["results"]
+                refused = {r["id"]: r for r in results if r["result"] == "refused"}
+                self.dropped += [
+                    {**e, "reason": refused[e["id"]]["reason"]}
+                    for e in waiting
+                    if e["id"] in refused
+                ]
+                retry = {r["id"] for r in results if r["result"] == "retry"}
+                waiting = [e for e in waiting if e["id"] in retry]
+                if not waiting:
+                    return
+            elif status in (400, 401, 403, 413):
+                self.dropped += [{**e, "reason": f"the server answered {status}"} for e in waiting]
+                return
+            asked = str(answer_headers.get("retry-after", ""))
+            pause = (
+                float(asked)
+                if asked.isdigit()
+                else min(60.0, 0.5 * 2**attempt) * (0.5 + random.random() / 2)
+            )
+            if self._stop.wait(min(pause, 300.0)):
+                break
+        self.dropped += [{**e, "reason": "the server could not be reached"} for e in waiting]
+
+    def _post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        request = urllib.request.Request(url, body, dict(headers), method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                return (
+                    answer.status,
+                    {k.lower(): v for k, v in answer.headers.items()},
+                    answer.read(),
+                )
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, {k.lower(): v for k, v in error.headers.items()}, error.read()
+
+    # ---- answers out
+
+    def profile(self, user: str) -> dict[str, Any]:
+        """Return what is known of a user."""
+        return self._ask(f"/v1/users/{_quoted(user)}/profile")
+
+    def value(self, user: str, expression: str) -> Any:
+        """Return an expression's value for a user, now."""
+        return self._ask(f"/v1/users/{_quoted(user)}/value", expression=expression)["value"]
+
+    def member(self, user: str, expression: str) -> bool:
+        """Return whether an expression holds for a user, now."""
+        return bool(self._ask(f"/v1/users/{_quoted(user)}/member", expression=expression)["member"])
+
+    def predict(self, user: str, task: str, reasons: int = 3) -> dict[str, Any]:
+        """Return a prediction with its reasons and the model's version."""
+        return self._ask(f"/v1/users/{_quoted(user)}/predictions/{_quoted(task)}", reasons=reasons)
+
+    def recommend(self, user: str, k: int = 10) -> list[str]:
+        """Return the items to offer a user."""
+        return [
+            o["item"] for o in self._ask(f"/v1/users/{_quoted(user)}/recommendations", k=k)["items"]
+        ]
+
+    def decide(self, user: str) -> dict[str, Any]:
+        """Decide about a user; the server logs the decision with its propensity."""
+        return self._ask(f"/v1/users/{_quoted(user)}/decision", post=True)
+
+    def _ask(self, path: str, *, post: bool = False, **query: Any) -> dict[str, Any]:
+        """Return an answer; raises ``DataError`` with the server's sentence."""
+        url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+        request = urllib.request.Request(
+            url, b"" if post else None, {"Authorization": f"Bearer {self.key}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            with error:
+                try:
+                    reason = json.load(error)["error"]
+                except (ValueError, KeyError):
+                    reason = f"status {error.code}"
+            raise DataError(f"the server refused: {reason}") from None
+        except OSError as error:
+            raise DataError(f"the server {self.url} cannot be reached ({error})") from None
+
+
+def _quoted(text: str) -> str:
+    return urllib.parse.quote(text, safe="")

@@ -1,0 +1,76 @@
+"""What people did lately: who is new, back or asleep, what sessions look like, what was odd and what changed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from propend.pipeline.report.formats import Formats
+from propend.pipeline.report.values import View, number, numbers, part, records, text
+
+__all__ = ["view"]
+
+MOST: Final = 6
+_STATES: Final = ("new", "returning", "resurrected", "dormant")
+
+
+def view(results: dict[str, Any], of: Formats) -> View:
+    """Return the last whole period's lifecycle, the commonest paths, and alarms of the trend."""
+    found = {
+        "lifecycle": _lifecycle(part(results, "lifecycle"), of),
+        "paths": _paths(part(results, "paths")),
+        "trend": _trend(part(results, "trend"), of),
+    }
+    if not any(found.values()):
+        return {"missing": "No look at lifecycle, paths or changes was taken in this run."}
+    return found
+
+
+def _lifecycle(d: dict[str, Any], of: Formats) -> View:
+    starts = d.get("start")
+    at = -1 if d.get("last_period_complete") else -2
+    if not isinstance(starts, list) or len(starts) < 3:
+        return {}
+    rows = []
+    for name in _STATES:
+        values = numbers(d.get(name))
+        if len(values) == len(starts):
+            rows.append({"name": name, "users": values[at], "before": values[at - 1]})
+    return (
+        {"rows": rows, "unit": text(d.get("unit"), 20), "start": of.day(starts[at])} if rows else {}
+    )
+
+
+def _paths(d: dict[str, Any]) -> View:
+    rows = [
+        {
+            "path": " → ".join(text(n, 40) for n in p.get("path", [])[:8]),
+            "sessions": number(p.get("sessions")),
+            "share": number(p.get("share")),
+        }
+        for p in records(d.get("paths"))[:MOST]
+    ]
+    return (
+        {"rows": rows, "gap": text(d.get("gap"), 20), "sessions": number(d.get("sessions"))}
+        if rows
+        else {}
+    )
+
+
+def _trend(d: dict[str, Any], of: Formats) -> View:
+    if not d or "missing" in d:
+        return {}
+    odd = [
+        f"{of.day(a['start'])}: {number(a['value']) or 0:,.0f}, expected {number(a['expected']) or 0:,.0f}"
+        for a in records(d.get("anomalies"))[-MOST:]
+    ]
+    moved = [
+        f"from {of.day(c['start'])} the level went from {number(c['before']) or 0:,.0f} to {number(c['after']) or 0:,.0f}"
+        for c in records(d.get("changes"))[-MOST:]
+    ]
+    return {
+        "measure": text(d.get("measure"), 60),
+        "unit": text(d.get("unit"), 20),
+        "rate": number(d.get("false_alarm_rate")),
+        "odd": odd,
+        "moved": moved,
+    }

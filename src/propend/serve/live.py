@@ -1,0 +1,184 @@
+"""The live workspace: inbox, mover, state, models, triggers and log, kept going by a few threads."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time as clock
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from propend.errors import DataError, PropendError
+from propend.events.store import Store
+from propend.expression.duration import Duration
+from propend.pipeline.workspace import Workspace
+from propend.serve.identity import Identity
+from propend.serve.inbox import Inbox, open_inbox
+from propend.serve.log import AnswerLog
+from propend.serve.models import Models
+from propend.serve.move import Mover, check_folder
+from propend.serve.state import LiveState
+from propend.serve.triggers import Triggers
+
+__all__ = ["Live", "open_live_inbox"]
+
+_log = logging.getLogger("propend.serve")
+_POLL = 0.01
+_SWEEP = 30.0
+_REFIT = 3_600.0
+
+
+def open_live_inbox(workspace: Workspace) -> Inbox:
+    """Open a workspace's inbox: the declared PostgreSQL URL, or SQLite in its folder ``live``."""
+    folder = check_folder(workspace.folder)
+    return open_inbox(workspace.config.live.inbox or folder / "inbox")
+
+
+class Live:
+    """Everything that answers. ``start`` begins the threads, ``stop`` ends them; nothing acknowledged is lost either way."""
+
+    def __init__(self, workspace: Workspace, inbox: Inbox | None = None) -> None:
+        self.workspace = workspace
+        live = workspace.config.live
+        folder = check_folder(workspace.folder)
+        self.inbox = inbox or open_live_inbox(workspace)
+        self.identity = Identity(folder / "identity.db")
+        self.state = LiveState(
+            workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
+            tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
+        )  # fmt: skip
+        self.mover = Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            self.inbox,
+            self.identity,
+        )
+        self.models = Models(workspace.folder / "models", live.shadow)
+        self.log = AnswerLog(folder / "log.db")
+        self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
+        self.every = Duration.parse(live.move).microseconds / 1e6
+        self.recommender: Any = None
+        self.visible: list[float] = []
+        self.faults: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, *, move: bool = True) -> None:
+        """Restore the state and begin tailing, moving, watching and refitting."""
+        while self.tail():
+            pass
+        self.models.refresh()
+        warm = threading.Thread(target=self.state.restore, name="live-restore", daemon=True)
+        warm.start()
+        self._threads.append(warm)
+        loops: list[tuple[str, Callable[[], object], float]] = [
+            ("tail", self.tail, _POLL), ("models", self.models.refresh, 1.0), ("recommender", self.refit, _REFIT),
+        ]  # fmt: skip
+        if move:
+            loops.append(("mover", self.move, self.every))
+        if self.triggers.declared:
+            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver, 0.2)]
+        for name, work, pause in loops:
+            thread = threading.Thread(
+                target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the threads and close the files."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+        self.log.close()
+        self.triggers.close()
+        self.identity.close()
+        self.inbox.close()
+
+    def _loop(self, name: str, work: Callable[[], object], pause: float) -> None:
+        wait = pause if name == "mover" else 0.0
+        while not self._stop.wait(wait):
+            try:
+                busy = work()
+                self.faults.pop(name, None)
+                wait = 0.0 if name == "tail" and busy else pause
+            except (PropendError, OSError, ValueError) as error:
+                self.faults[name] = str(error)
+                _log.warning("%s: %s", name, error)
+                wait = max(pause, 1.0)
+
+    # ---- the work of the threads
+
+    def tail(self) -> int:
+        """Take in what is new and judge the triggers on it; returns how many events were new."""
+        before = self.state.position
+        events = self.state.refresh()
+        if self.state.position == before:
+            return 0
+        now = clock.time()
+        self.visible += [now - a.received / 1e6 for a in events[-100:]]
+        del self.visible[:-20_000]
+        if self.triggers.declared:
+            self.triggers.judge(events, self.state.position)
+        return max(len(events), 1)
+
+    def move(self) -> None:
+        """Move what is waiting into the store, no further than the state and the triggers have seen."""
+        upto = self.state.position
+        if self.triggers.declared:
+            upto = min(upto, self.triggers.position)
+        while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
+            pass
+
+    def refit(self) -> None:
+        """Fit the recommendations afresh on what the store knows."""
+        from propend.recommend.batch import catalogue, fit_default
+
+        store = self.state.store
+        if store is None or not store.rows or not self.state.schema.item_ids:
+            return
+        fresh = Store(store.folder)
+        schema = self.workspace_schema()
+        with contextlib.suppress(DataError):
+            self.recommender = (fit_default(fresh, schema), catalogue(fresh), fresh.item_ids())
+
+    def workspace_schema(self) -> Any:
+        """Return the schema of the store as it is now."""
+        self.workspace._forget_cached()
+        return self.workspace.schema
+
+    def _sweep(self) -> None:
+        self.triggers.sweep(clock.time_ns() // 1_000)
+
+    # ---- how it is
+
+    def lag(self) -> dict[str, Any]:
+        """Return how far everything is behind, in batches and seconds."""
+        last = self.inbox.last()
+        waiting = self.inbox.read(self.state.position, 1)
+        age = max(0.0, clock.time() - waiting[0].received / 1e6) if waiting else 0.0
+        oldest = self.inbox.read(self.state.moved, 1)
+        store_age = max(0.0, clock.time() - oldest[0].received / 1e6) if oldest else 0.0
+        visible = np.array(self.visible or [0.0])
+        fired = np.array(self.triggers.latencies or [0.0])
+        return {
+            "inbox": last, "visible": self.state.position, "stored": self.state.moved,
+            "not_visible": max(0, last - self.state.position), "not_stored": max(0, last - self.state.moved),
+            "visible_seconds": age, "stored_seconds": store_age,
+            "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
+            "fired_p99": float(np.quantile(fired, 0.99)),
+            "faults": dict(self.faults), "rejected": self.inbox.counts()["rejected"],
+        }  # fmt: skip
+
+
+def live_of(folder: Path) -> Live:
+    """Open a workspace folder's live side."""
+    from propend.pipeline.workspace import open_workspace
+
+    return Live(open_workspace(folder))

@@ -1,0 +1,147 @@
+"""The models that answer: loaded from the registry, swapped without dropping a request, with a shadow beside them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.errors import ModelError, nearest
+from propend.events.timelines import Column
+from propend.features.evaluate import Rows, evaluate
+from propend.features.program import Program
+from propend.learn.registry import Registry
+from propend.learn.train import Fitted, Reason
+from propend.serve.state import LiveState
+
+__all__ = ["Answer", "Models", "Served"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prediction for one user at one moment."""
+
+    task: str
+    version: int
+    score: float
+    interval: tuple[float, float] | None
+    """Where the model gives one."""
+    asked: bool
+    """Whether the user is in the task's population; the score is the model's all the same."""
+    reasons: tuple[Reason, ...]
+    missing: int
+    """Features without a value."""
+
+
+class Served:
+    """One version of a task's model, with its features compiled for the state's schema."""
+
+    def __init__(self, fitted: Fitted, version: int) -> None:
+        self.fitted, self.version = fitted, version
+        self._program: Program | None = None
+        self._schema_version = -1
+        self._features = (*fitted.features, fitted.task.population)
+
+    def row(self, state: LiveState, user: str, at: int) -> tuple[npt.NDArray[np.float64], bool]:
+        """Return the features [1, d] with the codes the model knows, and whether the user is in the population."""
+        if self._program is None or self._schema_version != state.schema_version:
+            self._schema_version = state.schema_version
+            self._program = Program(self._features, state.schema)
+        t, profile = state.timelines(user, at), state.profile(user)
+        values = self._program.run(t, at, profile)
+        X = values[:-1].reshape(1, -1)
+        for j, known in self.fitted.categories.items():
+            answer = evaluate(
+                [self.fitted.features[j]], t, Rows.of([0], [at]), state.schema, profile=profile
+            )[0]
+            text = (
+                answer.values[answer.codes[0]]
+                if isinstance(answer, Column) and answer.codes[0] >= 0
+                else None
+            )
+            X[0, j] = known.index(text) if text in known else np.nan
+        return X, bool(values[-1] > 0)
+
+    def answer(self, state: LiveState, user: str, at: int, reasons: int = 3) -> Answer:
+        """Return the prediction for a user at a moment."""
+        X, asked = self.row(state, user, at)
+        score = float(self.fitted.score(X)[0])
+        why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
+        interval = getattr(self.fitted.model, "interval", None)
+        span = None
+        if interval is not None:
+            low, high = (float(v) for v in np.ravel(interval(X))[:2])
+            span = (low, high)
+        return Answer(
+            self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
+        )
+
+
+class Models:
+    """What the registry holds now. ``refresh`` loads what has changed, beside what is being used, and then swaps."""
+
+    def __init__(self, folder: Path, shadow: Mapping[str, int] | None = None) -> None:
+        self.registry = Registry(folder)
+        self.folder = folder
+        self._shadow_versions = dict(shadow or {})
+        self._served: dict[str, Served] = {}
+        self._shadows: dict[str, Served] = {}
+        self._stamps: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self.faults: dict[str, str] = {}
+        self.swaps = 0
+
+    def refresh(self) -> list[str]:
+        """Load the models whose current version has changed; returns their tasks. A damaged one leaves the old in place."""
+        if not self.folder.is_dir():
+            return []
+        changed = []
+        with self._lock:
+            for home in sorted(p for p in self.folder.iterdir() if p.is_dir()):
+                try:
+                    stamp = (home / "current").stat().st_mtime_ns
+                    version = int((home / "current").read_text(encoding="utf-8"))
+                except (OSError, ValueError):
+                    continue
+                if self._stamps.get(home.name) == (stamp, version):
+                    continue
+                try:
+                    fresh = Served(self.registry.load(home.name, version), version)
+                    shadow = self._shadow_versions.get(home.name)
+                    if shadow and shadow != version:
+                        self._shadows = {
+                            **self._shadows,
+                            home.name: Served(self.registry.load(home.name, shadow), shadow),
+                        }
+                except ModelError as error:
+                    self.faults[home.name] = str(error)
+                    continue
+                self._stamps[home.name] = (stamp, version)
+                self._served = {**self._served, home.name: fresh}
+                self.faults.pop(home.name, None)
+                self.swaps += 1
+                changed.append(home.name)
+        return changed
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that can be answered."""
+        return tuple(self._served)
+
+    def of(self, task: str) -> Served:
+        """Return the model of a task; raises ``ModelError`` that names the nearest one."""
+        try:
+            return self._served[task]
+        except KeyError:
+            raise ModelError(
+                f"no model answers task {task!r}{nearest(task, self._served)}"
+            ) from None
+
+    def shadow(self, task: str) -> Served | None:
+        """Return the model that answers silently beside the current one."""
+        return self._shadows.get(task)

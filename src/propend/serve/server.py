@@ -1,0 +1,105 @@
+"""The processes: one port for both sides, or the collector and the API each alone."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from propend.config import load
+from propend.errors import ConfigError, MissingExtraError
+from propend.serve.collect import Collector
+from propend.serve.dialects import PATHS
+from propend.serve.inbox import open_inbox
+
+__all__ = ["Both", "serve"]
+
+_COLLECTED = {*PATHS, "/propend.js", "/batch", "/track", "/engage", "/flags", "/decide"}
+
+
+class Both:
+    """One ASGI application: vendors' paths go to the collector, the others to the API."""
+
+    def __init__(self, collector: Collector, api: Any) -> None:
+        self.collector, self.api = collector, api
+
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None:
+        """Answer a request by its path."""
+        if scope["type"] == "lifespan":
+            await self.collector(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        if (
+            path in _COLLECTED
+            or path.startswith(("/v1/projects/", "/array/"))
+            or scope["method"] == "OPTIONS"
+        ):
+            await self.collector(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8710,
+    only: str | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until a signal comes; ``only`` is ``collect`` or ``api``.
+
+    Raises ``MissingExtraError`` without the extra, ``ConfigError`` where the address cannot be had.
+    """
+    try:
+        import uvicorn
+    except ImportError:
+        raise MissingExtraError("propend serve", "serve") from None
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2_048)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+        ) from None
+    declared = load(folder)
+    live: Any = None
+    app: Any
+    if only == "collect":  # a small process: nothing of models, store or numerics is loaded
+        inbox = open_inbox(declared.live.inbox or folder / "live" / "inbox")
+        app = Collector(inbox, declared.live.keys)
+    else:
+        from propend.pipeline.workspace import open_workspace
+        from propend.serve.api import Api
+        from propend.serve.live import Live
+
+        live = Live(open_workspace(folder))
+        live.start()
+        inbox, api = live.inbox, Api(live).app
+        app = api if only == "api" else Both(Collector(inbox, declared.live.keys), api)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="on" if only != "api" else "off", timeout_graceful_shutdown=10,
+        limit_concurrency=2_000, backlog=2_048, server_header=False,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    if ready is not None:
+        bound = listener.getsockname()
+        ready(f"http://{bound[0]}:{bound[1]}")
+    try:
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+        if live is not None:
+            live.stop()
+        else:
+            inbox.close()

@@ -1,0 +1,164 @@
+"""The verbs about the past, end to end on a small file: JSON, CSV and HTML."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from propend.cli import main
+from propend.pipeline.workspace import open_workspace
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    folder = Path(tmp_path_factory.mktemp("shop"))
+    rng = np.random.default_rng(0)
+    lines = ["user,time,event,channel,value,country"]
+    for u in range(150):
+        at = np.datetime64("2024-01-01T00:00:00") + np.timedelta64(
+            int(rng.integers(0, 30 * 86_400)), "s"
+        )
+        for _ in range(int(rng.integers(1, 25))):
+            kind = rng.choice(["view", "cart", "purchase"], p=[0.6, 0.25, 0.15])
+            worth = f"{rng.exponential(20):.2f}" if kind == "purchase" else ""
+            lines.append(
+                f"u{u},{at},{kind},{rng.choice(['ads', 'email', 'seo'])},{worth},{'DE' if u % 3 else 'FR'}"
+            )
+            at = at + np.timedelta64(int(rng.exponential(2 * 86_400)), "s")
+    (folder / "log.csv").write_text("\n".join(lines))
+    (folder / "propend.toml").write_text(
+        """
+[workspace]
+zone = "UTC"
+[[events]]
+files = ["log.csv"]
+of_user = { country = "country" }
+[events.roles]
+user = "user"
+time = "time"
+type = "event"
+channel = "channel"
+value = "value"
+[[funnels]]
+name = "buying"
+steps = ["view", "cart?", "purchase"]
+within = "10d"
+by = "channel"
+[[trends]]
+name = "sales"
+measure = "sum(purchase.value)"
+by = "profile.country"
+"""
+    )
+    open_workspace(folder).ingest()
+    return folder
+
+
+def ask(capsys, *args):
+    main([str(a) for a in args])
+    return capsys.readouterr().out
+
+
+def test_the_documented_form(shop, capsys):
+    out = ask(capsys, "funnel", shop, "--steps", "view,cart,purchase", "--within", "7d", "--json")
+    document = json.loads(out)
+    assert set(document["steps"][0]) >= {
+        "event",
+        "users",
+        "conversion",
+        "low",
+        "high",
+        "median_seconds",
+    }
+    assert [s["event"] for s in document["steps"]] == ["view", "cart", "purchase"]
+    assert (document["window"], document["order"]) == ("7d", "ordered")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["funnel"],
+        ["funnel", "--name", "buying"],
+        ["funnel", "--steps", "view,purchase", "--per", "total", "--exclude", "cart"],
+        ["funnel", "--steps", "view,purchase", "--compare-at", "2024-01-20"],
+        ["funnel", "--name", "buying", "--compare-who", "profile.country = 'DE'"],
+        ["retention", "--unit", "week"],
+        ["retention", "--brackets", "1-8,8-15"],
+        ["retention", "--start", "view", "--back", "purchase", "--survival"],
+        ["paths", "--gap", "2d"],
+        ["paths", "--from", "view", "--gap", "2d"],
+        ["paths", "--to", "purchase", "--gap", "2d"],
+        ["trend", "sales"],
+        ["trend", "users(view)", "--by", "channel"],
+        ["lifecycle"],
+        ["attribution"],
+    ],
+)
+def test_every_verb_three_ways(shop, capsys, tmp_path, args):
+    verb, *rest = args
+    table, page = tmp_path / "a.csv", tmp_path / "a.html"
+    out = ask(capsys, verb, shop, *rest, "--json", "--csv", table, "--html", page)
+    assert isinstance(json.loads(out), dict)
+    assert len(table.read_text().splitlines()) >= 2
+    text = page.read_text()
+    assert "<svg" in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert ask(capsys, verb, shop, *rest)
+
+
+def test_audience_file(shop, capsys, tmp_path):
+    file = tmp_path / "left.csv"
+    ask(
+        capsys,
+        "funnel",
+        shop,
+        "--steps",
+        "view,cart,purchase",
+        "--step",
+        2,
+        "--dropped",
+        "--audience",
+        file,
+    )
+    users = file.read_text().split()[1:]
+    result = open_workspace(shop).funnel(["view", "cart", "purchase"])
+    assert len(users) == result.users(1) - result.users(2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["funnel", "--steps", "view,purchse"], "did you mean 'purchase'"),
+        (["funnel", "--name", "byuing"], "did you mean 'buying'"),
+        (["funnel", "--since", "yesterday"], "not a day"),
+        (["funnel", "--compare-at", "2024-01-20", "--compare-who", "any(view)"], "compare either"),
+        (["retention", "--brackets", "a-b"], "not brackets"),
+        (["retention", "--survival"], "needs --start and --back"),
+        (["trend", "sum(purchase.valeu)"], "valeu"),
+        (["attribution", "--channel", "chanel"], "did you mean 'channel'"),
+    ],
+)
+def test_bad_input_is_one_sentence(shop, capsys, args, words):
+    verb, *rest = args
+    with pytest.raises(SystemExit):
+        main([verb, str(shop), *rest])
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_kept_funnel_and_erasure(shop, capsys, tmp_path):
+    copy = tmp_path / "shop"
+    shutil.copytree(shop, copy)
+    asked = ["funnel", copy, "--steps", "view,purchase", "--json"]
+    whole = json.loads(ask(capsys, *asked))
+    assert json.loads(ask(capsys, *asked, "--incremental")) == whole
+    assert json.loads(ask(capsys, *asked, "--incremental")) == whole
+    assert list((copy / "kept").glob("*.npz"))
+    open_workspace(copy).forget("u3")
+    assert not list((copy / "kept").glob("*.npz"))
+    assert json.loads(ask(capsys, *asked, "--incremental")) == json.loads(ask(capsys, *asked))

@@ -1,0 +1,32 @@
+"""The report's look at lifecycle, paths and alarms."""
+
+from __future__ import annotations
+
+from propend.pipeline.report.formats import Formats
+from propend.pipeline.report.page import as_html
+from propend.pipeline.report.past import view
+
+RESULTS = {
+    "lifecycle": {
+        "unit": "month", "start": ["2024-01-01", "2024-02-01", "2024-03-01"], "last_period_complete": False,
+        "new": [5, 4, 1], "returning": [0, 3, 1], "resurrected": [0, 0, 0], "dormant": [0, 2, 6],
+    },
+    "paths": {"sessions": 9, "gap": "30min", "paths": [{"path": ["view", "<b>"], "sessions": 9, "share": 1.0}]},
+    "trend": {
+        "measure": "users(*)", "unit": "day", "false_alarm_rate": 0.05, "changes": [],
+        "anomalies": [{"start": "2024-02-03", "value": 9.0, "expected": 3.0, "z": 5.0}],
+    },
+}  # fmt: skip
+
+
+def test_section():
+    page = as_html(RESULTS)
+    assert "What people did, what changed" in page
+    assert "<b>" not in page.split("What sessions look like")[1].split("</table>")[0]
+    found = view(RESULTS, Formats("EUR", "UTC"))
+    assert [r["users"] for r in found["lifecycle"]["rows"]] == [4, 3, 0, 2]  # the last whole month
+    assert len(found["trend"]["odd"]) == 1
+
+
+def test_nothing_to_show():
+    assert "No look at lifecycle" in as_html({})

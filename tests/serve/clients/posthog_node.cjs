@@ -1,0 +1,4 @@
+const { PostHog } = require("posthog-node");
+const client = new PostHog("key", { host: process.argv[2] });
+for (let n = 0; n < 10; n++) client.capture({ distinctId: `u${n}`, event: "Product Viewed", properties: { product_id: `p${n}` } });
+client.shutdown().then(() => process.exit(0));

@@ -1,0 +1,8 @@
+import sys
+from posthog import Posthog
+
+client = Posthog("key", host=sys.argv[1], gzip=True)
+for n in range(10):
+    client.capture("Product Viewed", distinct_id=f"u{n}", properties={"product_id": f"p{n}"})
+client.flush()
+client.shutdown()

@@ -1,0 +1,244 @@
+"""The API over a live workspace: answers equal to batch, keys, rates, hot swap, shadow, triggers, the description."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from propend.pipeline.workspace import open_workspace
+from propend.serve.api import Api
+from propend.serve.collect import Collector
+from propend.serve.live import Live
+from propend.serve.server import Both
+
+ALL = {"Authorization": "Bearer all"}
+
+
+class Site:
+    """A running server over a copy of the shop."""
+
+    def __init__(self, folder: Path, url: str, live: Live) -> None:
+        self.folder, self.url, self.live = folder, url, live
+        self.http = httpx.Client(base_url=url, headers=ALL, timeout=30)
+
+    def send(self, **event: Any) -> None:
+        got = self.http.post(
+            "/v1/events", json={"events": [event]}, headers={"Authorization": "Bearer key"}
+        )
+        assert got.json()["results"][0]["result"] == "ok", got.text
+        last = self.live.inbox.last()
+        for _ in range(1_000):
+            if self.live.state.position >= last and (
+                not self.live.triggers.declared or self.live.triggers.position >= last
+            ):
+                return
+            time.sleep(0.005)
+        raise AssertionError("the event never became visible")
+
+
+@pytest.fixture(scope="module")
+def site(shop: Path, tmp_path_factory: pytest.TempPathFactory, running: Any) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site") / "shop"
+    shutil.copytree(shop, folder)
+    live = Live(open_workspace(folder))
+    live.start()
+    with running(
+        Both(Collector(live.inbox, live.workspace.config.live.keys), Api(live).app)
+    ) as url:
+        for _ in range(600):
+            if live.recommender is not None:
+                break
+            time.sleep(0.05)
+        site = Site(folder, url, live)
+        yield site
+        site.http.close()
+    live.stop()
+
+
+def test_an_event_is_visible_at_once(site: Site) -> None:
+    site.send(
+        id="new-1", type="cart", user="fresh", item="i1", value=3.5, properties={"plan": "pro"}
+    )
+    profile = site.http.get("/v1/users/fresh/profile").json()
+    assert profile["types"] == {"cart": 1}
+    assert profile["last_items"] == ["i1"]
+    got = site.http.get(
+        "/v1/users/fresh/value", params={"expression": "count(cart where plan = 'pro') last 1h"}
+    ).json()
+    assert got["value"] == 1.0
+    site.send(id="new-1", type="cart", user="fresh", item="i1")
+    assert site.http.get("/v1/users/fresh/profile").json()["events"] == 1
+    assert (
+        site.http.get("/v1/users/fresh/member", params={"expression": "any(cart) last 1h"}).json()[
+            "member"
+        ]
+        is True
+    )
+
+
+def test_predictions_equal_batch(site: Site) -> None:
+    workspace = open_workspace(site.folder)
+    from propend.pipeline.predict import score
+
+    at = workspace.now
+    batch = score(
+        workspace.store, workspace.schema, workspace.engine, workspace.registry.load("buys"), at
+    )
+    expected = dict(zip(batch.users, batch.score, strict=True))
+    users = list(expected)[:60]
+    answers = site.http.post("/v1/answers", json={"users": users, "task": "buys", "at": at}).json()[
+        "answers"
+    ]
+    assert np.array_equal([a["score"] for a in answers], [expected[u] for u in users])
+    assert all(a["in_population"] for a in answers)
+    one = site.http.get(
+        f"/v1/users/{users[0]}/predictions/buys", params={"at": at, "reasons": 2}
+    ).json()
+    assert one["score"] == expected[users[0]]
+    assert len(one["reasons"]) == 2
+    assert one["version"] == 1
+
+
+def test_p_in_an_expression(site: Site) -> None:
+    got = site.http.get("/v1/users/u1/value", params={"expression": "p(buys) >= 0"})
+    assert got.json()["value"] == 1.0
+
+
+def test_recommendations_for_user_and_session(site: Site) -> None:
+    got = site.http.get("/v1/users/u1/recommendations", params={"k": 5}).json()["items"]
+    assert [o["rank"] for o in got] == [1, 2, 3, 4, 5]
+    assert (
+        len(
+            site.http.post(
+                "/v1/recommendations", json={"items": ["i1", "never seen"], "k": 3}
+            ).json()["items"]
+        )
+        == 3
+    )
+    assert len(site.http.get("/v1/users/stranger/recommendations").json()["items"]) == 10
+
+
+def test_decisions_are_logged_with_their_propensity(site: Site) -> None:
+    got = site.http.post("/v1/users/u2/decision").json()
+    assert got["action"] in ("push", "silent")
+    assert 0 < got["propensity"] <= 1
+    logged = site.live.log.decisions("u2")
+    assert [d["propensity"] for d in logged] == [got["propensity"]]
+
+
+def test_faults_are_one_sentence(site: Site) -> None:
+    cases = [
+        ("/v1/users/u1/value?expression=any(purchse)", 400, "purchase"),
+        ("/v1/users/u1/value?expression=any(purchase) next 3d", 400, "next"),
+        ("/v1/users/u1/value?expression=(((", 400, ""),
+        ("/v1/users/u1/value", 400, "expression"),
+        ("/v1/users/u1/predictions/bays", 404, "buys"),
+        ("/v1/users/u1/predictions/buys?reasons=x", 400, "reasons"),
+        ("/v1/users/u1/profile?at=yesterday", 400, "ISO"),
+        ("/v1/users/nobody/profile", 404, "nobody"),
+        ("/nothing", 404, "not found"),
+    ]
+    for path, status, word in cases:
+        got = site.http.get(path)
+        assert got.status_code == status, (path, got.text)
+        assert word in got.json()["error"]
+    assert site.http.post("/v1/answers", json={"users": ["u1"]}).status_code == 400
+    assert site.http.post("/v1/answers", content=b"[" * 10_000).status_code == 400
+    assert site.http.post("/v1/identity/999/undo").status_code == 404
+
+
+def test_keys_scopes_and_rates(site: Site) -> None:
+    with httpx.Client(base_url=site.url) as stranger:
+        assert stranger.get("/v1/models").status_code == 401
+        reader = {"Authorization": "Bearer reader"}
+        assert stranger.post("/v1/users/u1/decision", headers=reader).status_code == 403
+        answers = [stranger.get("/v1/models", headers=reader) for _ in range(14)]
+        assert {a.status_code for a in answers} == {200, 429}
+        limited = next(a for a in answers if a.status_code == 429)
+        assert int(limited.headers["retry-after"]) >= 1
+
+
+def test_models_swap_without_dropping_a_request(site: Site) -> None:
+    stop, seen, faults = threading.Event(), set(), []
+
+    def ask() -> None:
+        with httpx.Client(base_url=site.url, headers=ALL) as http:
+            while not stop.is_set():
+                got = http.get("/v1/users/u1/predictions/buys", params={"reasons": 0})
+                if got.status_code != 200:
+                    faults.append(got.text)
+                seen.add(got.json().get("version"))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    registry = open_workspace(site.folder).registry
+    registry.save(registry.load("buys", 1))
+    for _ in range(400):
+        if 2 in seen:
+            break
+        time.sleep(0.02)
+    stop.set()
+    thread.join()
+    assert seen == {1, 2}
+    assert not faults
+    site.live.models._shadow_versions["buys"] = 1
+    registry.save(registry.load("buys", 1))
+    for _ in range(400):
+        if site.live.models.shadow("buys") is not None:
+            break
+        time.sleep(0.02)
+    site.http.get("/v1/users/u3/predictions/buys")
+    assert {(p.version, p.shadow) for p in site.live.log.predictions("buys") if p.user == "u3"} == {
+        (3, 0),
+        (1, 1),
+    }
+
+
+def test_triggers_fire_once_per_crossing(site: Site) -> None:
+    def fired(user: str) -> int:
+        return sum(f["user"] == user for f in site.http.get("/v1/outbox").json()["fired"])
+
+    for n in range(3):
+        site.send(id=f"t{n}", type="cart", user="walker", item="i1")
+    assert fired("walker") == 1
+    site.send(id="t4", type="purchase", user="walker", item="i1", value=5)
+    site.send(id="t5", type="view", user="walker", item="i1")
+    assert fired("walker") == 1
+    assert site.live.triggers.latencies
+
+
+def test_identity_can_be_undone(site: Site) -> None:
+    site.send(id="a1", type="view", anonymous="anon-9", item="i1")
+    site.send(id="a2", type="view", user="known-9", anonymous="anon-9", item="i2")
+    got = site.http.get("/v1/users/known-9/identity").json()
+    assert got["ids"] == ["anon-9", "known-9"]
+    assert site.http.get("/v1/users/known-9/profile").json()["events"] == 2
+    site.http.post(f"/v1/identity/{got['facts'][0]['number']}/undo")
+    assert site.http.get("/v1/users/known-9/profile").json()["events"] == 1
+
+
+def test_moving_changes_no_answer(site: Site) -> None:
+    before = site.http.get("/v1/users/walker/profile", params={"at": "2099-01-01T00:00:00Z"}).json()
+    site.live.move()
+    site.live.state.refresh()
+    assert site.live.state._tail == {}
+    after = site.http.get("/v1/users/walker/profile", params={"at": "2099-01-01T00:00:00Z"}).json()
+    assert after == before
+    assert site.http.get("/lag").json()["not_stored"] == 0
+
+
+def test_health_metrics_description(site: Site) -> None:
+    assert site.http.get("/health").json()["status"] == "ok"
+    text = site.http.get("/metrics").text
+    assert "propend_state_active_users" in text
+    assert 'propend_requests_total{route="prediction",status="200"}' in text
+    paths = site.http.get("/openapi.json").json()["paths"]
+    assert "/v1/users/{user}/predictions/{task}" in paths

@@ -1,0 +1,89 @@
+"""The browser snippet in real Chromium: page, track, identify, consent; one beacon on leave; each event once."""
+
+from __future__ import annotations
+
+import http.server
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from propend.serve.collect import Collector, snippet
+from propend.serve.dialects import BY_NAME
+from propend.serve.dialects.port import Event
+from propend.serve.inbox import SqliteInbox
+from propend.serve.move import take
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+
+def test_the_snippet_is_small() -> None:
+    assert len(snippet()) <= 3_000
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    """A page on an origin of its own."""
+    holder: dict[str, str] = {"html": ""}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(holder["html"].encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def visit(html: str, profile: str) -> None:
+        holder["html"] = html
+        command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
+                   "--no-first-run", f"--user-data-dir={tmp_path / profile}", "--virtual-time-budget=4000", "--dump-dom",
+                   f"http://127.0.0.1:{server.server_address[1]}/"]  # fmt: skip
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=True
+        )
+
+    yield visit
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
+def test_chromium_sends_each_event_once(tmp_path: Path, running: Any, page: Any) -> None:
+    inbox = SqliteInbox(tmp_path / "inbox")
+    with running(Collector(inbox, {"key": "shop"})) as url:
+        script = f'<title>shop</title><script src="{url}/propend.js" data-host="{url}" data-key="key"></script>'
+        calls = 'propend.page(); propend.track("cart", {item: "p1", value: 3.5, size: "XL"}); propend.identify("u1", {plan: "pro"}); propend.track("purchase", {item: "p1", value: 3.5});'
+        page(f"{script}<script>{calls}</script>", "one")
+        page(f'{script}<script>propend.consent(false); propend.track("cart");</script>', "two")
+        for _ in range(100):
+            if len(take(inbox, 0).events) >= 4:
+                break
+            time.sleep(0.05)
+    events = [a.event for a in take(inbox, 0).events]
+    assert sorted(e.type for e in events) == ["cart", "identify", "page", "purchase"]
+    bought = next(e for e in events if e.type == "purchase")
+    assert (bought.user, bought.item, bought.value) == ("u1", "p1", 3.5)
+    assert len({e.session for e in events}) == 1
+    assert all(
+        isinstance(f, Event) or f.kind == "identify"
+        for b in inbox.read(0)
+        for f in BY_NAME[b.dialect].events(b)
+    )
+    inbox.close()

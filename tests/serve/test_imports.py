@@ -1,0 +1,174 @@
+"""A file of each rival's export shape, made from the published schema: users, times, types, and overlaps once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from propend.errors import ConfigError, DataError
+from propend.serve.imports import _SNOWPLOW, SHAPES, import_files
+from propend.serve.inbox import SqliteInbox
+from propend.serve.move import take
+
+WHEN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+MICROS = int(WHEN.timestamp()) * 1_000_000
+
+
+def segment(folder: Path) -> Path:
+    path = folder / "tracks.csv"
+    path.write_text(
+        "id,anonymous_id,user_id,event,event_text,timestamp,received_at,product_id,price,context_campaign_source\n"
+        "m1,a1,u1,product_added,Product Added,2026-03-04 05:06:07.000 UTC,2026-03-04 05:06:09 UTC,p1,3.5,ads\n"
+        "m2,a1,,product_viewed,Product Viewed,2026-03-04 05:06:07.000 UTC,2026-03-04 05:06:09 UTC,p1,3.5,\n"
+    )
+    return path
+
+
+def mixpanel(folder: Path) -> Path:
+    path = folder / "export.jsonl"
+    rows = [
+        {
+            "event": e,
+            "properties": {
+                "time": MICROS // 1_000_000,
+                "distinct_id": "u1",
+                "$insert_id": f"i{n}",
+                "product_id": "p1",
+            },
+        }
+        for n, e in enumerate(["Product Added", "view_item"])
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\nnot json\n")
+    return path
+
+
+def amplitude(folder: Path) -> Path:
+    path = folder / "export.zip"
+    rows = [
+        {
+            "event_type": e,
+            "user_id": "user1",
+            "device_id": "d1",
+            "event_time": "2026-03-04 05:06:07.000000",
+            "$insert_id": f"i{n}",
+            "event_properties": {"product_id": "p1"},
+        }
+        for n, e in enumerate(["Product Added", "Product Viewed"])
+    ]
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr(
+            "1/1_2026-03-04_5#0.json.gz", gzip.compress("\n".join(map(json.dumps, rows)).encode())
+        )
+    return path
+
+
+def ga4(folder: Path) -> Path:
+    path = folder / "events_20260304.parquet"
+    value = pa.struct(
+        [
+            ("string_value", pa.string()),
+            ("int_value", pa.int64()),
+            ("float_value", pa.float64()),
+            ("double_value", pa.float64()),
+        ]
+    )
+    param = pa.list_(pa.struct([("key", pa.string()), ("value", value)]))
+    item = pa.list_(
+        pa.struct([("item_id", pa.string()), ("price", pa.float64()), ("quantity", pa.int64())])
+    )
+    rows: list[dict[str, Any]] = [
+        {"event_date": "20260304", "event_timestamp": MICROS, "event_name": name, "user_id": None, "user_pseudo_id": "c.1", "event_bundle_sequence_id": n,
+         "batch_page_id": 1, "batch_ordering_id": 1, "batch_event_index": n, "event_params": [{"key": "ga_session_id", "value": {"int_value": 77}}],
+         "user_properties": [], "ecommerce": {"purchase_revenue": None}, "items": [{"item_id": "p1", "price": 3.5, "quantity": 1}]}
+        for n, name in enumerate(["add_to_cart", "view_item", "view_item"])
+    ]  # fmt: skip
+    rows[2] = rows[1]  # the table of the next day repeats it
+    schema = pa.schema([
+        ("event_date", pa.string()), ("event_timestamp", pa.int64()), ("event_name", pa.string()), ("user_id", pa.string()), ("user_pseudo_id", pa.string()),
+        ("event_bundle_sequence_id", pa.int64()), ("batch_page_id", pa.int64()), ("batch_ordering_id", pa.int64()), ("batch_event_index", pa.int64()),
+        ("event_params", param), ("user_properties", param), ("ecommerce", pa.struct([("purchase_revenue", pa.float64())])), ("items", item),
+    ])  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+    return path
+
+
+def posthog(folder: Path) -> Path:
+    path = folder / "posthog.parquet"
+    rows = [
+        {
+            "uuid": f"e{n}",
+            "event": e,
+            "distinct_id": "u1",
+            "timestamp": WHEN,
+            "properties": json.dumps({"product_id": "p1", "$session_id": "s"}),
+        }
+        for n, e in enumerate(["Product Added", "Product Viewed"])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def snowplow(folder: Path) -> Path:
+    path = folder / "enriched.tsv"
+    described = {
+        "schema": "iglu:x/unstruct_event/jsonschema/1-0-0",
+        "data": {"schema": "iglu:com.shop/view_item/jsonschema/1-0-0", "data": {"item_id": "p1"}},
+    }
+    lines = []
+    for n, kind in enumerate(["struct", "unstruct"]):
+        cells = [""] * 131
+        given = {"aid": "shop", "collector": "2026-03-04 05:06:09.000", "created": "2026-03-04 05:06:07.000", "e": kind, "eid": f"e{n}", "uid": "u1", "duid": "d1",
+                 "se_ac": "add_to_cart" if n == 0 else "", "ue_pr": json.dumps(described) if n else ""}  # fmt: skip
+        for name, text in given.items():
+            cells[_SNOWPLOW[name]] = text
+        lines.append("\t".join(cells))
+    path.write_text("\n".join(lines) + "\nbroken line\n")
+    return path
+
+
+MAKE = {
+    "segment": segment,
+    "rudderstack": segment,
+    "mixpanel": mixpanel,
+    "amplitude": amplitude,
+    "ga4": ga4,
+    "posthog": posthog,
+    "snowplow": snowplow,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape(shape: str, tmp_path: Path) -> None:
+    path = MAKE[shape](tmp_path)
+    inbox = SqliteInbox(tmp_path / "inbox")
+    counts = import_files(inbox, [path, path], shape, "old")
+    events = take(inbox, 0).events
+    assert sorted(a.event.type for a in events) == ["cart", "view"]
+    assert {a.event.time for a in events} == {MICROS}
+    assert all(a.received == a.event.time for a in events)
+    assert {a.event.user or a.event.anonymous for a in events} <= {"u1", "a1", "user1", "c.1"}
+    if shape != "snowplow":
+        assert {a.event.item for a in events} == {"p1"}
+    assert counts["rows"] in (4, 6)
+    assert counts["unreadable"] == (2 if shape in ("mixpanel", "snowplow") else 0)
+    inbox.close()
+
+
+def test_faults_are_one_sentence(tmp_path: Path) -> None:
+    inbox = SqliteInbox(tmp_path / "inbox")
+    with pytest.raises(ConfigError, match="mixpanel"):
+        import_files(inbox, [], "mixpannel", "x")
+    with pytest.raises(DataError, match="no file"):
+        import_files(inbox, [tmp_path / "none.csv"], "segment", "x")
+    (tmp_path / "x.parquet").write_text("no")
+    with pytest.raises(DataError, match="no Parquet"):
+        import_files(inbox, [tmp_path / "x.parquet"], "posthog", "x")
+    inbox.close()

@@ -1,0 +1,100 @@
+"""Triggers: the outbox never doubles, webhooks are signed and tried again, and what keeps failing is a dead letter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from propend.config import TriggerConfig
+from propend.errors import ConfigError
+from propend.serve.identity import Identity
+from propend.serve.inbox import Batch, SqliteInbox
+from propend.serve.state import LiveState
+from propend.serve.triggers import Triggers, signature
+
+START = 1_767_000_000_000_000
+HOUR = 3_600_000_000
+ABANDONS = TriggerConfig(
+    name="abandons",
+    when="any(cart) last 1d and none(*) last 30min",
+    url="http://x/hook",
+    secret="s",
+)
+SPENDS = TriggerConfig(
+    name="spends", when="sum(purchase.value) >= 100", url="http://x/hook", secret="s"
+)
+
+
+def make(
+    folder: Path, *declared: TriggerConfig, waits: tuple[float, ...] = (0.0, 0.0)
+) -> tuple[SqliteInbox, LiveState, Triggers]:
+    inbox = SqliteInbox(folder / "inbox")
+    state = LiveState(folder / "store", inbox, Identity(folder / "identity.db"))
+    return inbox, state, Triggers(declared, folder / "triggers.db", state, waits)
+
+
+def send(inbox: SqliteInbox, number: int, at: int, **event: object) -> None:
+    body = msgspec.json.encode({"events": [{"id": str(number), "user": "u", "time": at, **event}]})
+    inbox.append([Batch(at + 1, "shop", "own", "/v1/events", "", "", "", body)])
+
+
+def judge(state: LiveState, triggers: Triggers) -> int:
+    events = state.refresh()
+    return triggers.judge(events, state.position)
+
+
+def test_once_per_crossing_even_after_a_crash(tmp_path: Path) -> None:
+    inbox, state, triggers = make(tmp_path, SPENDS)
+    for n in range(4):
+        send(inbox, n, START + n * HOUR, type="purchase", value=40)
+    events = state.refresh()
+    assert triggers.judge(events[:3], events[2].position) == 1
+    triggers.close()
+    inbox, state, triggers = make(tmp_path, SPENDS)  # the process died; the inbox is read again
+    assert judge(state, triggers) == 0
+    assert [f["user"] for f in triggers.outbox()] == ["u"]
+    triggers.close()
+
+
+def test_time_alone_can_cross(tmp_path: Path) -> None:
+    inbox, state, triggers = make(tmp_path, ABANDONS)
+    send(inbox, 1, START, type="cart")
+    assert judge(state, triggers) == 0
+    assert triggers.sweep(START + HOUR // 4) == 0
+    assert triggers.sweep(START + HOUR) == 1
+    assert triggers.sweep(START + HOUR + 1) == 0
+    send(inbox, 2, START + 2 * HOUR, type="view")
+    assert judge(state, triggers) == 0
+    assert triggers.sweep(START + 3 * HOUR) == 1
+    triggers.close()
+
+
+def test_deliveries_are_signed_tried_again_and_end_as_dead_letters(tmp_path: Path) -> None:
+    inbox, state, triggers = make(tmp_path, SPENDS)
+    send(inbox, 1, START, type="purchase", value=200)
+    judge(state, triggers)
+    seen: list[tuple[bytes, dict[str, str]]] = []
+
+    def broken(url: str, body: bytes, headers: dict[str, str]) -> None:
+        del url
+        seen.append((body, headers))
+        raise OSError("the receiver answered 500")
+
+    for _ in range(5):
+        triggers.deliver(broken)
+    assert len(seen) == 3
+    assert triggers.outbox("dead")[0]["fault"] == "the receiver answered 500"
+    body, headers = seen[0]
+    assert headers["X-Propend-Signature"] == signature("s", headers["X-Propend-Time"], body)
+    assert len({h["X-Propend-Delivery"] for _, h in seen}) == 1
+    triggers.revive(triggers.outbox()[0]["number"])
+    assert triggers.deliver(lambda *_: None) == 1
+    assert triggers.outbox("sent")
+    triggers.close()
+
+
+def test_a_bad_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no http"):
+        make(tmp_path, TriggerConfig(name="x", when="any(view)", url="ftp://x"))
