@@ -195,6 +195,8 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Share of the eligible users kept silent at random, so that the effect can be measured."""
     explore: float = 0.05
     """Share of the rest whose action is drawn at random, so that other policies can be judged later."""
+    hours: tuple[int, int] = (8, 21)
+    """First and last hour of the day, on the workspace's clock, at which a message may arrive."""
     lift: float = 0.1
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
@@ -294,6 +296,11 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
                 raise ConfigError(
                     f"{where}: no time zone {zone!r}; use an IANA name such as 'Europe/Berlin'"
                 ) from None
+    first, last = config.decide.hours
+    if not 0 <= first <= last <= 23:
+        raise ConfigError(
+            f"{where}: decide.hours must be two hours of the day in order, such as [8, 21], not [{first}, {last}]"
+        )
     for kind, names in (
         ("task", [t.name for t in config.tasks]),
         ("events source", [s.name for s in config.events]),

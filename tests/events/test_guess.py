@@ -459,7 +459,8 @@ def test_movielens(data_folder: Path, engine: Engine) -> None:
     found = run(engine, data_folder / "movielens-100k")
     source = only(found)
     assert source["roles"]["user"] == '"user_id:token"'
-    assert source["roles"]["value"] == '"rating:float"'
+    assert source["properties"]["rating"] == '"rating:float"'
+    assert "value" not in source["roles"]
     assert (source["type"], source["times"]) == ("rating", ["epoch_s"])
     assert found.config["items"]["attributes"]["name"] == '"movie_title:token_seq"'
     assert found.config["users"]["key"] == '"user_id:token"'

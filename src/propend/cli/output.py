@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,11 +35,27 @@ def _unseen(_phase: str, _done: int, _total: int | None) -> None:
     """Progress that nobody watches."""
 
 
+class _PlainProgress:
+    """Progress where there is no terminal: a line as each phase begins, with the time so far."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._phase = ""
+
+    def __call__(self, phase: str, _done: int, _total: int | None) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            click.echo(f"{time.monotonic() - self._started:6.1f} s  {phase} …", err=True)
+
+
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """Show progress on standard error: a bar on a terminal, nothing elsewhere."""
-    if quiet or not sys.stderr.isatty():
+    """Show progress on standard error: bars on a terminal, elsewhere a line per phase."""
+    if quiet:
         yield _unseen
+        return
+    if not sys.stderr.isatty():
+        yield _PlainProgress()
         return
     from rich.console import Console
     from rich.progress import (

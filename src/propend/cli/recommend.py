@@ -48,7 +48,7 @@ def recommend(
     as_json: bool,
 ) -> None:
     """What to offer: to a user, to a session, beside an item, or to everyone; or how good the offers are."""
-    from propend.pipeline.run import item_names
+    from propend.pipeline.run import with_names
     from propend.pipeline.workspace import open_workspace
 
     if k < 1:
@@ -68,11 +68,19 @@ def recommend(
 
         table = similar_items(workspace.store, workspace.schema, similar, k)
     else:
-        table = (
-            workspace.recommend_session(session, k) if session else workspace.recommend(users, k)
-        )
-    names = item_names(workspace)
-    offers = [{**row, "name": names.get(row["item"], row["item"])} for row in table.to_pylist()]
+        seen = [
+            i
+            for given in session
+            for i in ([given] if workspace.has_item(given) else given.split(","))
+        ]
+        table = workspace.recommend_session(seen, k) if seen else workspace.recommend(users, k)
+    offers = [
+        {**row, "name": row.get("name") or row["item"]}
+        for row in with_names(workspace, table).to_pylist()
+    ]
+    unknown = [user for user in users if not workspace.knows(user)]
+    if unknown:
+        click.echo(f"not in the log, so served as new users: {', '.join(unknown)}", err=True)
     emit(
         {"offers": offers},
         as_json,

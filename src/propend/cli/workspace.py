@@ -179,7 +179,8 @@ def forget(folder: str, user: str, as_json: bool) -> None:
         as_json,
         lambda: click.echo(
             f"Erased {user}: {gone['events']:,} events, {gone['quarantined']:,} quarantined rows, {gone['attributes']:,} attribute rows, {gone.get('outputs', 0):,} rows of written tables. "
-            "Their id is blocked: the same source brings them back no more. Models keep no row of theirs; run again to retrain without them."
+            "Their id is blocked: the same source brings them back no more. A report that named them was removed; run again for a new one, "
+            "with models that learnt without them."
         ),
     )
 
@@ -200,6 +201,11 @@ def _report(report: Any) -> dict[str, Any]:
 
 
 def _accounts(reports: list[Any]) -> None:
+    """Print what came in and what was found; say where there was nothing to do."""
+    if not reports:
+        click.echo(
+            "Nothing is quarantined, so nothing was tried again. A stricter rule is applied by the next propend run or ingest."
+        )
     for r in reports:
         click.echo(
             f"{r.source}: {r.rows_in:,} rows in = {r.rows_kept:,} kept + {r.rows_quarantined:,} set aside  ({r.seconds:.1f} s)"
@@ -263,7 +269,8 @@ def _summary(results: dict[str, Any]) -> None:
     d = results["decisions"]
     if d and "skipped" not in d:
         click.echo(
-            f"\nDecisions: reach {d['push']:,}, stay silent to {d['silent']:,} (of them {d['holdout']:,} held out at random to measure the effect)\n"
+            f"\nDecisions about {d['push'] + d['silent']:,} users whom the question is asked of: reach {d['push']:,}, leave {d['silent'] - d['holdout']:,} in peace, "
+            f"hold out {d['holdout']:,} at random to measure the effect\n"
             f"  expected profit {money(d['expected_profit'], currency)} at a cost of {money(d['cost'], currency)}, if a push lifts purchases by {percent(d['lift_assumed'], 0)} (assumed until measured)"
         )
     elif d:

@@ -77,6 +77,9 @@ def event_source(
         source[key] = mapping
         numbers += extra
     source |= _number_keys(numbers, say)
+    if source.get("type") == "rating" and "value" in source["roles"]:  # stars are no money
+        rating = source["roles"].pop("value")
+        source["properties"] = {"rating": rating, **source.get("properties", {})}
     return source
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -29,6 +30,10 @@ _MOST_FULL = 3
 """Event types that get every aggregate; the others get recency and frequency."""
 _MAIN = ("purchase", "cart", "view", "rating", "return")
 _MOST_VALUES = 8
+_IDENTIFYING = re.compile(
+    r"(?i)zip|postal|postcode|plz|phone|e-?mail|address|passport|birth|邮编|电话|手机|地址"
+)
+"""Attributes that point at a person or a doorstep: never a reason for a score."""
 EVER = Window()
 
 
@@ -66,7 +71,8 @@ def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple
         found.update(dict.fromkeys(_glance((name,), windows)))
     found.update(dict.fromkeys(_calendar(windows)))
     found.update(dict.fromkeys(_tastes(schema)))
-    found.update(dict.fromkeys(Field(("profile", name)) for name in schema.users))
+    told = (name for name in schema.users if not _IDENTIFYING.search(name))
+    found.update(dict.fromkeys(Field(("profile", name)) for name in told))
     return tuple(found)
 
 

@@ -61,7 +61,8 @@ class Reason:
 
     feature: str
     words: str
-    value: float
+    value: float | str
+    """The feature's value; text where it is a category."""
     effect: float
 
 
@@ -89,6 +90,11 @@ class Fitted:
         """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
         return bounds(self.card.get("uncertainty", {}), self.score(X))
 
+    def _shown(self, column: int, value: float) -> float | str:
+        """Return a feature's value as a person knows it: the text of a category, else the number."""
+        levels = self.categories.get(column)
+        return value if levels is None or np.isnan(value) else levels[int(value)]
+
     def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
         """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
         try:
@@ -99,7 +105,12 @@ class Fitted:
         top = np.argsort(-np.abs(parts), axis=1)[:, :most]
         return [
             [
-                Reason(names[j], in_words(self.features[j]), float(X[i, j]), float(parts[i, j]))
+                Reason(
+                    names[j],
+                    in_words(self.features[j]),
+                    self._shown(int(j), float(X[i, j])),
+                    float(parts[i, j]),
+                )
                 for j in top[i]
                 if parts[i, j] != 0
             ]

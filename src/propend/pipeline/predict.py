@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.engine import Engine
-from propend.errors import DataError, ExpressionError, NotEnoughDataError, nearest
+from propend.errors import DataError, ExpressionError, NotEnoughDataError
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.features.derive import derive_features
@@ -77,7 +77,7 @@ class Prediction:
         rows = np.flatnonzero(self.users == user)
         if len(rows) == 0:
             raise DataError(
-                f"user {user!r} is not in the population of task {self.fitted.task.name!r}{nearest(user, map(str, self.users[:5_000]))}"
+                f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
             )
         return self.fitted.reasons(self._X[rows[:1]], most)[0]
 
@@ -93,7 +93,9 @@ def reasons_in_words(reasons: Sequence[Reason]) -> str:
     )
 
 
-def _short(value: float) -> str:
+def _short(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     if value != value:
         return "none"
     return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.2g}"

@@ -32,7 +32,7 @@ from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
 
-__all__ = ["decide_now", "run"]
+__all__ = ["decide_now", "item_names", "run", "with_names"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -254,14 +254,14 @@ def _recommend(
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
-    table = _with_names(workspace, table)
+    table = with_names(workspace, table)
     write_table(table, out / "recommendations.parquet")
     results["recommendations"] = {"evaluation": evaluation, "samples": _offers(workspace, table)}
     show("recommend", 1, 1)
     return table
 
 
-def _with_names(workspace: Workspace, table: pa.Table) -> pa.Table:
+def with_names(workspace: Workspace, table: pa.Table) -> pa.Table:
     """Say reasons with the items' names instead of their ids, and put each offer's name beside it."""
     names = item_names(workspace)
     if not names:
@@ -307,7 +307,7 @@ def item_names(workspace: Workspace) -> dict[str, str]:
     column = next(
         (
             c
-            for c in ("name", "title", "description")
+            for c in ("name", "title", "product_name", "description", "product_type", "category")
             if items is not None and c in items.column_names
         ),
         None,
@@ -378,7 +378,10 @@ def _decide(
         now=workspace.now,
         zone=workspace.zone,
         consent=consent_of(workspace.store.table("users"), USER, ids),
-        hour=np.asarray(pc.fill_null(known["favourite_hour"].combine_chunks(), -1)),
+        hour=_waking(
+            np.asarray(pc.fill_null(known["favourite_hour"].combine_chunks(), -1)),
+            config.decide.hours,
+        ),
         item=items,
         reasons=pa.array(
             [(lead.get(u) or "").split("; ")[0] or None for u in prediction.users], pa.string()
@@ -442,6 +445,11 @@ def decide_now(workspace: Workspace, *, progress: Progress | None = None) -> dic
     made = _decide(workspace, predictions, profiles, recommended, workspace.out)
     shutil.rmtree(scratch, ignore_errors=True)
     return made
+
+
+def _waking(hours: np.ndarray[Any, Any], allowed: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Return the hours moved into those in which messages may arrive; −1 (unknown) stays."""
+    return np.where(hours < 0, hours, np.clip(hours, allowed[0], allowed[1]))
 
 
 def _text_of(column: pa.ChunkedArray) -> pa.Array:

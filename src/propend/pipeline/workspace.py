@@ -203,6 +203,14 @@ class Workspace(Analytics):
             progress=progress,
         )
 
+    def knows(self, user: str) -> bool:
+        """Whether a user id is in the log."""
+        return pc.index(self.store.user_ids(self.store.bucket_of(user)), user).as_py() >= 0
+
+    def has_item(self, item: str) -> bool:
+        """Whether an item id is in the log or the catalogue."""
+        return item in self.schema.item_ids
+
     def recommend(self, users: Sequence[str], k: int = 10) -> pa.Table:
         """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""
         from propend.recommend.batch import recommend_for
@@ -246,6 +254,8 @@ class Workspace(Analytics):
         declared = {t.name: t for t in self.config.tasks}
         if ask in declared:
             return Task.parse(ask, declared[ask].ask, declared[ask].title)
+        if ask in {entry.task for entry in self.registry.entries()}:
+            return self.registry.load(ask).task
         return Task.parse(name or _slug(ask), ask)
 
     def _scores(self, expression: Expression) -> dict[str, dict[int, float]]:

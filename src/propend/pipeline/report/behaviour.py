@@ -29,7 +29,7 @@ def _funnel(funnel: dict[str, Any]) -> View:
     first = number(steps[0].get("users")) if steps else None
     if len(steps) < 2:
         return {
-            "missing": "No funnel is shown: it needs at least two kinds of events, such as view and purchase."
+            "missing": "No funnel is shown: the log has no two of the usual steps (view, cart, purchase); declare your own steps under [[funnels]] in propend.toml."
         }
     if not first:
         return {"missing": "No funnel is shown: nobody took its first step."}

@@ -411,10 +411,21 @@ def _lifetimes(lifetimes: dict[str, Any]) -> View | None:
         return None
     ours = part(lifetimes, "ours")
     classic, mine = number(lifetimes.get("rmse")), number(ours.get("rmse"))
+    off, own = number(lifetimes.get("bias")), number(ours.get("bias"))
     verdict = ""
     if classic is not None and mine is not None:
-        way = "closer to the truth than" if mine < classic else "no closer to the truth than"
-        verdict = f"Propend's own forecast is {way} this classic model."
+        close = abs(mine / classic - 1) < 0.02 if classic else False
+        way = (
+            "about as close per customer as"
+            if close
+            else "closer per customer than"
+            if mine < classic
+            else "further off per customer than"
+        )
+        verdict = f"Propend's own forecast is {way} this classic model"
+        if off is not None and own is not None:
+            verdict += f"; its total is off by {percent(own)}, the classic's by {percent(off)}"
+        verdict += "."
     return {
         "model": NAMES.get(text(lifetimes.get("model")), text(lifetimes.get("model"), 80)).split(
             " ("
