@@ -127,11 +127,18 @@ def main(args: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(
+            f"propend: {where}{error.strerror or error}; check the path, the permissions and the space on the disk",
+            err=True,
+        )
+        sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("propend: stopped; nothing was left half-written", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
 
 
 if __name__ == "__main__":

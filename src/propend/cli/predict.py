@@ -81,7 +81,7 @@ def predict(
     workspace = open_workspace(folder)
     with progress_bar() as progress:
         prediction = workspace.predict(
-            ask, name=name, folds=folds or 3, seed=seed, progress=progress
+            ask, name=name, folds=3 if folds is None else folds, seed=seed, progress=progress
         )
     target = (
         Path(out) if out else workspace.out / "scores" / f"{prediction.fitted.task.name}.parquet"
@@ -167,6 +167,12 @@ def _words(d: dict[str, Any]) -> None:
             click.echo(f"  {key}: {said}")
     for leak in d.get("leaks", []):
         click.echo(f"  leak report: {leak['sentence']}")
+    if d.get("malformed"):
+        click.echo(
+            f"  {d['malformed']:,} of {d['rows_in']:,} lines are no rows (too few or too many cells) and were left out"
+        )
+    if d.get("unlabelled"):
+        click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
     click.echo(f"  scores: {d['scores']}")

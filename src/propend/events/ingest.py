@@ -166,13 +166,18 @@ def _ingest_source(
     rules, prints = rules_print(config, source), file_prints(files, source, base)
     known = [entry for entry in store.manifest.ledger if entry["source"] == source.name]
     old = {tuple(p) for entry in known for p in entry["files"]}
+    if replayed is None and prints:
+        files, prints = _with_earlier(source, files, prints, old, rules, known)
+    there = {p[0]: tuple(p) for p in prints}
     unchanged = (
         replayed is None
         and bool(known)
         and bool(prints)
         and all(entry["rules"] == rules for entry in known)
-        and old <= {tuple(p) for p in prints}
+        and all(there.get(p[0], p) == p for p in old)
     )
+    if replayed is None and len(files) > len(engine.files(source, base)):
+        source = msgspec.structs.replace(source, files=tuple(str(f) for f in files))
     part = source
     if unchanged:
         fresh = [f for f, p in zip(files, prints, strict=False) if tuple(p) not in old]
@@ -216,6 +221,29 @@ def _ingest_source(
         writer.next.ledger.append(entry)
         writer.commit()
     return report_of(source.name, [*known, entry]) if unchanged else report
+
+
+def _with_earlier(
+    source: EventSource,
+    files: list[Path],
+    prints: list[list[Any]],
+    old: set[tuple[Any, ...]],
+    rules: str,
+    known: list[dict[str, Any]],
+) -> tuple[list[Path], list[list[Any]]]:
+    """Add the files taken in earlier that are not listed now: what was ingested stays in, also when rules change.
+
+    Raises ``DataError`` where the rules changed and such a file is gone, since its rows could not be judged again.
+    """
+    listed = {p[0] for p in prints}
+    earlier = sorted({p[0] for p in old} - listed)
+    gone = [name for name in earlier if not Path(name).is_file()]
+    if gone and any(entry["rules"] != rules for entry in known):
+        raise DataError(
+            f"{source.name}: the rules changed, so every file is read again, but {gone[0]} is gone; bring it back, or undo the change"
+        )
+    present = [Path(name) for name in earlier if name not in gone]
+    return [*files, *present], [*prints, *file_prints(present, source, Path())]
 
 
 def _quiet(phase: str, done: int, total: int | None) -> None:

@@ -60,6 +60,8 @@ class LabelledTable:
     positive: str | None
     left_out: dict[str, str]
     unlabelled: int
+    malformed: int = 0
+    """Lines of the files that are no rows (too few or too many cells)."""
     groups: npt.NDArray[np.int64] | None = None
     """Code of what each row belongs to (a customer, a policy); rows of one group share a fold."""
     time: F64 | None = None
@@ -105,9 +107,15 @@ def read_table(
         if name not in kinds:
             raise ConfigError(f"{files[0]}: no column {name!r}{nearest(name, kinds)}")
     select = {name: '"' + name.replace('"', '""') + '"' for name in kinds}
-    batches = [b.select(list(kinds)) for b in engine.scan(source, base, select).batches]
-    if not batches:
-        raise DataError(f"{files[0]} holds no row; bring a table with at least one row per class")
+    scan = engine.scan(source, base, select)
+    batches = [b.select(list(kinds)) for b in scan.batches]
+    if sum(b.num_rows for b in batches) == 0:
+        why = (
+            f"its {len(scan.rejected):,} lines are no rows, for example {scan.rejected[0].text.strip()!r}: {scan.rejected[0].reason}"
+            if scan.rejected
+            else "bring a table with at least one row per class"
+        )
+        raise DataError(f"{files[0]} holds no row; {why}")
     table = pa.Table.from_batches(batches)
     texts = _clean_text(table[label])
     there = np.asarray(pc.is_valid(texts))
@@ -145,6 +153,7 @@ def read_table(
         positive,
         left_out,
         int((~there).sum()),
+        len(scan.rejected),
         None if group is None else _group_codes(table[group]),
         None if order is None else _moments(table[order], order, files[0]),
     )
@@ -192,11 +201,24 @@ def _clean_text(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _numbers(text: pa.Array) -> F64 | None:
-    """Return texts as numbers with NaN for missing, or ``None`` where any of them is not a number."""
+    """Return texts as numbers with NaN for missing, or ``None`` where any of them is neither a number nor an amount.
+
+    >>> _numbers(pa.array(["¥1,234.50", None, "-3"])).tolist()
+    [1234.5, nan, -3.0]
+    """
     try:
         return np.asarray(pc.fill_null(pc.cast(text, pa.float64()), np.nan))
     except pa.ArrowInvalid:
+        pass
+    amounts = pc.match_substring_regex(
+        text, r"^[-+(]?\s*[\p{Sc}￥元]?\s*-?\d[\d,]*(\.\d+)?\s*[\p{Sc}￥元%]?\)?$"
+    )
+    if not pc.all(amounts).as_py():
         return None
+    minus = pc.match_substring_regex(text, r"^\s*[-(]|^[^\d]*-")
+    size = pc.cast(pc.replace_substring_regex(text, r"[^\d.]", ""), pa.float64())
+    values = np.asarray(pc.fill_null(size, np.nan))
+    return np.where(np.asarray(pc.fill_null(minus, False)), -values, values)
 
 
 def _labels(text: pa.Array, label: str, where: str) -> tuple[F64, str, str | None]:
@@ -554,7 +576,9 @@ def _card(
         },
         "columns": list(table.columns),
         "left_out": table.left_out,
+        "rows_in": len(table.y) + table.unlabelled + table.malformed,
         "unlabelled": table.unlabelled,
+        "malformed": table.malformed,
     }
 
 

@@ -126,6 +126,8 @@ class _Scores:
     test: list[F64] = field(default_factory=list)
     raw: list[F64] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+    threshold: float | None = None
+    """The F1-optimal cut on the held-out slices; each model has its own."""
 
 
 def train(
@@ -171,7 +173,9 @@ def train(
     ]
     nested = np.concatenate([scores[name].test[i] for i, name in enumerate(chosen)])
     champion = chosen[-1]
-    threshold = _threshold(task, frame, scores[champion], [h[1] for h in held])
+    for made in scores.values():
+        made.threshold = _threshold(task, frame, made, [h[1] for h in held])
+    threshold = scores[champion].threshold
     fitted = _final(
         frame,
         task,
@@ -505,6 +509,12 @@ def _card(
         else metrics.amount_metrics
     )
     pooled = {name: np.concatenate(s.test) for name, s in scores.items()}
+
+    def judged(name: str) -> dict[str, float]:
+        if task.answer != "yes_no":
+            return metrics.amount_metrics(truth, pooled[name])
+        return metrics.yes_no_metrics(truth, pooled[name], threshold=scores[name].threshold)
+
     main = [getattr(metrics, name) for name in headline]
     intervals = {
         m.__name__: _range(
@@ -543,9 +553,9 @@ def _card(
         "calibration": fitted.calibrator.name,
         "metrics": of(truth, nested),
         "intervals": intervals,
-        "baseline": {name: of(truth, pooled[name]) for name in baselines},
+        "baseline": {name: judged(name) for name in baselines},
         "margins": margins,
-        "models": {name: of(truth, pooled[name]) for name in candidates},
+        "models": {name: judged(name) for name in candidates},
         "by_fold": [
             {
                 "cutoff": int(fold.test),

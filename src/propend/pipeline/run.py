@@ -7,6 +7,7 @@ goes on. Everything written appears in ``out`` at once, when the journey is done
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -268,7 +269,7 @@ def with_names(workspace: Workspace, table: pa.Table) -> pa.Table:
         return table
     coded = table["reason"].combine_chunks().dictionary_encode()
     worded = [
-        " ".join(names.get(word, word) for word in text.split(" "))
+        re.sub(r"(?<=goes with )(\S+)", lambda found: names.get(found[1], found[1]), text)
         for text in coded.dictionary.to_pylist()
     ]
     table = table.set_column(
@@ -472,6 +473,11 @@ def _deciding(workspace: Workspace, predictions: dict[str, Prediction]) -> Predi
         target = prediction.fitted.task.target
         if isinstance(target, Aggregate) and target.function == "any":
             return prediction
+    for task in workspace.tasks():
+        if isinstance(task.target, Aggregate) and task.target.function == "any":
+            raise NotEnoughDataError(
+                f"task {task.name!r}, which would drive the decision, could not be answered"
+            )
     raise NotEnoughDataError(
         "no task asks who will buy; add one such as any(purchase) next 30d for any(*) last 90d"
     )

@@ -40,6 +40,9 @@ def answer(store: Store, engine: Engine, query: str) -> pa.Table:
         table = store.table(name)
         if table is not None:
             tables[name] = table
+    if "users" not in tables:
+        ids = [store.user_ids(bucket) for bucket in range(store.buckets)]
+        tables["users"] = pa.table({USER: pa.concat_arrays([i.drop_null() for i in ids])})
     return engine.query(
         f"WITH events AS ({events_view(store)}) SELECT * FROM ({query.rstrip().rstrip(';')}) AS answer",
         tables,

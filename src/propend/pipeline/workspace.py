@@ -111,7 +111,6 @@ class Workspace(Analytics):
             only = msgspec.structs.replace(
                 first,
                 files=tuple(str(Path(f).resolve()) for f in files),
-                name=f"{first.name} (further files)",
             )
         reports = ingest(
             self.config, self.folder, self.store_folder, self.engine, only=only, progress=progress

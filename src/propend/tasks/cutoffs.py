@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from propend.errors import NotEnoughDataError
+from propend.errors import ConfigError, NotEnoughDataError
 from propend.expression.duration import Duration
 from propend.names import DAY
 
@@ -63,6 +63,8 @@ def plan_cutoffs(
     >>> [fold.test // DAY for fold in plan.folds], all(c + 30 * DAY <= f.test for f in plan.folds for c in f.train)
     ([275, 305, 335], True)
     """
+    if folds < 1:
+        raise ConfigError(f"at least 1 forward fold is needed, not {folds}")
     ahead = horizon.microseconds
     settle = int((history if history is not None else min(horizon.days, 30)) * DAY)
     latest = now - ahead
