@@ -168,6 +168,7 @@ class FirstPass:
             ("unreadable number", truths(get["unreadable"]), "quarantine"),
             ("impossible amount", self._too_large(numbers, n), "quarantine"),
             *self._amount_faults(numbers),
+            *self._oddities(get, numbers),
             *self._missing(get, numbers, item),
         ]
         reason = np.zeros(n, np.uint8)
@@ -237,6 +238,17 @@ class FirstPass:
             yield "negative price", numbers[PRICE] < 0, self.job.rules.negative_price
         if QUANTITY in numbers:
             yield "zero quantity", numbers[QUANTITY] == 0, self.job.rules.zero_quantity
+
+    def _oddities(
+        self, get: dict[str, pa.Array], numbers: dict[str, F64]
+    ) -> Iterator[tuple[str, Bool, str]]:
+        """Name what is kept but worth a look: money or pieces below zero that are no return, a blank type."""
+        kept = np.asarray(pc.fill_null(pc.not_equal(get[TYPE], "return"), True))
+        for name in (QUANTITY, VALUE):
+            if name in numbers:
+                yield f"negative {name} that is no return", (numbers[name] < 0) & kept, "flag"
+        if "type_missing" in get:
+            yield "missing event type", np.asarray(pc.fill_null(get["type_missing"], False)), "flag"
 
     def _missing(
         self, get: dict[str, pa.Array], numbers: dict[str, F64], item: I32

@@ -132,6 +132,8 @@ def plan(config: Config, source: EventSource, engine: Engine, base: Path) -> Pla
     if MESSAGE in roles:
         select[MESSAGE] = _text(roles[MESSAGE])
     select[TYPE] = _type(source)
+    if TYPE in roles:
+        select["type_missing"] = _blank(roles[TYPE], kinds[TYPE])
     select["rule"] = _first_rule(source, lambda position, _: str(position), "-1")
     for prefix, group in (("p", source.properties), ("i", source.of_item), ("u", source.of_user)):
         for name, expression in group.items():

@@ -46,7 +46,8 @@ class Plan:
         """The protocol in one line, to stand beside every figure."""
         return (
             f"{len(self.folds)} forward folds, purge {self.horizon}, horizon {self.horizon}, up to {MOST_TRAINING} training cutoffs a fold, "
-            "metrics over all test rows, intervals by bootstrap over users"
+            "metrics over all test rows of all folds together (a level that moves between folds counts, for the base rate too), "
+            "intervals by bootstrap over users"
         )
 
 
