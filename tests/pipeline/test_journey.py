@@ -13,6 +13,7 @@ import pytest
 import propend as pp
 from propend.cli import main
 from propend.names import DAY
+from propend.pipeline.run import _restore
 
 
 def shop_csv(path: Path, users: int = 260, days: int = 240, seed: int = 3) -> Path:
@@ -119,6 +120,14 @@ def test_a_second_run_reads_nothing_again_and_says_the_same(
     metrics = [[card.get("metrics") for card in run["tasks"]] for run in (results, again)]
     assert metrics[0] == metrics[1]
     assert again["decisions"]["push"] == results["decisions"]["push"]
+
+
+def test_outputs_set_aside_by_a_killed_run_come_back(tmp_path: Path) -> None:
+    (tmp_path / ".out-old").mkdir()
+    (tmp_path / ".out-old" / "report.html").write_text("the last report", encoding="utf-8")
+    _restore(tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8") == "the last report"
+    assert not (tmp_path / ".out-old").exists()
 
 
 def test_the_workspace_answers_in_python(shop: tuple[Path, dict[str, Any]]) -> None:

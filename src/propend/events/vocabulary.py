@@ -37,7 +37,7 @@ ROLE_WORDS: Final[dict[str, tuple[Sequence[str], str]]] = {
         r".*(时间|日期|时刻)(戳)?|时间戳",
     ),
     "arrival": (
-        "receivedat ingestedat arrivedat loadedat servertimestamp serverreceivedat insertedat processedat "
+        "arrivaltime arrival arrivedon receivedat ingestedat arrivedat loadedat servertimestamp serverreceivedat insertedat processedat "
         "knownat collectortimestamp".split(),
         r"(入库|接收|上报|采集|到达|落库)(时间|日期)",
     ),

@@ -56,6 +56,7 @@ def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, 
     show = progress or _unseen
     reports = workspace.ingest(progress=show)
     declared = workspace.tasks()
+    _restore(workspace.out)
     out = workspace.folder / ".out-new"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -494,10 +495,18 @@ def _report(results: dict[str, Any], out: Path) -> None:
 
 
 def _publish(fresh: Path, place: Path) -> None:
-    """Swap the new outputs in: whoever looks sees the old ones or the new ones."""
-    old = place.with_name(".out-old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Swap the new outputs in; a kill between the two renames is put right by the next run's start."""
+    old = _restore(place)
     if place.exists():
         place.rename(old)
     fresh.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(place: Path) -> Path:
+    """Put outputs back that a run killed in mid-swap had set aside; return where outputs are set aside."""
+    old = place.with_name(".out-old")
+    if old.exists() and not place.exists():
+        old.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+    return old
