@@ -214,13 +214,15 @@ class Workspace(Analytics):
         """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""
         from propend.recommend.batch import recommend_for
 
-        return recommend_for(self.store, self.schema, list(users), k)
+        return recommend_for(self.store, self.schema, list(users), k, rules=self.config.recommend)
 
     def recommend_session(self, items: Sequence[str], k: int = 10) -> pa.Table:
         """Return k offers for an anonymous session of item ids, oldest first."""
         from propend.recommend.batch import recommend_session
 
-        return recommend_session(self.store, self.schema, list(items), k)
+        return recommend_session(
+            self.store, self.schema, list(items), k, rules=self.config.recommend
+        )
 
     def run(self, *, progress: Progress | None = None) -> dict[str, Any]:
         """Do the whole journey; tables, audience files and the report are in ``out``."""
