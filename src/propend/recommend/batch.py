@@ -23,6 +23,7 @@ from propend.recommend.house import (
     fit_default,
     judge,
 )
+from propend.recommend.interactions import Interactions
 from propend.recommend.recommender import Recommendations, Recommender
 from propend.recommend.rerank import PINNED
 from propend.recommend.reranked import PINNED_REASON
@@ -38,6 +39,7 @@ __all__ = [
     "fit_default",
     "item_names",
     "judge",
+    "questions_of",
     "recommend_all",
     "recommend_for",
     "recommend_session",
@@ -214,6 +216,28 @@ def audience_of(
         pa.array(told, pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=AUDIENCE)
+
+
+def questions_of(store: Store, clicked: Sequence[str] = (), k: int = 12) -> pa.Table:
+    """Return k items to show to a newcomer, so that clicks say most: rank, item, name, users who met it.
+
+    See ``onboarding.questions``. Raises ``DataError`` for a clicked item that is not in the log.
+    """
+    from propend.recommend.onboarding import questions
+
+    codes = [store.item_code(item) for item in clicked]
+    log = Interactions.from_store(store)
+    asked = questions(log, k, answered=codes, within=catalogue(store))
+    met = np.diff(log.matrix(binary=True).tocsc().indptr)
+    names, ids = _names(store), store.item_ids()
+    return pa.table(
+        {
+            "rank": pa.array(np.arange(1, len(asked) + 1), pa.int16()),
+            "item": pa.array([ids[i] for i in asked], pa.string()),
+            "name": pa.array([names[i] for i in asked], pa.string()),
+            "users": pa.array(met[asked], pa.int64()),
+        }
+    )
 
 
 def item_names(store: Store) -> dict[str, str]:

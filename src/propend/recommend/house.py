@@ -21,9 +21,9 @@ from propend.names import DAY, ITEM, USER
 from propend.recommend.again import BuyAgain
 from propend.recommend.attributes import Attributes
 from propend.recommend.blend import Blend
-from propend.recommend.catalog import create
+from propend.recommend.catalog import find
 from propend.recommend.evaluate import compare, split_by
-from propend.recommend.fallback import Fallback
+from propend.recommend.fallback import Fallback, Staged
 from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Interactions
 from propend.recommend.neighbours import ItemNeighbours
@@ -191,7 +191,7 @@ def judge(
     """Return the evaluation of what is served and of its sources alone; ``{"error": …}`` if the log is too short.
 
     The row ``SERVED`` is what users are offered, under the shop's rules; ``others`` are further
-    recommenders by their name in the catalogue.
+    recommenders by their name in the catalogue; those made of others get the house's sources.
 
     Raises
     ------
@@ -200,12 +200,15 @@ def judge(
     ModelError
         an unknown recommender; the nearest name is told.
     """
-    further = {name: create(name) for name in others}
+    kinds = {name: find(name) for name in others}
     try:
         log = Interactions.from_store(store, until=at)
         split = split_by(log, protocol, horizon=horizon, seed=seed)
-        sources = default_chain(log, learned=False, rules=rules).stages[::-1]
-        parts = {stage.label: stage for stage in sources} | further
+        sources = default_chain(split.train, learned=False, rules=rules).stages[::-1]
+        parts = {stage.label: stage for stage in sources}
+        for name, kind in kinds.items():
+            own = default_chain(split.train, learned=False, rules=rules).stages[:-1]
+            parts[name] = kind(own) if issubclass(kind, Staged) else kind()  # type: ignore[call-arg]
         options: dict[str, Any] = {"items": schema.items, "within": catalogue(store), "ks": ks}
         options |= {"users": _people(store, rules), "seed": seed}
         try:

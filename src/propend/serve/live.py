@@ -146,7 +146,8 @@ class Live:
         fresh = Store(store.folder)
         schema = self.workspace_schema()
         with contextlib.suppress(DataError):
-            self.recommender = (fit_default(fresh, schema), catalogue(fresh), fresh.item_ids())
+            rules = self.workspace.config.recommend
+            self.recommender = (fit_default(fresh, schema, rules=rules), catalogue(fresh), fresh.item_ids())
 
     def workspace_schema(self) -> Any:
         """Return the schema of the store as it is now."""

@@ -84,7 +84,13 @@ def store_baskets(
             "declare the item column of the source in propend.toml"
         )
     basket, item = np.concatenate(owner), np.concatenate(items)
-    return Baskets.from_pairs(basket, item, size, len(store.item_ids()))
+    made = Baskets.from_pairs(basket, item, size, len(store.item_ids()))
+    if len(made.items) == len(made):
+        raise NotEnoughDataError(
+            f"each of the {len(made):,} baskets per {per} holds one item, so nothing goes with anything; "
+            "take larger ones, such as per user or per 7d"
+        )
+    return made
 
 
 def rule_table(
