@@ -249,6 +249,19 @@ def test_ease_dense_and_local() -> None:
     assert np.allclose(dense(Ease(strength=7, support=14).fit(log)), want, atol=1e-4)
 
 
+def test_ease_with_popularity_in_users_and_ridges() -> None:
+    log = made(5, n=900)
+    x = log.matrix(binary=True).toarray().astype(np.float64)
+    ridge = 7 * (x.sum(axis=0) / x.sum(axis=0).mean()) ** 0.5
+    x /= x.sum(axis=1, keepdims=True) ** 0.25
+    inverse = np.linalg.inv(x.T @ x + np.diag(ridge))
+    want = -inverse / np.diag(inverse)[None, :]
+    np.fill_diagonal(want, 0)
+    powers = {"user_power": 0.25, "item_power": 0.5}
+    assert np.allclose(dense(Ease(strength=7, **powers).fit(log)), want, atol=1e-5)
+    assert np.allclose(dense(Ease(strength=7, support=14, **powers).fit(log)), want, atol=1e-4)
+
+
 def test_slim_solves_its_equations() -> None:
     log = made(6, n=500)
     x = log.matrix(binary=True).toarray().astype(np.float64)

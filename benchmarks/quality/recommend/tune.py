@@ -19,8 +19,8 @@ from propend.recommend.evaluate import measure, per_user
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "als": {
         "factors": [128],
-        "unmet": [0.003, 0.01, 0.03, 0.1, 0.3],
-        "strength": [0.01, 0.03, 0.1, 0.3],
+        "unmet": [0.01, 0.04, 0.16],
+        "strength": [0.03, 0.1, 0.3],
         "scale": [0.5],
         "biases": [False],
     },
