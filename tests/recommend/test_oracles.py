@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from propend.recommend.protocols import Split
 from propend.recommend.ranking import top_k
 from propend.recommend.recommender import Recommender, State
 from propend.recommend.regression import Ease, Slim
-from propend.recommend.rules import Baskets, find_rules, frequent_sets
 from propend.recommend.sessions import SequentialRules
 from propend.recommend.similarity import Sparse, nearest_columns, nearest_rows
 from propend.recommend.spectral import GraphFilter
@@ -324,47 +322,3 @@ def test_buy_again_rates() -> None:
             count, days, since = pairs[user, item]
             mine = (count - 1 + rate[item] * 30) / (days + 30)
             assert scores[row, item] == pytest.approx(mine * since / (since + 0.5 / mine), rel=1e-5)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.lists(st.lists(st.integers(0, 7), max_size=6), min_size=1, max_size=90), st.integers(1, 40)
-)
-def test_frequent_sets(lists: list[list[int]], percent: int) -> None:
-    sets = [set(part) for part in lists]
-    least = max(1, int(np.ceil(percent / 100 * len(sets) - 1e-9)))
-    want = {}
-    for size in range(1, 7):
-        for chosen in combinations(range(8), size):
-            count = sum(set(chosen) <= s for s in sets)
-            if count >= least:
-                want[chosen] = count
-    assert frequent_sets(Baskets.from_lists(lists, 8), percent / 100).counts == want
-
-
-def test_rule_measures() -> None:
-    from scipy.stats import fisher_exact
-
-    rng = np.random.default_rng(2)
-    lists = [np.flatnonzero(rng.random(6) < 0.4).tolist() for _ in range(120)]
-    for part in lists:
-        if 0 in part and rng.random() < 0.7:
-            part.append(1)
-    rules = find_rules(Baskets.from_lists(lists, 6), 0.05, significance=None)
-    assert len(rules) == rules.tested > 20
-    sets = [set(part) for part in lists]
-    n = len(sets)
-    for r, (a, c) in enumerate(zip(rules.antecedent, rules.consequent.tolist(), strict=True)):
-        left = sum(set(a) <= s for s in sets)
-        right = sum(c in s for s in sets)
-        both = sum(set(a) | {c} <= s for s in sets)
-        assert rules.count[r] == both
-        assert rules.confidence[r] == pytest.approx(both / left)
-        assert rules.lift[r] == pytest.approx(both * n / left / right)
-        assert rules.leverage[r] == pytest.approx(both / n - left * right / n**2)
-        if both < left:
-            conviction = (left / n) * (1 - right / n) / ((left - both) / n)
-            assert rules.conviction[r] == pytest.approx(conviction)
-        table = [[both, left - both], [right - both, n - left - right + both]]
-        assert rules.p[r] == pytest.approx(fisher_exact(table, "greater").pvalue, abs=1e-9)
-    assert (rules.q >= rules.p - 1e-12).all()
