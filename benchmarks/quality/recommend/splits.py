@@ -43,10 +43,16 @@ def gowalla() -> Split:
     return given(train, Interactions.from_lists(answers, users=asked, n_items=40_981))
 
 
+@cache
+def beauty_log() -> Interactions:
+    """Amazon Beauty as published."""
+    users, lists = lists_of(DATA / "amazon-beauty" / "Beauty.txt")
+    return Interactions.from_lists(lists, users=users)
+
+
 def beauty() -> Split:
     """Amazon Beauty, the last item of each user."""
-    users, lists = lists_of(DATA / "amazon-beauty" / "Beauty.txt")
-    return leave_one_out(Interactions.from_lists(lists, users=users), seen="hidden")
+    return leave_one_out(beauty_log(), seen="hidden")
 
 
 def movielens_1m() -> Split:
@@ -129,8 +135,8 @@ def online_retail() -> Split:
 def lastfm() -> Split:
     """LastFM, the published split of user–artist pairs; plays are left out as in the published rows."""
     folder = DATA / "lastfm-social"
-    train = np.loadtxt(folder / "data1.txt", dtype=np.int64)
-    test = np.loadtxt(folder / "test1.txt", dtype=np.int64)
+    train = np.loadtxt(folder / "data1.txt", np.int64, usecols=(0, 1))
+    test = np.loadtxt(folder / "test1.txt", np.int64, usecols=(0, 1))
     size = 1 + int(max(train[:, 1].max(), test[:, 1].max()))
     return given(
         Interactions.of(train[:, 0], train[:, 1], n_items=size),
