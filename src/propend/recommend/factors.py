@@ -46,14 +46,17 @@ class Factors(Recommender):
         vectors = self._user[at].copy()
         new = np.flatnonzero(at < 0)
         if len(new):
-            parts = [histories.block(i, i + 1) for i in new.tolist()]
-            offsets = np.concatenate([[0], np.cumsum([len(p.items) for p in parts])])
+            lengths = np.diff(histories.offsets)[new]
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+            rows = np.arange(offsets[-1]) + np.repeat(
+                histories.offsets[new] - offsets[:-1], lengths
+            )
             joined = Histories(
                 histories.users[new],
                 offsets.astype(np.int64),
-                np.concatenate([p.items for p in parts]),
-                np.concatenate([p.weight for p in parts]),
-                np.concatenate([p.time for p in parts]),
+                histories.items[rows],
+                histories.weight[rows],
+                histories.time[rows],
             )
             vectors[new] = self._fold(joined)
         return vectors

@@ -76,8 +76,9 @@ def top_k_products(
     added = _bias(n, allowed)
     if bias is not None:
         added += bias
-    offsets, codes = seen if seen is not None else (np.zeros(rows + 1, np.int64), np.zeros(0))
-    codes = np.sort(np.repeat(np.arange(rows), np.diff(offsets)) * n + codes.astype(np.int64))
+    nothing = (np.zeros(rows + 1, np.int64), np.zeros(0, np.int32))
+    offsets, codes = nothing if seen is None else seen
+    hidden = np.sort(np.repeat(np.arange(rows), np.diff(offsets)) * n + codes.astype(np.int64))
     turned = np.ascontiguousarray(right, np.float32).T
     for start in range(0, rows, _TILE_ROWS):
         stop = min(start + _TILE_ROWS, rows)
@@ -89,8 +90,8 @@ def top_k_products(
             last = min(first + width, n)
             tile = room if last - first == room.shape[1] else room[:, : last - first].copy()
             np.matmul(block, turned[:, first:last], out=tile)
-            if len(codes):
-                _hide(tile, start, first, n, codes, at, offsets[start + 1 : stop + 1])
+            if len(hidden):
+                _hide(tile, start, first, n, hidden, at, offsets[start + 1 : stop + 1])
             _take(tile, first, added[first:last], items[start:stop], best[start:stop])
     return items, best
 

@@ -294,23 +294,30 @@ def _sort(columns: Any, values: Any, size: int) -> None:
 
 def spread(offsets: I64, items: I32, weight: F32, table: Sparse) -> F32:
     """Add up the table's rows of each history: ``scores[r] = Σ weight · table[item]``; −∞ where nothing adds."""
-    scores = np.full((len(offsets) - 1, table.width), -np.inf, np.float32)
-    _spread(offsets, items, weight, table.offsets, table.columns, table.values, scores)
+    scores = np.empty((len(offsets) - 1, table.width), np.float32)
+    codes = table.columns.view(np.uint32)
+    _spread(offsets, items, weight, table.offsets, codes, table.values, scores)
     return scores
 
 
 @nb.njit(cache=True, nogil=True)
 def _spread(offsets: Any, items: Any, weight: Any, to: Any, tc: Any, tv: Any, scores: Any) -> None:
+    added = np.empty(scores.shape[1], np.uint8)
     for row in range(len(offsets) - 1):
+        total = scores[row]
+        total[:] = 0.0
+        added[:] = 0
         for at in range(offsets[row], offsets[row + 1]):
             w = weight[at]
             if w == 0.0:
                 continue
             for x in range(to[items[at]], to[items[at] + 1]):
                 j = tc[x]
-                add = w * tv[x]
-                old = scores[row, j]
-                scores[row, j] = add if old == -np.inf else old + add
+                total[j] += w * tv[x]
+                added[j] = 1
+        for j in range(len(total)):
+            if added[j] == 0:
+                total[j] = -np.inf
 
 
 @nb.njit(cache=True, nogil=True)
