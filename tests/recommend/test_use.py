@@ -8,16 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from propend.errors import DataError, ModelError, NotEnoughDataError
+from propend.config import RecommendConfig
+from propend.errors import ConfigError, DataError, ModelError, NotEnoughDataError
 from propend.events.store import Store, Writer
+from propend.events.timelines import Column
 from propend.features.schema import Schema
 from propend.names import DAY
 from propend.recommend import batch
+from propend.recommend.blend import Blend
 from propend.recommend.catalog import create, load
 from propend.recommend.evaluate import evaluate
 from propend.recommend.fallback import Fallback
 from propend.recommend.interactions import Interactions
+from propend.recommend.onboarding import questions
 from propend.recommend.protocols import forward, leave_one_out, random_split
+from propend.recommend.recommender import Recommender
+from propend.recommend.rules.of_store import bundle_table, margins_of, rule_table, store_baskets
 from propend.testing.recommenders import sample
 
 
@@ -86,6 +92,122 @@ def test_evaluation_has_the_promised_keys() -> None:
     assert knn["ndcg@5"] > popularity["ndcg@5"], "two tastes are told apart"
     low, high = knn["intervals"]["ndcg@10"]
     assert low < knn["ndcg@10"] < high
+
+
+def test_cold_users_and_items_are_judged_apart() -> None:
+    log, items = sample()
+    late = Interactions.of([900, 901], [3, 29], [log.last, log.last], n_items=log.n_items)
+    table = evaluate(log.join(late), {"content": create("content")}, items=items, horizon=20)
+    popularity, content = table["models"]
+    assert popularity["cold_users"]["users"] == 2
+    assert popularity["cold_users"]["recall@20"] == 0.5, "item 29 is cold too: never popular"
+    assert content["cold_users"]["hr@20"] == 0.0, "no history, no opinion"
+    parts = popularity["recall@20_of"]
+    assert {"head", "tail", "warm_items", "cold_items", "short_history"} <= parts.keys()
+    assert parts["warm_items"] == pytest.approx(popularity["recall@20"], abs=0.2)
+    without = evaluate(log, {}, horizon=20)
+    assert table["users"] == without["users"], "the others' figures stay as they are"
+
+
+def test_popularity_of_each_group() -> None:
+    log = Interactions.from_lists([[0], [0], [0], [1], [1]])
+    country = Column(np.array([0, 0, 0, 1, 1, 1, -1], np.int32), ("DE", "FR"))
+    age = np.array([20.0, 20, 20, 60, 60, 60, np.nan])
+    for name, values in (("country", country), ("age", age)):
+        shelf = create("popularity", by=name, prior=1.0).fit(log, users={name: values})
+        assert shelf.label == f"popularity_by_{name}"
+        shown = shelf.recommend([5, 6, 700], k=1).lists()
+        assert shown == [[1], [0], [0]], "a newcomer's group, and everybody's where there is none"
+        wary = create("popularity", by=name, prior=1000.0).fit(log, users={name: values})
+        assert wary.recommend([5], k=1).lists() == [[0]], "a small group follows everybody"
+    with pytest.raises(ModelError, match="did you mean 'country'"):
+        create("popularity", by="countri").fit(log, users={"country": country})
+    with pytest.raises(ModelError, match="there are no user attributes"):
+        create("popularity", by="country").fit(log)
+    with pytest.raises(ModelError, match="one per user code"):
+        create("popularity").fit(log, users={"a": np.zeros(3), "b": np.zeros(4)})
+
+
+def test_blending_weights_find_the_source_that_knows() -> None:
+    log, _ = sample(users=200, seed=1)
+    shelf = Blend([create("item_neighbours"), create("popularity")]).fit(log)
+    assert shelf.weights["item_neighbours"] > shelf.weights["popularity"] >= 0
+    again = Blend([create("item_neighbours"), create("popularity")]).fit(log)
+    assert again.weights == shelf.weights
+    cut = log.first + (log.last - log.first) * 9 // 10
+    assert shelf.at > cut, "the weights saw the past of the cut, the sources all of it"
+
+
+def test_blending_never_sees_its_label() -> None:
+    log, _ = sample(users=200, seed=1)
+    split = forward(log, 9.0, seen="allowed")
+    last = log.time >= split.at
+    rng = np.random.default_rng(0)
+    noise = Interactions(
+        log.user,
+        np.where(last, rng.permutation(log.item), log.item).astype(np.int32),
+        log.time,
+        log.weight,
+        log.n_items,
+    )
+    stages = [create("item_neighbours"), create("popularity")]
+    honest = Blend(stages, horizon=9.0, repeats=True).fit(log)
+    blind = Blend([create("item_neighbours"), create("popularity")], horizon=9.0, repeats=True)
+    blind.fit(noise)
+    assert sum(blind.weights.values()) < sum(honest.weights.values()), (
+        "labels that are noise cannot be foretold, so nothing that knew them leaked into the sources"
+    )
+
+
+def test_onboarding_asks_what_tells_most() -> None:
+    rng = np.random.default_rng(0)
+    log = Interactions.of(rng.integers(0, 50, 400), rng.integers(0, 20, 400))
+    table = log.matrix(binary=True).toarray() > 0
+    chosen: list[int] = []
+    for _ in range(6):  # the greedy choice by hand
+
+        def gain(item: int) -> float:
+            met = table[:, chosen].sum(axis=1)
+            return float((table[:, item] / (met + 1)).sum())
+
+        chosen.append(max((i for i in range(20) if i not in chosen), key=lambda i: (gain(i), -i)))
+    assert questions(log, 6).tolist() == chosen
+    within = np.arange(20) < 3
+    assert set(questions(log, 6, within=within).tolist()) == {0, 1, 2}
+    after = questions(log, 3, answered=[4])
+    assert 4 not in after
+    with pytest.raises(ModelError, match="no item with code 20"):
+        questions(log, 3, answered=[20])
+    with pytest.raises(ModelError, match="k must be 1"):
+        questions(log, 0)
+
+
+def test_als_has_biases_and_item_features() -> None:
+    rng = np.random.default_rng(0)
+    item = np.minimum(rng.geometric(0.15, 3000) - 1, 28)
+    log = Interactions.of(rng.integers(0, 200, 3000), item, n_items=30)
+    flat = create("als", factors=1, rounds=8, strength=50.0, biases=False).fit(log)
+    bias = create("als", factors=1, rounds=8, strength=50.0).fit(log)
+    met = np.bincount(log.item, minlength=30)[:29]
+
+    def order(shelf: Recommender) -> float:
+        return float(
+            np.corrcoef(np.argsort(np.argsort(shelf.scores([0], range(29))[0])), met)[0, 1]
+        )
+
+    assert order(bias) > 0.5
+    assert bias.scores([0]).max() > flat.scores([0]).max(), (
+        "the biases are not pressed as tastes are"
+    )
+    log, items = sample()
+    cold = log.n_items - 1  # of the second half, as its attributes say; met by nobody
+    known = {"category": items["category"]}
+    shelf = create("als", factors=8, features=2.0).fit(log, items=known)
+    odd = log.users[(log.users - 2) // 3 % 2 == 1]
+    even = log.users[(log.users - 2) // 3 % 2 == 0]
+    above = shelf.scores(odd, [cold]) > shelf.scores(even, [cold]).T
+    assert above.mean() > 0.75, "an item nobody met goes where its attributes do"
+    assert np.isneginf(create("als", factors=8).fit(log).scores(odd, [cold])).all()
 
 
 def test_audience_is_who_would_like_it() -> None:
@@ -203,3 +325,90 @@ def test_the_house_chain_survives_saving(tmp_path: Path) -> None:
         "popularity_recent",
         "popularity",
     }, "the sources themselves, not the name of what orders them"
+
+
+def test_the_shops_rules_reach_every_offer(store: Store) -> None:
+    schema = Schema.of(store)
+    rules = RecommendConfig(pin=("i3",), bury=("i0",), category="kind", cap=2, mix="order")
+    table, judged = batch.recommend_all(store, schema, k=4, rules=rules)
+    rows = table.to_pylist()
+    assert {row["item"] for row in rows if row["rank"] == 1} == {"i3"}
+    pinned = [row for row in rows if row["source"] == "pinned"]
+    assert {row["reason"] for row in pinned} == {"pinned by the shop"}
+    kinds = {f"i{n}": ("tea", "cup")[n % 2] for n in range(11)}
+    for user in ("u1", "u39"):
+        mine = [kinds[r["item"]] for r in rows if r["user"] == user and r["source"] != "pinned"]
+        assert max(mine.count(kind) for kind in mine) <= 2
+    assert judged["served"] == judged["models"][-1]["name"] == "served"
+    assert sum(judged["sources"].values()) == table.num_rows
+    session = batch.recommend_session(store, schema, ["i1"], 2, rules=rules)
+    assert session["item"].to_pylist()[0] == "i3"
+    fans = batch.audience_of(store, schema, "i3", 5, rules=rules)
+    assert fans.schema == batch.AUDIENCE
+    met = {row["user"] for row in fans.to_pylist()}
+    assert 0 < len(met) <= 5
+    asked = batch.questions_of(store, ["i1"], 3)
+    assert "i1" not in asked["item"].to_pylist()
+    assert "i11" not in asked["item"].to_pylist(), "only what is in the catalogue"
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        (RecommendConfig(pin=("i99",)), "no item 'i99'"),
+        (RecommendConfig(diversity=3.0), "diversity"),
+        (RecommendConfig(category="knd", cap=1), "did you mean 'kind'"),
+        (RecommendConfig(at_most=2), "name the event types in shown"),
+        (RecommendConfig(at_most=2, shown=("viw",)), "did you mean 'view'"),
+        (RecommendConfig(segment="country"), "no user attribute 'country'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_rule_is_one_sentence(store: Store, rules: RecommendConfig, sentence: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=sentence) as raised:
+        batch.recommend_for(store, Schema.of(store), ["u1"], rules=rules)
+    assert "\n" not in str(raised.value)
+
+
+def test_exposures_of_the_log_are_counted(store: Store) -> None:
+    schema = Schema.of(store)
+    rules = RecommendConfig(at_most=1, shown=("view",), within="400d", mix="order")
+    table = batch.recommend_for(store, schema, ["u1"], 11, rules=rules)
+    viewed = set()
+    for bucket in range(store.buckets):
+        lines = store.timelines(bucket)
+        mine = (lines.users[lines.user_of_row] == store.code_of("u1")) & (lines.type == 0)
+        viewed |= set(lines.item[mine].tolist())
+    assert not {int(item[1:]) for item in table["item"].to_pylist()} & viewed
+
+
+def test_others_of_the_catalogue_are_judged_beside(store: Store) -> None:
+    table = batch.judge(store, Schema.of(store), others=("blend", "ease"))
+    assert {"popularity", "blend", "ease", "served"} <= {m["name"] for m in table["models"]}
+    with pytest.raises(ModelError, match="did you mean 'ease'"):
+        batch.judge(store, Schema.of(store), others=("eese",))
+
+
+def test_rules_of_a_store(store: Store) -> None:
+    schema, names = Schema.of(store), list(store.item_ids())
+    per_user = store_baskets(store, "user")
+    assert len(per_user) <= 39, "only purchases fill baskets"
+    views = store_baskets(store, "user", types=["view", "purchase"])
+    assert len(views) == 39
+    weeks = store_baskets(store, "30d", types=["view", "purchase"])
+    assert len(views) < len(weeks) <= 39 * 4
+    assert len(weeks.items) <= 39 * 15
+    found = rule_table(store, schema, names, support=0.05, significance=None, per="user")
+    assert found.num_rows > 0
+    assert "expected_margin" not in found.column_names, "no money in this log"
+    assert margins_of(store, schema) is None
+    with pytest.raises(NotEnoughDataError, match="neither a margin"):
+        bundle_table(store, schema, names, per="user")
+    with pytest.raises(DataError, match="no item attribute 'margn'"):
+        bundle_table(store, schema, names, per="user", margin="margn")
+    with pytest.raises(DataError, match="is text"):
+        bundle_table(store, schema, names, per="user", margin="kind")
+    with pytest.raises(DataError, match="not per 'fortnight'"):
+        store_baskets(store, "fortnight")
+    with pytest.raises(DataError, match="did you mean 'view'"):
+        store_baskets(store, types=["viiew"])
