@@ -216,7 +216,10 @@ def _holds(path: Path, user: str) -> bool:
         (["recommend", "{shop}", "--session", "s99"], "no item 's99'"),
         (["recommend", "{shop}", "--similar", "s99"], "did you mean 's9'"),
         (["recommend", "{shop}", "--fans", "s99"], "no item 's99'"),
-        (["recommend", "{shop}", "--rules", "--support", "0"], "support must be above 0"),
+        (
+            ["recommend", "{shop}", "--rules", "--per", "7d", "--support", "0"],
+            "support must be above",
+        ),
         (["recommend", "{shop}", "--rules"], "holds one item"),
         (["recommend", "{shop}", "--evaluate", "--with", "eese"], "did you mean 'ease'"),
         (["models", "{shop}", "--promote", "buys_30d", "99"], "version"),

@@ -159,6 +159,14 @@ def _check_update(
     shelf.update(log.select(log.time >= cut), at=at)
     updated = shelf.recommend(k=8)
     assert np.array_equal(updated.items, shown.items), "update equals a refit on all of it"
+    assert np.array_equal(updated.scores, shown.scores), "update gives the scores of a refit"
+    if not getattr(shelf, "appends", False):
+        late = (log.user + log.item) % 3 == 0  # they arrive late and lie between the others
+        shelf = factory().fit(log.select(~late), items=items, at=at, seed=3)
+        joined = shelf.update(log.select(late), at=at)
+        whole = factory().fit(shelf.history, items=items, at=at, seed=3)
+        same = np.array_equal(joined.recommend(k=8).items, whole.recommend(k=8).items)
+        assert same, "what arrives late is learnt from as if it had been there"
 
 
 def _check_saving(shelf: Recommender, shown: Recommendations) -> None:

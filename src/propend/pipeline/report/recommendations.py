@@ -42,6 +42,7 @@ def view(results: dict[str, Any], of: Formats) -> View:  # noqa: ARG001
         "columns": [label for _, label in _FIGURES],
         "samples": samples,
         "caption": _caption(models),
+        "sources": _sources(part(evaluation, "sources")),
         "protocol": text(evaluation.get("protocol"), 400),
         "data_hash": text(evaluation.get("data_hash"), 80),
     }
@@ -77,6 +78,18 @@ def _caption(models: list[View]) -> str:
     word = "more than all of them together; try another mix in [recommend] of propend.toml"
     told += f"; “{alone['name']}” alone would get {percent(alone['figures'][0])}"
     return told + (f", {word}." if beaten else ".")
+
+
+def _sources(counts: dict[str, Any]) -> str:
+    """Say in one line where the offers come from, the most frequent source first."""
+    known = {name: number(count) or 0.0 for name, count in counts.items()}
+    total = sum(known.values())
+    if not total:
+        return ""
+    order = sorted(known, key=lambda name: -known[name])
+    return ", ".join(
+        f"{text(name, 40).replace('_', ' ')} {percent(known[name] / total)}" for name in order
+    )
 
 
 def _sample(sample: dict[str, Any]) -> View:
