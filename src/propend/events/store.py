@@ -319,7 +319,21 @@ class Store:
                 return read()
             except FileNotFoundError:
                 self._load()
+            except (pa.ArrowInvalid, OSError) as error:
+                raise DataError(self._damage(str(error))) from None
         return read()
+
+    def _damage(self, message: str) -> str:
+        """Name the file of the store that does not read, and the way out."""
+        for path in sorted(self.folder.rglob("*.parquet")):
+            try:
+                pq.read_table(path, partitioning=None)
+            except (pa.ArrowInvalid, OSError) as error:
+                return (
+                    f"{path} is damaged ({str(error).splitlines()[0].rstrip('.')}); put it back from a backup, or remove "
+                    f"{self.folder} and run: propend ingest {self.folder.parent}"
+                )
+        return f"the store {self.folder} cannot be read: {message.splitlines()[0]}"
 
     def read_runs(
         self, runs: Sequence[Run], columns: Sequence[str], users: pa.Array | None

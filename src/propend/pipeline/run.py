@@ -79,7 +79,8 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
     """What came in, what was kept, what was set aside and what was found."""
     store, config = workspace.store, workspace.config
     quarantine: dict[str, int] = {}
-    for report in reports:
+    events = [r for r in reports if not r.table]
+    for report in events:
         for reason, rows in report.quarantine.items():
             quarantine[reason] = quarantine.get(reason, 0) + rows
     first, last = store.span
@@ -93,9 +94,9 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
         "version": code_version(),
         "seed": config.workspace.seed,
         "span": [wall(first, workspace.zone).isoformat(), wall(last, workspace.zone).isoformat()],
-        "rows_in": sum(r.rows_in for r in reports),
-        "rows_kept": sum(r.rows_kept for r in reports),
-        "rows_quarantined": sum(r.rows_quarantined for r in reports),
+        "rows_in": sum(r.rows_in for r in events),
+        "rows_kept": sum(r.rows_kept for r in events),
+        "rows_quarantined": sum(r.rows_quarantined for r in events),
         "quarantine": dict(sorted(quarantine.items(), key=lambda pair: -pair[1])),
         "findings": [
             {
