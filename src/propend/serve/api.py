@@ -253,7 +253,7 @@ class Api:
     async def outbox(self, request: Request) -> dict[str, Any]:
         """What triggers fired, the latest last."""
         del request
-        return {"fired": self.live.triggers.outbox()[-1_000:]}
+        return {"fired": self.live.triggers.outbox(most=1_000)}
 
     async def lag(self, request: Request) -> dict[str, Any]:
         """How far each part is behind."""

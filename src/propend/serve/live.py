@@ -117,7 +117,7 @@ class Live:
         if move:
             loops.append(("mover", self.move, self.every))
         if self.triggers.declared:
-            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver, 0.2)]
+            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver_soon, 0.0)]
         for name, work, pause in loops:
             thread = threading.Thread(
                 target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
