@@ -18,6 +18,7 @@ from propend.config import Config, load
 from propend.engine import Engine, connect
 from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport
+from propend.events.people import join, links_of
 from propend.events.store import Store
 from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
@@ -63,10 +64,16 @@ class Workspace(Analytics):
 
     @cached_property
     def store(self) -> Store:
-        """The timeline store; raises ``DataError`` where nothing was ingested yet."""
+        """The timeline store, all ids of a person as one user; raises ``DataError`` where nothing was ingested yet.
+
+        Ids are joined by the facts the live side took in (``live.join_ids = false`` leaves them apart); what is written
+        is written to the store as it came, in ``store_folder``.
+        """
         if not Store.exists(self.store_folder):
             raise DataError(f"{self.folder} has no events yet; run: propend ingest {self.folder}")
-        return Store(self.store_folder)
+        base = Store(self.store_folder)
+        links = links_of(self.folder / "live" / "identity.db") if self.config.live.join_ids else []
+        return join(base, links, self.folder / "people")
 
     @cached_property
     def schema(self) -> Schema:
@@ -130,20 +137,18 @@ class Workspace(Analytics):
 
     def quarantine(self) -> pa.Table:
         """Return the rows set aside, with the reason beside the original row."""
-        return self.store.quarantine()
+        return Store(self.store_folder).quarantine()
 
-    def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store and from every written table; returns how many rows went from where.
+    def forget(self, user: str, *, alone: bool = False) -> dict[str, Any]:
+        """Erase a person from the store, the written tables and the live side; returns how many rows went from where.
 
-        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts. A report
+        or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
+        leaves them out of whatever it writes from the store's commit on. Raises ``DataError`` where nobody is found.
         """
-        from propend.pipeline.erase import erase_outputs
+        from propend.pipeline.erase import erase
 
-        gone = self.store.forget(user)
-        self._forget_cached()
-        for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
-            kept.unlink()
-        return {**gone, "outputs": erase_outputs(self.out, user)}
+        return erase(self, user, alone=alone)
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.
@@ -182,12 +187,14 @@ class Workspace(Analytics):
         folds: int = 3,
         seed: int | None = None,
         reuse: bool = False,
+        promote: bool = True,
         progress: Progress | None = None,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
-        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.
+        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again. Without ``promote``
+        a new model is kept beside the one that answers.
         """
         task = ask if isinstance(ask, Task) else self._task(ask, name)
         return predict(
@@ -199,12 +206,16 @@ class Workspace(Analytics):
             folds=folds,
             seed=self.config.workspace.seed if seed is None else seed,
             reuse=reuse,
+            promote=promote,
             progress=progress,
         )
 
     def knows(self, user: str) -> bool:
         """Whether a user id is in the log."""
-        return pc.index(self.store.user_ids(self.store.bucket_of(user)), user).as_py() >= 0
+        try:
+            return self.store.code_of(user) >= 0
+        except DataError:
+            return False
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the log or the catalogue."""

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import threading
 import time as clock
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import numpy as np
 from propend.errors import DataError, PropendError
 from propend.events.store import Store
 from propend.expression.duration import Duration
+from propend.features.schema import Schema
 from propend.pipeline.workspace import Workspace
+from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox, open_inbox
 from propend.serve.log import AnswerLog
@@ -24,7 +27,7 @@ from propend.serve.move import Mover, check_folder
 from propend.serve.state import LiveState
 from propend.serve.triggers import Triggers
 
-__all__ = ["Live", "open_live_inbox"]
+__all__ = ["Live", "moving", "open_identity", "open_live_inbox", "where"]
 
 _log = logging.getLogger("propend.serve")
 _POLL = 0.01
@@ -38,6 +41,45 @@ def open_live_inbox(workspace: Workspace) -> Inbox:
     return open_inbox(workspace.config.live.inbox or folder / "inbox")
 
 
+def where(error: BaseException) -> str:
+    """Return what went wrong and where, without what it says: messages of unforeseen errors may quote a person's data.
+
+    >>> where(KeyError("ada@x.org"))
+    'KeyError'
+    """
+    steps = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{Path(s.filename).name}:{s.lineno}" for s in reversed(steps))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
+
+
+def open_identity(workspace: Workspace) -> Identity:
+    """Open the identity facts of a workspace; those that name an erased id are not taken in."""
+    folder = check_folder(workspace.folder)
+    return Identity(folder / "identity.db", Forgotten(workspace.store_folder))
+
+
+@contextlib.contextmanager
+def moving(workspace: Workspace) -> Iterator[Mover]:
+    """Open a workspace's mover, with its inbox and identity facts, for one piece of work."""
+    inbox, identity = open_live_inbox(workspace), open_identity(workspace)
+    try:
+        yield _mover(workspace, inbox, identity)
+    finally:
+        identity.close()
+        inbox.close()
+
+
+def _mover(workspace: Workspace, inbox: Inbox, identity: Identity) -> Mover:
+    return Mover(
+        workspace.config,
+        workspace.folder,
+        workspace.store_folder,
+        workspace.engine,
+        inbox,
+        identity,
+    )
+
+
 class Live:
     """Everything that answers. ``start`` begins the threads, ``stop`` ends them; nothing acknowledged is lost either way."""
 
@@ -46,21 +88,14 @@ class Live:
         live = workspace.config.live
         folder = check_folder(workspace.folder)
         self.inbox = inbox or open_live_inbox(workspace)
-        self.identity = Identity(folder / "identity.db")
+        self.identity = open_identity(workspace)
         self.state = LiveState(
             workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
             tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
         )  # fmt: skip
-        self.mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            self.inbox,
-            self.identity,
-        )
+        self.mover = _mover(workspace, self.inbox, self.identity)
         self.models = Models(workspace.folder / "models", live.shadow)
-        self.log = AnswerLog(folder / "log.db")
+        self.log = AnswerLog(folder / "log.db", self.state.forgotten)
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
         self.every = Duration.parse(live.move).microseconds / 1e6
         self.recommender: Any = None
@@ -83,7 +118,7 @@ class Live:
         if move:
             loops.append(("mover", self.move, self.every))
         if self.triggers.declared:
-            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver, 0.2)]
+            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver_soon, 0.0)]
         for name, work, pause in loops:
             thread = threading.Thread(
                 target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
@@ -108,9 +143,10 @@ class Live:
                 busy = work()
                 self.faults.pop(name, None)
                 wait = 0.0 if name == "tail" and busy else pause
-            except (PropendError, OSError, ValueError) as error:
-                self.faults[name] = str(error)
-                _log.warning("%s: %s", name, error)
+            except Exception as error:  # a thread must outlive whatever it meets
+                known = isinstance(error, PropendError | OSError)
+                self.faults[name] = str(error) if known else where(error)
+                _log.warning("%s: %s", name, self.faults[name])
                 wait = max(pause, 1.0)
 
     # ---- the work of the threads
@@ -144,14 +180,9 @@ class Live:
         if store is None or not store.rows or not self.state.schema.item_ids:
             return
         fresh = Store(store.folder)
-        schema = self.workspace_schema()
+        schema = Schema.of(fresh, self.state.zone, self.state.tasks)
         with contextlib.suppress(DataError):
             self.recommender = (fit_default(fresh, schema), catalogue(fresh), fresh.item_ids())
-
-    def workspace_schema(self) -> Any:
-        """Return the schema of the store as it is now."""
-        self.workspace._forget_cached()
-        return self.workspace.schema
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)
