@@ -144,7 +144,7 @@ def lastfm() -> Split:
     )
 
 
-def lastfm_friends(loudness: float = 1.0) -> tuple[Split, npt.NDArray[np.bool_]]:
+def lastfm_friends(loudness: float = 0.5) -> tuple[Split, npt.NDArray[np.bool_]]:
     """LastFM with its friendships as further interactions, and which items are artists.
 
     A friend is an item beyond the artists that the user has "met": what a log says with an event whose
