@@ -26,6 +26,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"measure": "adjusted_cosine", "weighting": "log"},
         {"measure": "jaccard", "weighting": "bm25"},
     ],
+    "association_rules": [{"gap": 20.0, "significance": 0.9, "longest": 3}],
     "ease": [{"support": 5}],
     "als": [{"features": 1.0}, {"biases": False, "weighted": True}],
     "graph_filter": [{"factors": 4}],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from propend.names import DAY
+from propend.recommend import ranking
 from propend.recommend.again import BuyAgain
 from propend.recommend.evaluate import measure, per_user
 from propend.recommend.interactions import Histories, Interactions
@@ -19,8 +19,8 @@ from propend.recommend.protocols import Split
 from propend.recommend.ranking import top_k
 from propend.recommend.recommender import Recommender, State
 from propend.recommend.regression import Ease, Slim
-from propend.recommend.rules import Baskets, find_rules, frequent_sets
 from propend.recommend.sessions import SequentialRules
+from propend.recommend.similarity import Sparse, nearest_columns, nearest_rows
 from propend.recommend.spectral import GraphFilter
 
 
@@ -50,6 +50,55 @@ def test_top_k(seed: int, k: int) -> None:
         )[:k]
         assert items[row].tolist() == [i for _, i in right] + [-1] * (k - len(right))
         assert best[row, : len(right)].tolist() == [-s for s, _ in right]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([8, 40, 1 << 18]))
+def test_top_k_of_products(seed: int, k: int, cells: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, n = int(rng.integers(1, 9)), int(rng.integers(1, 150))
+    left, right = (rng.integers(-2, 3, (m, 5)).astype(np.float32) for m in (rows, n))
+    bias = rng.integers(-1, 2, n).astype(np.float32)
+    bias[rng.random(n) < 0.1] = -np.inf
+    allowed = rng.random(n) < 0.8
+    lengths = rng.integers(0, 6, rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    seen = rng.integers(0, n, offsets[-1]).astype(np.int32)
+    scores = left @ right.T + bias
+    scores[np.repeat(np.arange(rows), lengths), seen] = -np.inf
+    want = top_k(scores, k, allowed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_TILE_ROWS", 3)
+        patch.setattr(ranking, "_TILE_CELLS", cells)
+        got = ranking.top_k_products(
+            left, right, k, bias=bias, allowed=allowed, seen=(offsets, seen)
+        )
+    assert got[0].tolist() == want[0].tolist()
+    assert got[1].tolist() == want[1].tolist()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.4])
+@pytest.mark.parametrize("union", [False, True])
+def test_nearest_rows_is_nearest_columns(share: float, union: bool) -> None:
+    from scipy.sparse import random_array
+
+    rng = np.random.default_rng(0)
+    table = random_array((60, 40), density=share, format="csr", rng=rng, dtype=np.float32)
+    table.data[:] = rng.integers(1, 3, len(table.data)) if not union else 1  # many ties
+    norm = np.sqrt(np.asarray((table**2).sum(axis=1)).ravel().astype(np.float64))
+    fast = nearest_rows(table, 7, norm, shrink=0.5, union=union)
+    slow = nearest_columns(
+        Sparse.of(table),
+        Sparse.of(table.T),
+        7,
+        row_norm=norm,
+        column_norm=norm,
+        shrink=0.5,
+        union=union,
+    )
+    assert fast.offsets.tolist() == slow.offsets.tolist()
+    assert fast.columns.tolist() == slow.columns.tolist()
+    assert np.allclose(fast.values, slow.values, rtol=1e-6)
 
 
 class Fixed(Recommender):
@@ -198,6 +247,19 @@ def test_ease_dense_and_local() -> None:
     assert np.allclose(dense(Ease(strength=7, support=14).fit(log)), want, atol=1e-4)
 
 
+def test_ease_with_popularity_in_users_and_ridges() -> None:
+    log = made(5, n=900)
+    x = log.matrix(binary=True).toarray().astype(np.float64)
+    ridge = 7 * (x.sum(axis=0) / x.sum(axis=0).mean()) ** 0.5
+    x /= x.sum(axis=1, keepdims=True) ** 0.25
+    inverse = np.linalg.inv(x.T @ x + np.diag(ridge))
+    want = -inverse / np.diag(inverse)[None, :]
+    np.fill_diagonal(want, 0)
+    powers = {"user_power": 0.25, "item_power": 0.5}
+    assert np.allclose(dense(Ease(strength=7, **powers).fit(log)), want, atol=1e-5)
+    assert np.allclose(dense(Ease(strength=7, support=14, **powers).fit(log)), want, atol=1e-4)
+
+
 def test_slim_solves_its_equations() -> None:
     log = made(6, n=500)
     x = log.matrix(binary=True).toarray().astype(np.float64)
@@ -260,47 +322,3 @@ def test_buy_again_rates() -> None:
             count, days, since = pairs[user, item]
             mine = (count - 1 + rate[item] * 30) / (days + 30)
             assert scores[row, item] == pytest.approx(mine * since / (since + 0.5 / mine), rel=1e-5)
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    st.lists(st.lists(st.integers(0, 7), max_size=6), min_size=1, max_size=90), st.integers(1, 40)
-)
-def test_frequent_sets(lists: list[list[int]], percent: int) -> None:
-    sets = [set(part) for part in lists]
-    least = max(1, int(np.ceil(percent / 100 * len(sets) - 1e-9)))
-    want = {}
-    for size in range(1, 7):
-        for chosen in combinations(range(8), size):
-            count = sum(set(chosen) <= s for s in sets)
-            if count >= least:
-                want[chosen] = count
-    assert frequent_sets(Baskets.from_lists(lists, 8), percent / 100).counts == want
-
-
-def test_rule_measures() -> None:
-    from scipy.stats import fisher_exact
-
-    rng = np.random.default_rng(2)
-    lists = [np.flatnonzero(rng.random(6) < 0.4).tolist() for _ in range(120)]
-    for part in lists:
-        if 0 in part and rng.random() < 0.7:
-            part.append(1)
-    rules = find_rules(Baskets.from_lists(lists, 6), 0.05, significance=None)
-    assert len(rules) == rules.tested > 20
-    sets = [set(part) for part in lists]
-    n = len(sets)
-    for r, (a, c) in enumerate(zip(rules.antecedent, rules.consequent.tolist(), strict=True)):
-        left = sum(set(a) <= s for s in sets)
-        right = sum(c in s for s in sets)
-        both = sum(set(a) | {c} <= s for s in sets)
-        assert rules.count[r] == both
-        assert rules.confidence[r] == pytest.approx(both / left)
-        assert rules.lift[r] == pytest.approx(both * n / left / right)
-        assert rules.leverage[r] == pytest.approx(both / n - left * right / n**2)
-        if both < left:
-            conviction = (left / n) * (1 - right / n) / ((left - both) / n)
-            assert rules.conviction[r] == pytest.approx(conviction)
-        table = [[both, left - both], [right - both, n - left - right + both]]
-        assert rules.p[r] == pytest.approx(fisher_exact(table, "greater").pvalue, abs=1e-9)
-    assert (rules.q >= rules.p - 1e-12).all()

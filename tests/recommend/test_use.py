@@ -18,7 +18,6 @@ from propend.recommend.evaluate import evaluate
 from propend.recommend.fallback import Fallback
 from propend.recommend.interactions import Interactions
 from propend.recommend.protocols import forward, leave_one_out, random_split
-from propend.recommend.rules import Baskets, find_rules, frequent_sets
 from propend.testing.recommenders import sample
 
 
@@ -51,28 +50,6 @@ def test_wrong_input_is_one_sentence() -> None:
         create("buy_again").fit(Interactions.from_lists([[0, 0]]))
     with pytest.raises(NotEnoughDataError, match="pass items="):
         create("content").fit(Interactions.from_lists([[0, 1]]))
-
-
-def test_rules_refuse_what_has_no_answer() -> None:
-    with pytest.raises(DataError, match="support must be above 0"):
-        frequent_sets(Baskets.from_lists([[0]]), 0.0)
-    with pytest.raises(NotEnoughDataError, match="no basket"):
-        frequent_sets(Baskets.from_lists([]), 0.1)
-    assert len(find_rules(Baskets.from_lists([[0], [1], [2]]), 0.1)) == 0, "one-item baskets"
-
-
-def test_rules_by_chance_are_not_reported() -> None:
-    rng = np.random.default_rng(0)
-    lists = [np.flatnonzero(rng.random(20) < 0.2).tolist() for _ in range(500)]
-    baskets = Baskets.from_lists(lists, 20)
-    assert len(find_rules(baskets, 0.01, significance=None, longest=2)) > 300
-    assert len(find_rules(baskets, 0.01, longest=2)) <= 2
-
-
-def test_baskets_by_pause() -> None:
-    times = np.array([0, 1, 9, 10]) * DAY
-    baskets = Baskets.of(Interactions.of([0] * 4, [0, 1, 0, 2], times), gap=5)
-    assert [b.tolist() for b in np.split(baskets.items, baskets.offsets[1:-1])] == [[0, 1], [0, 2]]
 
 
 def test_forward_learns_from_the_past_only() -> None:

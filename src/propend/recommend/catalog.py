@@ -15,6 +15,7 @@ from propend.recommend.recommender import Recommender
 __all__ = ["create", "find", "load", "names", "restore"]
 
 _PLACES: Final = {
+    "association_rules": "propend.recommend.association:AssociationRules",
     "buy_again": "propend.recommend.again:BuyAgain",
     "ease": "propend.recommend.regression:Ease",
     "slim": "propend.recommend.regression:Slim",

@@ -14,8 +14,8 @@ from msgspec import Meta
 
 from propend.events.timelines import Column
 from propend.recommend.interactions import Histories, Interactions
-from propend.recommend.ranking import NO_OPINION
-from propend.recommend.recommender import Items, Recommender, State
+from propend.recommend.ranking import NO_OPINION, top_k_products
+from propend.recommend.recommender import Items, Recommendations, Recommender, State
 from propend.recommend.similarity import Sparse
 
 __all__ = ["Als", "AlsParameters", "Bpr", "BprParameters", "Factors", "one_hot"]
@@ -24,6 +24,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 
 class Factors(Recommender):
@@ -45,14 +46,17 @@ class Factors(Recommender):
         vectors = self._user[at].copy()
         new = np.flatnonzero(at < 0)
         if len(new):
-            parts = [histories.block(i, i + 1) for i in new.tolist()]
-            offsets = np.concatenate([[0], np.cumsum([len(p.items) for p in parts])])
+            lengths = np.diff(histories.offsets)[new]
+            offsets = np.concatenate([[0], np.cumsum(lengths)])
+            rows = np.arange(offsets[-1]) + np.repeat(
+                histories.offsets[new] - offsets[:-1], lengths
+            )
             joined = Histories(
                 histories.users[new],
                 offsets.astype(np.int64),
-                np.concatenate([p.items for p in parts]),
-                np.concatenate([p.weight for p in parts]),
-                np.concatenate([p.time for p in parts]),
+                histories.items[rows],
+                histories.weight[rows],
+                histories.time[rows],
             )
             vectors[new] = self._fold(joined)
         return vectors
@@ -62,6 +66,24 @@ class Factors(Recommender):
         scores = self._vectors(histories) @ self._item.T + self._bias
         scores[np.diff(histories.offsets) == 0] = NO_OPINION
         return scores
+
+    def _recommend(
+        self, histories: Histories, k: int, hide_seen: bool | None, allowed: Bool, at: int
+    ) -> Recommendations:
+        """Rank without ever holding the scores of a block."""
+        del at
+        hide = not self.repeats if hide_seen is None else hide_seen
+        items, scores = top_k_products(
+            self._vectors(histories),
+            self._item,
+            k,
+            bias=self._bias,
+            allowed=allowed,
+            seen=(histories.offsets, histories.items) if hide else None,
+        )
+        nobody = np.diff(histories.offsets) == 0
+        items[nobody], scores[nobody] = -1, NO_OPINION
+        return self._answer(histories.users, items, scores)
 
     def _alike(self, items: I64) -> F32:
         size = np.maximum(np.linalg.norm(self._item, axis=1), 1e-12)

@@ -13,7 +13,7 @@ from msgspec import Meta
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.linear import ItemToItem, ProfileParameters
 from propend.recommend.recommender import Recommender, State
-from propend.recommend.similarity import Sparse, nearest_columns, spread
+from propend.recommend.similarity import Sparse, nearest_columns, nearest_rows, spread
 
 __all__ = [
     "ItemNeighbours",
@@ -137,16 +137,9 @@ def likeness(
         rows.data[:] = 1.0
     else:
         rows = _centred(rows, measure, mean)
+    rows.sum_duplicates()
     size = _size(rows, measure)
-    return nearest_columns(
-        Sparse.of(rows),
-        Sparse.of(rows.T),
-        neighbours,
-        row_norm=size,
-        column_norm=size,
-        shrink=shrink,
-        union=measure == "jaccard",
-    )
+    return nearest_rows(rows, neighbours, size, shrink=shrink, union=measure == "jaccard")
 
 
 def _size(rows: Any, measure: Measure) -> F64:

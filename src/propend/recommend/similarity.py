@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from propend.models.storage import State
 
-__all__ = ["Sparse", "evidence", "nearest_columns", "once_each", "spread"]
+__all__ = ["Sparse", "evidence", "nearest_columns", "nearest_rows", "once_each", "spread"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -108,9 +108,102 @@ def nearest_columns(
         values,
         counts,
     )
-    filled = np.arange(k)[None, :] < counts[:, None]
+    return _filled(columns, values, counts, width)
+
+
+def _filled(columns: I32, values: F32, counts: I64, width: int) -> Sparse:
+    filled = np.arange(columns.shape[1])[None, :] < counts[:, None]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return Sparse(offsets, columns[filled], values[filled], width)
+
+
+def nearest_rows(
+    rows: Any, k: int, norm: F64, *, shrink: float = 0.0, union: bool = False
+) -> Sparse:
+    """Return the k nearest other rows of each row of a SciPy CSR array without duplicate entries: n × n.
+
+    The same as ``nearest_columns(rows, rows.T, k)`` with ``norm`` for both sides, at half the work: the
+    likeness of a pair is found once and offered to both.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> near = nearest_rows(csr_array(np.array([[1, 0], [1, 1], [0, 1]], np.float32)), 1, np.ones(3))
+    >>> near.columns.tolist(), near.values.tolist()
+    ([1, 0, 1], [1.0, 1.0, 1.0])
+    """
+    table, turned = Sparse.of(rows), Sparse.of(rows.T)
+    n = len(table)
+    k = min(k, n)
+    columns = np.empty((n, k), np.int32)
+    values = np.empty((n, k), np.float32)
+    counts = np.zeros(n, np.int64)
+    # unsigned codes spare the kernel the check for negative indices
+    _nearest_rows(
+        (table.offsets, table.columns.view(np.uint32), table.values),
+        (turned.offsets, turned.columns.view(np.uint32), turned.values),
+        (norm, float(shrink), union),
+        columns,
+        values,
+        counts,
+    )
+    return _filled(columns, values, counts, n)
+
+
+@nb.njit(cache=True, nogil=True)
+def _nearest_rows(
+    rows: Any, turned: Any, rule: Any, columns: Any, values: Any, counts: Any
+) -> None:
+    ro, rc, rv = rows
+    to, tc, tv = turned
+    norm, shrink, union = rule
+    n, k = columns.shape
+    total = np.zeros(n)
+    owner = np.full(n, -1, np.int32)
+    touched = np.empty(n, np.uint32)
+    after = to[:-1].copy()  # where each column's entries past the current row start
+    least = np.zeros(n, np.float32)  # what a candidate has to beat: the root of a full heap
+    for i in range(n):
+        work = 0
+        for x in range(ro[i], ro[i + 1]):
+            after[rc[x]] += 1
+            work += to[rc[x] + 1] - after[rc[x]]
+        m = 0
+        if work > n - i:  # most rows will be touched: no book is kept of which
+            total[i:] = 0.0
+            for x in range(ro[i], ro[i + 1]):
+                for y in range(after[rc[x]], to[rc[x] + 1]):
+                    total[tc[y]] += np.float64(rv[x]) * tv[y]
+            for j in range(i + 1, n):
+                touched[m] = j
+                m += total[j] > 0.0
+        else:
+            for x in range(ro[i], ro[i + 1]):
+                for y in range(after[rc[x]], to[rc[x] + 1]):
+                    j = tc[y]
+                    if owner[j] != i:
+                        owner[j] = i
+                        total[j] = 0.0
+                        touched[m] = j
+                        m += 1
+                    total[j] += np.float64(rv[x]) * tv[y]
+        for t in range(m):
+            j = touched[t]
+            s = total[j]
+            below = (norm[i] + norm[j] - s if union else norm[i] * norm[j]) + shrink
+            if s <= 0.0 or below <= 0.0:
+                continue
+            v = np.float32(s / below)
+            if v >= least[i]:
+                counts[i] = _offer(columns[i], values[i], counts[i], k, np.int32(j), v)
+                if counts[i] == k:
+                    least[i] = values[i, 0]
+            if v >= least[j]:
+                counts[j] = _offer(columns[j], values[j], counts[j], k, np.int32(i), v)
+                if counts[j] == k:
+                    least[j] = values[j, 0]
+    for i in range(n):
+        _sort(columns[i], values[i], counts[i])
 
 
 @nb.njit(cache=True, nogil=True)
@@ -201,23 +294,30 @@ def _sort(columns: Any, values: Any, size: int) -> None:
 
 def spread(offsets: I64, items: I32, weight: F32, table: Sparse) -> F32:
     """Add up the table's rows of each history: ``scores[r] = Σ weight · table[item]``; −∞ where nothing adds."""
-    scores = np.full((len(offsets) - 1, table.width), -np.inf, np.float32)
-    _spread(offsets, items, weight, table.offsets, table.columns, table.values, scores)
+    scores = np.empty((len(offsets) - 1, table.width), np.float32)
+    codes = table.columns.view(np.uint32)
+    _spread(offsets, items, weight, table.offsets, codes, table.values, scores)
     return scores
 
 
 @nb.njit(cache=True, nogil=True)
 def _spread(offsets: Any, items: Any, weight: Any, to: Any, tc: Any, tv: Any, scores: Any) -> None:
+    added = np.empty(scores.shape[1], np.uint8)
     for row in range(len(offsets) - 1):
+        total = scores[row]
+        total[:] = 0.0
+        added[:] = 0
         for at in range(offsets[row], offsets[row + 1]):
             w = weight[at]
             if w == 0.0:
                 continue
             for x in range(to[items[at]], to[items[at] + 1]):
                 j = tc[x]
-                add = w * tv[x]
-                old = scores[row, j]
-                scores[row, j] = add if old == -np.inf else old + add
+                total[j] += w * tv[x]
+                added[j] = 1
+        for j in range(len(total)):
+            if added[j] == 0:
+                total[j] = -np.inf
 
 
 @nb.njit(cache=True, nogil=True)

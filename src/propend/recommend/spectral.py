@@ -12,12 +12,13 @@ from msgspec import Meta
 from propend.recommend.factors import Factors
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION
-from propend.recommend.recommender import State
+from propend.recommend.recommender import Recommendations, Recommender, State
 from propend.recommend.similarity import Sparse, once_each
 
 __all__ = ["GraphFilter", "GraphFilterParameters"]
 
 F32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,12 @@ class GraphFilter(Factors):
         scores = (scores + p.ideal * low * self._root + self._bias).astype(np.float32)
         scores[np.diff(histories.offsets) == 0] = NO_OPINION
         return scores
+
+    def _recommend(
+        self, histories: Histories, k: int, hide_seen: bool | None, allowed: Bool, at: int
+    ) -> Recommendations:
+        """Rank by scores: they are no products of two vectors here."""
+        return Recommender._recommend(self, histories, k, hide_seen, allowed, at)
 
     def _state(self) -> State:
         state = State({}, {"item": self._item, "bias": self._bias, "root": self._root})

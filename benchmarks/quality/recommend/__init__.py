@@ -1,0 +1,1 @@
+"""Recommenders on public data beside published rows: ``python -m benchmarks.quality.recommend``."""
