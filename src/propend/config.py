@@ -23,6 +23,7 @@ __all__ = [
     "EventSource",
     "FunnelConfig",
     "LiveConfig",
+    "RecommendConfig",
     "Source",
     "TableSource",
     "TrendConfig",
@@ -201,6 +202,50 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Relative lift of the purchase probability a push is assumed to give until one was measured."""
 
 
+class RecommendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How offers are put together: where they come from, and the shop's rules for the list."""
+
+    mix: Literal["ranker", "weights", "order"] = "ranker"
+    """How the sources are brought together: a learned ranker, learned weights, or one after the other."""
+    segment: str | None = None
+    """User attribute whose groups have a popularity of their own."""
+    category: str | None = None
+    """Item attribute that says the category, for the next three."""
+    diversity: float = 0.0
+    """0 to 1: how much an item loses for each one of its category above it."""
+    calibration: float = 0.0
+    """0 to 1: how much a list follows the user's own shares of the categories."""
+    cap: int | None = None
+    """Most items of one category in a list."""
+    novelty: float = 0.0
+    """What little-known items gain; 1 is as much as lies between the best and the last candidate."""
+    freshness: float = 0.0
+    """What items gain that were first met lately."""
+    margin: str | None = None
+    """Item attribute: what one sale leaves."""
+    profit: float = 0.0
+    """What items of high margin gain."""
+    stock: str | None = None
+    """Item attribute that is 0, false or "no" for what cannot be delivered."""
+    pin: tuple[str, ...] = ()
+    """Item ids shown first to everyone, in this order."""
+    bury: tuple[str, ...] = ()
+    """Item ids shown only where nothing else is left."""
+    bought: Literal["offer", "replenish", "hide"] = "offer"
+    """What was bought: offered again as the sources see fit, only if it is bought again and again, or never."""
+    replenishable: str | None = None
+    """Item attribute that marks what is bought again; not given: judged by the log."""
+    repeat: float = 0.1
+    """Share of an item's buyers who bought it again from which it is replenishable."""
+    shown: tuple[str, ...] = ()
+    """Event types by which an item was shown to a user (impression, …)."""
+    at_most: int | None = None
+    """Most times an item is shown to one user within ``within``."""
+    within: str = "30d"
+    most_shown: int | None = None
+    """Most users one item is offered to in a run, for scarce stock."""
+
+
 class ApiKey(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may ask the live API what. ``key`` is the secret itself, or ``sha256:`` and its hash in hex."""
 
@@ -259,6 +304,7 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trends: tuple[TrendConfig, ...] = ()
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
+    recommend: RecommendConfig = RecommendConfig()
     decide: DecideConfig = DecideConfig()
     live: LiveConfig = LiveConfig()
 
@@ -342,6 +388,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "tasks": AskConfig,
     "funnels": FunnelConfig,
     "trends": TrendConfig,
+    "recommend": RecommendConfig,
     "decide": DecideConfig,
     "live": LiveConfig,
     "api": ApiKey,

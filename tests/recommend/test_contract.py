@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from propend.recommend.catalog import create, names
-from propend.recommend.fallback import Fallback
+from propend.recommend.blend import Blend
+from propend.recommend.catalog import create, find, names
+from propend.recommend.fallback import Fallback, Staged
 from propend.recommend.hybrid import Hybrid
 from propend.recommend.recommender import Recommender
+from propend.recommend.reranked import Reranked
 from propend.testing.recommenders import check_recommender
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -38,7 +40,7 @@ FAST: dict[str, dict[str, Any]] = {
 CASES = [
     (name, {**FAST.get(name, {}), **extra})
     for name in names()
-    if name not in ("fallback", "hybrid")
+    if not issubclass(find(name), Staged)
     for extra in [{}, *VARIANTS.get(name, [])]
 ]
 
@@ -63,5 +65,32 @@ def test_hybrid_keeps_the_contract() -> None:
     def factory() -> Recommender:
         stages = [create("buy_again"), create("item_neighbours"), create("popularity")]
         return Hybrid(stages, trees=5, candidates=20)
+
+    check_recommender(factory)
+
+
+def test_blend_keeps_the_contract() -> None:
+    def factory() -> Recommender:
+        stages = [create("buy_again"), create("item_neighbours"), create("popularity")]
+        return Blend(stages, candidates=20)
+
+    check_recommender(factory)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"category": "category", "diversity": 0.3, "calibration": 0.3, "cap": 5},
+        {"novelty": 0.2, "freshness": 0.2, "margin": "price", "profit": 0.5, "bury": (3,)},
+        {"pin": (2, 7), "bought": "replenish"},
+        {"bought": "hide"},
+    ],
+    ids=str,
+)
+def test_reranked_keeps_the_contract(settings: dict[str, Any]) -> None:
+    def factory() -> Recommender:
+        stages = [create("buy_again"), create("item_neighbours"), create("popularity")]
+        return Reranked([Fallback(stages)], exposures=([2, 2], [0, 1]), at_most=1, **settings)
 
     check_recommender(factory)

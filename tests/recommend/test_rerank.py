@@ -39,7 +39,7 @@ def test_caps_and_diversity(shown: Recommendations) -> None:
 
 
 def test_calibration_follows_the_users_shares(shown: Recommendations) -> None:
-    shares = np.tile([0.0, 0.0, 1.0], (len(shown), 1))
+    shares = CATEGORY[shown.items] == 2
     lists = Reranker(category=CATEGORY, calibration=0.95).rerank(shown, 4, shares=shares)
     assert (CATEGORY[lists.items] == 2).mean() > 0.9
 

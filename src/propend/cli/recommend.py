@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from propend.cli.output import emit, folder_argument, json_option, percent, rows
 from propend.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = ["recommend"]
+
+_FIGURES = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20", "coverage")
 
 
 @click.command()
@@ -22,7 +28,15 @@ __all__ = ["recommend"]
     help="An anonymous session's item ids, oldest first.",
 )
 @click.option("--similar", metavar="ITEM", help="Items that go with this one.")
-@click.option("-k", default=10, show_default=True, help="How many offers.")
+@click.option("--fans", metavar="ITEM", help="Users who would like this item, for a campaign.")
+@click.option("--rules", is_flag=True, help="What goes with what, and what it earns.")
+@click.option("--bundles", is_flag=True, help="Sets of items worth selling as one.")
+@click.option(
+    "--onboarding",
+    is_flag=True,
+    help="Items to show a newcomer; with --session: what to show after these clicks.",
+)
+@click.option("-k", default=10, show_default=True, help="How many offers, users or questions.")
 @click.option("--evaluate", is_flag=True, help="How good the recommenders are on this log.")
 @click.option(
     "--protocol",
@@ -31,73 +45,135 @@ __all__ = ["recommend"]
     type=click.Choice(["forward", "leave-one-out", "random"]),
 )
 @click.option(
+    "--with", "others", multiple=True, metavar="NAME", help="Judge this recommender as well."
+)
+@click.option("--support", default=0.001, show_default=True, help="Least share of baskets.")
+@click.option("--confidence", default=0.0, show_default=True, help="Least P(right | left).")
+@click.option("--significance", default=0.05, show_default=True, help="Most false discoveries.")
+@click.option(
+    "--control",
+    default="discoveries",
+    show_default=True,
+    type=click.Choice(["discoveries", "dependent", "family"]),
+    help="What --significance bounds.",
+)
+@click.option("--longest", default=3, show_default=True, help="Most items of a rule or bundle.")
+@click.option(
+    "--per", default="session", show_default=True, help="Baskets: session, user, or e.g. 7d."
+)
+@click.option("--margin", metavar="ATTRIBUTE", help="Item attribute: what one sale leaves.")
+@click.option("--discount", default=0.1, show_default=True, help="Share of a bundle's margin.")
+@click.option(
     "--out",
     type=click.Path(dir_okay=False),
     help="Write offers for all users to this Parquet file.",
 )
+@click.option("--csv", "csv_", type=click.Path(dir_okay=False), help="Write the table as CSV.")
 @json_option
 def recommend(
     folder: str,
     users: tuple[str, ...],
     session: tuple[str, ...],
     similar: str | None,
+    fans: str | None,
+    rules: bool,
+    bundles: bool,
+    onboarding: bool,
     k: int,
     evaluate: bool,
     protocol: str,
+    others: tuple[str, ...],
     out: str | None,
+    csv_: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """What to offer: to a user, to a session, beside an item, or to everyone; or how good the offers are."""
-    from propend.pipeline.run import with_names
     from propend.pipeline.workspace import open_workspace
 
     if k < 1:
         raise ConfigError(f"-k must be at least 1, not {k}")
     workspace = open_workspace(folder)
+    clicks = [
+        i for given in session for i in ([given] if workspace.has_item(given) else given.split(","))
+    ]
     if evaluate:
-        from propend.recommend.batch import judge
-
-        document = judge(workspace.store, workspace.schema, protocol=protocol)
-        emit(document, as_json, lambda: _table(document))
+        document = workspace.judge_offers(protocol, others=others)
+        emit(document, as_json, lambda: _judged(document))
         return
-    if not users and not session and similar is None:
+    if rules or bundles:
+        if bundles:
+            del options["confidence"]
+            found = workspace.bundles(**options)
+        else:
+            del options["discount"]
+            found = workspace.rules(**options)
+        _show(found, "bundles" if bundles else "rules", k, csv_, as_json)
+        return
+    if onboarding:
+        _show(workspace.onboarding(k, clicks), "questions", k, csv_, as_json)
+        return
+    if fans is not None:
+        _show(workspace.fans(fans, k), "users", k, csv_, as_json)
+        return
+    if not users and not clicks and similar is None:
         _everyone(workspace, k, out, as_json)
         return
-    if similar is not None:
-        from propend.recommend.batch import similar_items
+    _offers(workspace, users, clicks, similar, k, csv_, as_json)
 
-        table = similar_items(workspace.store, workspace.schema, similar, k)
+
+def _offers(
+    workspace: Any,
+    users: tuple[str, ...],
+    clicks: list[str],
+    similar: str | None,
+    k: int,
+    csv_: str | None,
+    as_json: bool,
+) -> None:
+    """Print offers to some users, to a session, or beside an item."""
+    from propend.pipeline.run import with_names
+
+    if similar is not None:
+        table = workspace.similar(similar, k)
     else:
-        seen = [
-            i
-            for given in session
-            for i in ([given] if workspace.has_item(given) else given.split(","))
-        ]
-        table = workspace.recommend_session(seen, k) if seen else workspace.recommend(users, k)
-    offers = [
-        {**row, "name": row.get("name") or row["item"]}
-        for row in with_names(workspace, table).to_pylist()
-    ]
+        table = workspace.recommend_session(clicks, k) if clicks else workspace.recommend(users, k)
+    table = with_names(workspace, table)
+    _write(table, csv_)
+    offers = [{**row, "name": row.get("name") or row["item"]} for row in table.to_pylist()]
     unknown = [user for user in users if not workspace.knows(user)]
     if unknown:
         click.echo(f"not in the log, so served as new users: {', '.join(unknown)}", err=True)
+    for user in [u for u in users if u not in unknown and u not in {o.get("user") for o in offers}]:
+        click.echo(f"nothing is left to offer to {user}: everything was met before", err=True)
+    most = max((o["rank"] for o in offers), default=0)
+    if 0 < most < k:
+        click.echo(f"only {most} of {k} offers: there are no more items to show", err=True)
+    header = ["user", "rank", "item", "name", "from", "because"]
     emit(
         {"offers": offers},
         as_json,
         lambda: rows(
-            ["user", "rank", "item", "name", "because"],
-            [[o.get("user") or "–", o["rank"], o["item"], o["name"], o["reason"]] for o in offers],
+            header,
+            [
+                [
+                    o.get("user") or o.get("of") or "–",
+                    o["rank"],
+                    o["item"],
+                    o["name"],
+                    str(o.get("source", "likeness")).replace("_", " "),
+                    o["reason"],
+                ]
+                for o in offers
+            ],
         ),
     )
 
 
 def _everyone(workspace: Any, k: int, out: str | None, as_json: bool) -> None:
-    from pathlib import Path
-
     from propend.pipeline.predict import write_table
-    from propend.recommend.batch import recommend_all
 
-    table, _ = recommend_all(workspace.store, workspace.schema, workspace.engine, k, judged=False)
+    table = workspace.recommend_everyone(k)
     target = write_table(table, Path(out) if out else workspace.out / "recommendations.parquet")
     document = {
         "users": len(set(table["user"].to_pylist())),
@@ -113,25 +189,60 @@ def _everyone(workspace: Any, k: int, out: str | None, as_json: bool) -> None:
     )
 
 
-def _table(document: dict[str, Any]) -> None:
+def _write(table: pa.Table, csv_: str | None) -> None:
+    if csv_:
+        from propend.pipeline.predict import write_csv
+
+        write_csv(table, Path(csv_))
+
+
+def _show(table: pa.Table, word: str, k: int, csv_: str | None, as_json: bool) -> None:
+    """Print a table: all of it as JSON or CSV, its first k rows in words."""
+    _write(table, csv_)
+    found = table.to_pylist()
+
+    def words() -> None:
+        if not found:
+            click.echo(f"No {word}: nothing is left after the limits given; lower --support.")
+            return
+        header = list(found[0])
+        rows(header, [[_cell(row[name]) for name in header] for row in found[:k]])
+        if len(found) > k:
+            click.echo(f"  … and {len(found) - k:,} more; see them with -k, --json or --csv FILE")
+
+    emit({word: found}, as_json, words)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " + ".join(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _judged(document: dict[str, Any]) -> None:
     if "error" in document:
         click.echo(f"Not judged: {document['error']}")
         return
     click.echo(f"{document['protocol']}; data {document['data_hash']}")
-    keys = [
-        key
-        for key in ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20", "coverage")
-        if key in document["models"][0]
-    ]
+    keys = [key for key in _FIGURES if key in document["models"][0]]
+    served = document.get("served")
     rows(
         ["recommender", *keys],
         [
             [
-                m["name"],
+                f"{m['name']} (what users are offered)" if m["name"] == served else m["name"],
                 *(percent(m[key]) if key == "coverage" else f"{m[key]:.4f}" for key in keys),
             ]
             for m in document["models"]
         ],
     )
+    cold = [m for m in document["models"] if m.get("cold_users")]
+    if cold:
+        click.echo(
+            f"  cold users ({cold[0]['cold_users']['users']:,}, judged apart), NDCG@10: "
+            + ", ".join(f"{m['name']} {m['cold_users']['ndcg@10']:.4f}" for m in cold)
+        )
     for warning in document.get("warnings", []):
         click.echo(f"  {warning}")

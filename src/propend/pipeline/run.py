@@ -7,7 +7,6 @@ goes on. Everything written appears in ``out`` at once, when the journey is done
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from propend.expression.nodes import Aggregate
 from propend.features.profile import Profiles
 from propend.features.segments import segments
 from propend.learn.registry import code_version, plain
-from propend.names import DAY, ITEM, USER
+from propend.names import DAY, USER
 from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
@@ -264,7 +263,13 @@ def _recommend(
 
     show("recommend", 0, 1)
     try:
-        table, evaluation = recommend_all(workspace.store, workspace.schema, workspace.engine, k=10)
+        table, evaluation = recommend_all(
+            workspace.store,
+            workspace.schema,
+            workspace.engine,
+            k=10,
+            rules=workspace.config.recommend,
+        )
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
@@ -276,20 +281,10 @@ def _recommend(
 
 
 def with_names(workspace: Workspace, table: pa.Table) -> pa.Table:
-    """Say reasons with the items' names instead of their ids, and put each offer's name beside it."""
+    """Put each offer's name beside it."""
     names = item_names(workspace)
     if not names:
         return table
-    coded = table["reason"].combine_chunks().dictionary_encode()
-    worded = [
-        re.sub(r"(?<=goes with )(\S+)", lambda found: names.get(found[1], found[1]), text)
-        for text in coded.dictionary.to_pylist()
-    ]
-    table = table.set_column(
-        table.column_names.index("reason"),
-        "reason",
-        pa.array(worded, pa.string()).take(coded.indices),
-    )
     offered = table["item"].combine_chunks().dictionary_encode()
     titles = pa.array(
         [names.get(item, item) for item in offered.dictionary.to_pylist()], pa.string()
@@ -317,19 +312,9 @@ def _offers(workspace: Workspace, table: pa.Table) -> list[dict[str, Any]]:
 
 def item_names(workspace: Workspace) -> dict[str, str]:
     """Return item id → name, for items that have one."""
-    items = workspace.store.table("items")
-    column = next(
-        (
-            c
-            for c in ("name", "title", "product_name", "description", "product_type", "category")
-            if items is not None and c in items.column_names
-        ),
-        None,
-    )
-    if items is None or column is None:
-        return {}
-    pairs = zip(items[ITEM].to_pylist(), items[column].to_pylist(), strict=True)
-    return {item: name for item, name in pairs if name}
+    from propend.recommend.batch import item_names
+
+    return item_names(workspace.store)
 
 
 def last_items(workspace: Workspace, user: str, most: int) -> list[str]:

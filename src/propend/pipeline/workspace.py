@@ -26,6 +26,7 @@ from propend.features.schema import Schema
 from propend.learn.registry import Registry
 from propend.pipeline.analytics import Analytics
 from propend.pipeline.predict import Prediction, predict, score
+from propend.pipeline.recommend import Offers
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
 
@@ -39,7 +40,7 @@ def open_workspace(folder: str | Path, *, engine: str = "local", **options: obje
     return Workspace(Path(folder), connect(engine, **options))
 
 
-class Workspace(Analytics):
+class Workspace(Analytics, Offers):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
     def __init__(self, folder: Path, engine: Engine) -> None:
@@ -220,18 +221,6 @@ class Workspace(Analytics):
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the log or the catalogue."""
         return item in self.schema.item_ids
-
-    def recommend(self, users: Sequence[str], k: int = 10) -> pa.Table:
-        """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""
-        from propend.recommend.batch import recommend_for
-
-        return recommend_for(self.store, self.schema, list(users), k)
-
-    def recommend_session(self, items: Sequence[str], k: int = 10) -> pa.Table:
-        """Return k offers for an anonymous session of item ids, oldest first."""
-        from propend.recommend.batch import recommend_session
-
-        return recommend_session(self.store, self.schema, list(items), k)
 
     def run(self, *, progress: Progress | None = None) -> dict[str, Any]:
         """Do the whole journey; tables, audience files and the report are in ``out``."""

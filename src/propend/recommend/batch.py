@@ -1,44 +1,51 @@
-"""Recommendations of a whole store in one call: fit the declared chain, serve everyone, judge it forward."""
+"""Recommendations of a whole store in one call, as tables with ids, where each offer came from and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from propend.config import RecommendConfig
 from propend.engine import Engine
-from propend.errors import DataError, NotEnoughDataError
+from propend.errors import DataError
 from propend.events.store import Store
 from propend.features.schema import Schema
-from propend.names import DAY, ITEM
-from propend.recommend.again import BuyAgain
-from propend.recommend.evaluate import compare, split_by
-from propend.recommend.fallback import Fallback
-from propend.recommend.hybrid import Hybrid
+from propend.names import ITEM
+from propend.recommend.house import (
+    SERVED,
+    all_users,
+    catalogue,
+    default_chain,
+    fit_default,
+    judge,
+)
 from propend.recommend.interactions import Interactions
-from propend.recommend.neighbours import ItemNeighbours
-from propend.recommend.popularity import Popularity
 from propend.recommend.recommender import Recommendations, Recommender
+from propend.recommend.rerank import PINNED
+from propend.recommend.reranked import PINNED_REASON
 
 __all__ = [
+    "AUDIENCE",
     "SCHEMA",
+    "SERVED",
     "all_users",
+    "audience_of",
     "catalogue",
     "default_chain",
     "fit_default",
+    "item_names",
     "judge",
+    "questions_of",
     "recommend_all",
     "recommend_for",
     "recommend_session",
     "similar_items",
     "sources_of",
 ]
-
-Bool = npt.NDArray[np.bool_]
 
 SCHEMA: Final = pa.schema(
     [
@@ -52,47 +59,20 @@ SCHEMA: Final = pa.schema(
 )
 """Columns of a table of recommendations; ``rank`` starts at 1."""
 
-_HALF_LIFE: Final = 30.0
+AUDIENCE: Final = pa.schema(
+    [
+        ("item", pa.string()),
+        ("rank", pa.int32()),
+        ("user", pa.string()),
+        ("score", pa.float32()),
+        ("reason", pa.string()),
+    ]
+)
+"""Columns of a table of who would like an item."""
+
+_PLAIN: Final = RecommendConfig()
 _SLICE: Final = 20_000
 """Users turned into rows of text at a time."""
-
-
-def default_chain(log: Interactions, *, learned: bool = True) -> Fallback:
-    """Return the house's chain, not fitted: a learned order of due again, goes with yours and popular, then popular.
-
-    Without ``learned`` (a log too short to hold out a horizon) the sources follow each other: due again,
-    goes with yours, popular lately, popular. Buy-again stands in it only where something was bought
-    twice. Halves of fading are 30 days or a quarter of the log, whichever is shorter.
-    """
-    half_life = min(_HALF_LIFE, max((log.last - log.first) / DAY, 1.0) / 4)
-    popular = [Popularity(half_life=half_life), Popularity()]
-    sources: list[Recommender] = [
-        ItemNeighbours(weighting="unit", half_life=2 * half_life, shrink=1.0)
-    ]
-    if _repeats(log):
-        sources.insert(0, BuyAgain(least_rate=0.0 if learned else 1 / 365))
-    if learned:
-        return Fallback([Hybrid([*sources, Popularity(half_life=half_life)]), *popular])
-    return Fallback([*sources, *popular])
-
-
-def fit_default(
-    store: Store,
-    schema: Schema,
-    *,
-    at: int | None = None,
-    types: Mapping[str, float] | Sequence[str] | None = None,
-    seed: int = 0,
-) -> Recommender:
-    """Fit the house's chain on what a store knew before ``at`` (default: everything).
-
-    Raises ``NotEnoughDataError`` where no event carries an item.
-    """
-    log = Interactions.from_store(store, types=types, until=at)
-    try:
-        return default_chain(log).fit(log, items=schema.items, at=at, seed=seed)
-    except NotEnoughDataError:
-        return default_chain(log, learned=False).fit(log, items=schema.items, at=at, seed=seed)
 
 
 def recommend_all(
@@ -106,13 +86,14 @@ def recommend_all(
     judged: bool = True,
     horizon: float | None = None,
     seed: int = 0,
+    rules: RecommendConfig = _PLAIN,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Return k recommendations for every user of the store, and the forward evaluation of what made them.
 
     Parameters
     ----------
     recommender
-        a fitted one, default the house's chain fitted as of ``at``.
+        a fitted one, default the house's chain under ``rules``, fitted as of ``at``.
     horizon
         days the evaluation asks about; see ``protocols.forward``.
     judged
@@ -126,34 +107,14 @@ def recommend_all(
         too short to judge.
     """
     del engine  # one pass over compact arrays; a cluster engine will map user buckets
-    fitted = fit_default(store, schema, at=at, seed=seed) if recommender is None else recommender
+    fitted = recommender
+    if fitted is None:
+        fitted = fit_default(store, schema, at=at, seed=seed, rules=rules)
     table = table_of(store, fitted, fitted.recommend(all_users(store), k, within=catalogue(store)))
-    return table, judge(store, schema, at=at, horizon=horizon, seed=seed) if judged else {}
-
-
-def judge(
-    store: Store,
-    schema: Schema,
-    *,
-    at: int | None = None,
-    horizon: float | None = None,
-    protocol: str = "forward",
-    ks: Sequence[int] = (5, 10, 20),
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Return the evaluation of the house's chain and its parts on a store; ``{"error": …}`` if too short."""
-    try:
-        log = Interactions.from_store(store, until=at)
-        split = split_by(log, protocol, horizon=horizon, seed=seed)
-        parts = {_label(stage): stage for stage in default_chain(log, learned=False).stages[::-1]}
-        options: dict[str, Any] = {"items": schema.items, "within": catalogue(store), "ks": ks}
-        try:
-            return compare(split, {**parts, "chain": default_chain(log)}, seed=seed, **options)
-        except NotEnoughDataError:
-            chain = default_chain(log, learned=False)
-            return compare(split, {**parts, "chain": chain}, seed=seed, **options)
-    except NotEnoughDataError as error:
-        return {"error": str(error)}
+    if not judged:
+        return table, {}
+    evaluation = judge(store, schema, at=at, horizon=horizon, seed=seed, rules=rules)
+    return table, {**evaluation, "sources": sources_of(table)}
 
 
 def recommend_for(
@@ -163,9 +124,10 @@ def recommend_for(
     k: int = 10,
     *,
     recommender: Recommender | None = None,
+    rules: RecommendConfig = _PLAIN,
 ) -> pa.Table:
     """Return recommendations for users by id; an id the store does not know is served as a cold user."""
-    fitted = fit_default(store, schema) if recommender is None else recommender
+    fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     codes = np.array([_code_of(store, user) for user in users], np.int64)
     shown = fitted.recommend(codes, k, within=catalogue(store))
     return table_of(store, fitted, shown, names=users)
@@ -178,17 +140,22 @@ def recommend_session(
     k: int = 10,
     *,
     recommender: Recommender | None = None,
+    rules: RecommendConfig = _PLAIN,
 ) -> pa.Table:
     """Return recommendations for an anonymous session of item ids, oldest first; user is empty in the table.
 
     Raises ``DataError`` for an item that is not in the log, naming the nearest one.
     """
-    fitted = fit_default(store, schema) if recommender is None else recommender
+    fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     codes = [store.item_code(item) for item in items]
     shown = fitted.recommend([codes], k, within=catalogue(store))
     table = table_of(store, fitted, shown, names=[""])
-    ids = store.item_ids()
-    told = [fitted.reason(codes, int(item), names=ids) for item in shown.items[0] if item >= 0]
+    names = _names(store)
+    pins = [source == PINNED for source in table["source"].to_pylist()]
+    told = [
+        PINNED_REASON if pin else fitted.reason(codes, int(item), names=names)
+        for pin, item in zip(pins, shown.items[0][shown.items[0] >= 0], strict=True)
+    ]
     return table.set_column(5, "reason", pa.array(told, pa.string()))
 
 
@@ -199,6 +166,7 @@ def similar_items(
     k: int = 10,
     *,
     recommender: Recommender | None = None,
+    rules: RecommendConfig = _PLAIN,
 ) -> pa.Table:
     """Return the k items most like each given one: columns of, rank, item, score, reason.
 
@@ -206,7 +174,7 @@ def similar_items(
     """
     asked = [items] if isinstance(items, str) else list(items)
     codes = np.array([store.item_code(item) for item in asked], np.int64)
-    fitted = fit_default(store, schema) if recommender is None else recommender
+    fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     shown = fitted.similar(codes, k, within=catalogue(store))
     row, place = np.nonzero(shown.items >= 0)
     ids = pa.array(store.item_ids(), pa.string())
@@ -221,23 +189,76 @@ def similar_items(
     )
 
 
-def catalogue(store: Store) -> Bool:
-    """Return which item codes may be offered: those of the items table, or all where there is none."""
-    ids = store.item_ids()
-    table = store.table("items")
-    if table is None:
-        return np.ones(len(ids), np.bool_)
-    known = pc.is_in(pa.array(ids, pa.string()), value_set=table[ITEM].combine_chunks())
-    return np.asarray(known)
+def audience_of(
+    store: Store,
+    schema: Schema,
+    item: str,
+    k: int = 100,
+    *,
+    recommender: Recommender | None = None,
+    rules: RecommendConfig = _PLAIN,
+) -> pa.Table:
+    """Return the k users who would like an item most, of those who have not met it: ``AUDIENCE``.
+
+    Only users with a history are asked. Raises ``DataError`` for an item that is not in the log, naming
+    the nearest one.
+    """
+    code = store.item_code(item)
+    fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
+    users, scores = fitted.audience(code, k)
+    titles = _names(store)
+    told = [fitted.reason(user, code, names=titles) for user in users.tolist()]
+    columns = [
+        pa.array([item] * len(users), pa.string()),
+        pa.array(np.arange(1, len(users) + 1), pa.int32()),
+        pa.array(store.names_of(users), pa.string()),
+        pa.array(scores, pa.float32()),
+        pa.array(told, pa.string()),
+    ]
+    return pa.Table.from_arrays(columns, schema=AUDIENCE)
 
 
-def all_users(store: Store) -> npt.NDArray[np.int64]:
-    """Return the codes of all users of a store that were not erased, also those who met no item, ascending."""
-    parts = []
-    for bucket in range(store.buckets):
-        there = np.flatnonzero(np.asarray(pc.is_valid(store.user_ids(bucket))))
-        parts.append(there * store.buckets + bucket)
-    return np.sort(np.concatenate(parts)).astype(np.int64)
+def questions_of(store: Store, clicked: Sequence[str] = (), k: int = 12) -> pa.Table:
+    """Return k items to show to a newcomer, so that clicks say most: rank, item, name, users who met it.
+
+    See ``onboarding.questions``. Raises ``DataError`` for a clicked item that is not in the log.
+    """
+    from propend.recommend.onboarding import questions
+
+    codes = [store.item_code(item) for item in clicked]
+    log = Interactions.from_store(store)
+    asked = questions(log, k, answered=codes, within=catalogue(store))
+    met = np.diff(log.matrix(binary=True).tocsc().indptr)
+    names, ids = _names(store), store.item_ids()
+    return pa.table(
+        {
+            "rank": pa.array(np.arange(1, len(asked) + 1), pa.int16()),
+            "item": pa.array([ids[i] for i in asked], pa.string()),
+            "name": pa.array([names[i] for i in asked], pa.string()),
+            "users": pa.array(met[asked], pa.int64()),
+        }
+    )
+
+
+def item_names(store: Store) -> dict[str, str]:
+    """Return item id → name, for items whose table gives one."""
+    items = store.table("items")
+    if items is None:
+        return {}
+    column = next((c for c in _NAMES if c in items.column_names), None)
+    if column is None:
+        return {}
+    pairs = zip(items[ITEM].to_pylist(), items[column].to_pylist(), strict=True)
+    return {item: str(name) for item, name in pairs if name}
+
+
+_NAMES: Final = ("name", "title", "product_name", "description", "product_type", "category")
+
+
+def _names(store: Store) -> list[str]:
+    """Return what an item is called where people read it, by item code."""
+    named = item_names(store)
+    return [named.get(item, item) for item in store.item_ids()]
 
 
 def table_of(
@@ -248,8 +269,8 @@ def table_of(
     names: Sequence[str] | None = None,
 ) -> pa.Table:
     """Return recommendations as a table with ids and reasons; ``names`` are the users' ids if known."""
-    items = store.item_ids()
-    item_ids = pa.array(items, pa.string())
+    item_ids = pa.array(store.item_ids(), pa.string())
+    titles = _names(store)
     users = pa.array(store.names_of(shown.users) if names is None else names, pa.string())
     parts = []
     for start in range(0, len(shown), _SLICE):
@@ -262,7 +283,7 @@ def table_of(
             shown.sources,
         )
         row, place = np.nonzero(part.items >= 0)
-        told = fitted.reasons(part, names=items)
+        told = fitted.reasons(part, names=titles)
         columns = [
             users.slice(start, stop - start).take(pa.array(row)),
             pa.array(place + 1, pa.int16()),
@@ -279,19 +300,6 @@ def sources_of(table: pa.Table) -> dict[str, int]:
     """Return how many recommendations came from where."""
     counted = pc.value_counts(table["source"])
     return {entry["values"]: entry["counts"] for entry in counted.to_pylist()}
-
-
-def _repeats(log: Interactions) -> bool:
-    """Whether some user met the same item as a purchase on two days, so that buying again has a meaning."""
-    bought = log.select(log.weight >= log.weight.max())
-    key = np.stack([bought.user, bought.item.astype(np.int64), bought.time // DAY])
-    days = np.unique(key, axis=1)[:2]
-    return bool((days[:, 1:] == days[:, :-1]).all(axis=0).any())
-
-
-def _label(stage: Recommender) -> str:
-    fades = getattr(stage.parameters, "half_life", None)
-    return f"{stage.name}_recent" if fades and stage.name == "popularity" else stage.name
 
 
 def _code_of(store: Store, user: str) -> int:

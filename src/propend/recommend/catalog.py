@@ -12,9 +12,9 @@ from propend.models import storage
 from propend.models.storage import State
 from propend.recommend.recommender import Recommender
 
-__all__ = ["create", "find", "load", "names", "restore"]
+__all__ = ["create", "find", "load", "names", "register", "restore"]
 
-_PLACES: Final = {
+_PLACES: Final[dict[str, str]] = {
     "association_rules": "propend.recommend.association:AssociationRules",
     "buy_again": "propend.recommend.again:BuyAgain",
     "ease": "propend.recommend.regression:Ease",
@@ -25,11 +25,13 @@ _PLACES: Final = {
     "sequential_rules": "propend.recommend.sessions:SequentialRules",
     "session_neighbours": "propend.recommend.sessions:SessionNeighbours",
     "content": "propend.recommend.content:Content",
+    "blend": "propend.recommend.blend:Blend",
     "hybrid": "propend.recommend.hybrid:Hybrid",
     "fallback": "propend.recommend.fallback:Fallback",
     "item_neighbours": "propend.recommend.neighbours:ItemNeighbours",
     "random_walk": "propend.recommend.neighbours:RandomWalk",
     "user_neighbours": "propend.recommend.neighbours:UserNeighbours",
+    "reranked": "propend.recommend.reranked:Reranked",
     "popularity": "propend.recommend.popularity:Popularity",
 }
 
@@ -41,6 +43,31 @@ def names() -> tuple[str, ...]:
     True
     """
     return tuple(sorted(_PLACES))
+
+
+def register(name: str, place: str) -> None:
+    """Let a recommender of your own be found by name: ``place`` is "module:Class", imported when first asked for.
+
+    Hold it to ``testing.recommenders.check_recommender`` first.
+
+    Raises
+    ------
+    ModelError
+        the name is taken by another, or ``place`` has no colon.
+
+    >>> register("also_popular", "propend.recommend.popularity:Popularity")
+    >>> create("also_popular")
+    Popularity()
+    >>> register("als", "mine.factors:Als")
+    Traceback (most recent call last):
+    propend.errors.ModelError: the name 'als' is taken by propend.recommend.factors:Als; choose another
+    >>> _ = _PLACES.pop("also_popular")
+    """
+    if not all(place.partition(":")):
+        raise ModelError(f"'{place}' names no class; write it as module:Class")
+    if _PLACES.get(name, place) != place:
+        raise ModelError(f"the name '{name}' is taken by {_PLACES[name]}; choose another")
+    _PLACES[name] = place
 
 
 def find(name: str) -> type[Recommender]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import DataError
+from propend.recommend.attributes import Attributes
 from propend.recommend.interactions import Interactions
 from propend.recommend.popularity import Popularity
 from propend.recommend.protocols import Seen, Split, data_hash, forward, leave_one_out, random_split
@@ -73,6 +74,7 @@ def evaluate(
     protocol: str = "forward",
     horizon: float | None = None,
     items: Items | None = None,
+    users: Attributes | None = None,
     within: npt.NDArray[np.bool_] | None = None,
     ks: Sequence[int] = KS,
     ties: Ties = "conservative",
@@ -81,7 +83,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Fit and judge recommenders under one protocol; popularity always stands in the table.
 
-    Returns ``{"protocol", "data_hash", "users", "ties", "seen", "warnings", "cold_users", "cold_items",
+    Cold users (no history at the cut) are judged apart, in ``cold_users`` of each model; everything else
+    is about users with a history. Returns ``{"protocol", "data_hash", "users", "ties", "seen", "warnings", "cold_users", "cold_items",
     "models": [{"name", "hr@10", "ndcg@10", …, "intervals", "fit_seconds", "users_per_second"}]}``.
 
     Examples
@@ -94,7 +97,8 @@ def evaluate(
     (['popularity'], 'forward, last 39.9 days')
     """
     split = split_by(log, protocol, horizon=horizon, seed=seed, seen=seen)
-    return compare(split, recommenders, items=items, within=within, ks=ks, ties=ties, seed=seed)
+    options: dict[str, Any] = {"items": items, "users": users, "within": within}
+    return compare(split, recommenders, ks=ks, ties=ties, seed=seed, **options)
 
 
 def compare(
@@ -102,6 +106,7 @@ def compare(
     recommenders: Mapping[str, Recommender],
     *,
     items: Items | None = None,
+    users: Attributes | None = None,
     within: npt.NDArray[np.bool_] | None = None,
     ks: Sequence[int] = KS,
     ties: Ties = "conservative",
@@ -109,15 +114,16 @@ def compare(
 ) -> dict[str, Any]:
     """Judge recommenders on one split; see ``evaluate``."""
     entries = dict(recommenders)
-    if not any(type(r) is Popularity for r in entries.values()):
+    if not any(r.label == Popularity.name for r in entries.values()):
         entries = {"popularity": Popularity(), **entries}
     rows = []
     for name, recommender in entries.items():
         start = time.perf_counter()
-        recommender.fit(split.train, items=items, at=split.at, seed=seed)
+        recommender.fit(split.train, items=items, users=users, at=split.at, seed=seed)
         fitted = time.perf_counter() - start
         ranks = measure(recommender, split, max(ks), within=within, ties=ties, seed=seed)
         row = {"name": name, **_table(split, ranks, ks, seed)}
+        row["cold_users"] = _cold(recommender, split, ks, within, ties, seed)
         row["fit_seconds"] = round(fitted, 3)
         row["users_per_second"] = round(len(split) / max(ranks.seconds, 1e-9), 1)
         rows.append(row)
@@ -273,6 +279,25 @@ def _table(split: Split, ranks: Ranks, ks: Sequence[int], seed: int) -> dict[str
     return row
 
 
+def _cold(
+    recommender: Recommender,
+    split: Split,
+    ks: Sequence[int],
+    within: npt.NDArray[np.bool_] | None,
+    ties: Ties,
+    seed: int,
+) -> dict[str, Any] | None:
+    """Return the figures for users who had no history at the cut, none where there is no such user."""
+    if split.cold is None:
+        return None
+    ranks = measure(recommender, split.cold, max(ks), within=within, ties=ties, seed=seed)
+    row: dict[str, Any] = {"users": len(split.cold)}
+    for k in ks:
+        for metric in ("hr", "recall", "ndcg", "mrr"):
+            row[f"{metric}@{k}"] = round(float(per_user(ranks, k)[metric].mean()), 6)
+    return row
+
+
 def _lists(split: Split, shown: I32) -> dict[str, float]:
     """Return what the lists are like: coverage, novelty, diversity, popularity bias, how full they are.
 
@@ -300,10 +325,10 @@ def _lists(split: Split, shown: I32) -> dict[str, float]:
 
 
 def _parts(split: Split, ranks: Ranks, k: int) -> dict[str, Any]:
-    """Return recall of head and tail answers, and of users with short and long histories, apart.
+    """Return recall of head and tail answers, warm and cold ones, and of short and long histories, apart.
 
-    The head are the most-met items that carry half of all interactions; a short history is at most the
-    median one.
+    The head are the most-met items that carry half of all interactions; a cold item is one nobody had
+    met before the cut; a short history is at most the median one.
     """
     met = np.bincount(split.train.item, minlength=split.train.n_items)
     order = np.argsort(-met, kind="stable")
@@ -315,6 +340,8 @@ def _parts(split: Split, ranks: Ranks, k: int) -> dict[str, Any]:
     parts = {
         "head": head[split.truth],
         "tail": ~head[split.truth],
+        "warm_items": met[split.truth] > 0,
+        "cold_items": met[split.truth] == 0,
         "short_history": short,
         "long_history": ~short,
     }

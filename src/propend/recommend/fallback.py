@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ class Staged(Recommender):
         if not self.stages:
             raise ModelError(f"'{self.name}' needs at least one stage, such as Popularity()")
         for stage in self.stages:
-            stage.fit(log, items=self._items, at=at, seed=self._seed)
+            stage.fit(log, items=self._items, users=self._people, at=at, seed=self._seed)
 
     def _alike(self, items: I64) -> F32:
         for stage in self.stages:
@@ -44,29 +44,47 @@ class Staged(Recommender):
                 continue
         return super()._alike(items)
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of all stages, one stage after the other."""
+        return tuple(label for stage in self.stages for label in stage.members)
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """Return from where to where each stage's members stand among all."""
+        ends = np.cumsum([0, *(len(stage.members) for stage in self.stages)]).tolist()
+        return list(pairwise(ends))
+
     def _because(
         self, histories: Histories, items: I32, names: Sequence[str] | None
     ) -> list[list[str]]:
         """Ask the first stage that has an opinion of the item."""
-        opinions = [np.isfinite(stage._score(histories, self._at)) for stage in self.stages]
         rows = np.arange(len(histories))[:, None]
-        known = np.stack([opinion[rows, np.maximum(items, 0)] for opinion in opinions])
-        return self._ask(histories, items, known.argmax(axis=0), names)
+        source = np.full(items.shape, -1, np.int64)
+        for (first, _), stage in zip(self._spans(), self.stages, strict=True):
+            scores, member = stage._propose(histories, self._at)
+            mine = (source < 0) & np.isfinite(scores[rows, np.maximum(items, 0)])
+            given = 0 if member is None else member[rows, np.maximum(items, 0)].astype(np.int64)
+            source = np.where(mine, first + given, source)
+        return self._told(histories, items, np.maximum(source, 0).astype(np.int8), (), names)
 
-    def _ask(
+    def _told(
         self,
         histories: Histories,
         items: I32,
-        source: npt.NDArray[np.integer[Any]],
+        source: npt.NDArray[np.int8],
+        sources: tuple[str, ...],
         names: Sequence[str] | None,
     ) -> list[list[str]]:
-        """Ask of each item the stage it came from."""
+        """Ask of each item the stage it came from, which may ask its own."""
+        del sources
         out = [[""] * items.shape[1] for _ in range(len(items))]
-        for number, stage in enumerate(self.stages):
-            mine = np.where(source == number, items, -1).astype(np.int32)
+        for (first, stop), stage in zip(self._spans(), self.stages, strict=True):
+            inside = (source >= first) & (source < stop)
+            mine = np.where(inside, items, -1).astype(np.int32)
             if not (mine >= 0).any():
                 continue
-            told = stage._because(histories, mine, names)
+            own = np.where(inside, source - first, 0).astype(np.int8)
+            told = stage._told(histories, mine, own, stage.members, names)
             for row, place in zip(*np.nonzero(mine >= 0), strict=True):
                 out[row][place] = told[row][place]
         return out
@@ -132,9 +150,7 @@ class Fallback(Staged):
         for start, block in self._blocks(histories):
             part = slice(start, start + len(block))
             self._fill(block, hide_seen, allowed, at, items[part], scores[part], source[part])
-        return Recommendations(
-            histories.users, items, scores, source, tuple(s.name for s in self.stages)
-        )
+        return Recommendations(histories.users, items, scores, source, self.members)
 
     def _fill(
         self,
@@ -149,12 +165,12 @@ class Fallback(Staged):
         """Let each stage fill the free places of the lists, in place."""
         k = items.shape[1]
         rows = np.arange(len(block))
-        for number, (stage, most) in enumerate(zip(self.stages, self.most, strict=True)):
+        for (first, _), stage, most in zip(self._spans(), self.stages, self.most, strict=True):
             taken = (items >= 0).sum(axis=1)
             open_rows = rows[taken < k]
             if not len(open_rows):
                 return
-            values = stage._score(block, at)
+            values, member = stage._propose(block, at)
             hide = not stage.repeats if hide_seen is None else hide_seen
             if hide:
                 forbid_seen(values, block.offsets, block.items)
@@ -167,7 +183,8 @@ class Fallback(Staged):
                 at_place = taken[there] + place
                 items[there, at_place] = found[there, place]
                 scores[there, at_place] = best[there, place]
-                source[there, at_place] = number
+                given = 0 if member is None else member[there, found[there, place]]
+                source[there, at_place] = first + given
 
     def _score(self, histories: Histories, at: int) -> F32:
         """Give each item the score of the first stage with an opinion, squeezed into that stage's band."""
@@ -181,17 +198,6 @@ class Fallback(Staged):
             out = band if out is None else np.where(np.isfinite(out), out, band)
         assert out is not None
         return out
-
-    def _told(
-        self,
-        histories: Histories,
-        items: I32,
-        source: npt.NDArray[np.int8],
-        sources: tuple[str, ...],
-        names: Sequence[str] | None,
-    ) -> list[list[str]]:
-        del sources
-        return self._ask(histories, items, source, names)
 
     def _state(self) -> State:
         state = self._stage_states()

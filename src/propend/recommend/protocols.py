@@ -43,9 +43,12 @@ class Split:
     seen: Seen = "hidden"
     warning: str = ""
     cold_users: float = 0.0
-    """Share of the test users without history, who are left out."""
+    """Share of the test users without history."""
     cold_items: float = 0.0
     """Share of the right answers that nobody had met before the cut; they stay in and cannot be found by history."""
+
+    cold: Split | None = None
+    """The same question for the users without history, who are judged apart; none: there are none."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -136,6 +139,15 @@ def _asked(
     user, item = test.user[pairs], test.item[pairs]
     warm = train.rows_of(user) >= 0
     cold_users = 1 - len(np.unique(user[warm])) / max(len(np.unique(user)), 1)
+    cold = None
+    if not warm.all():
+        cold = Split(
+            f"{protocol}, cold users",
+            train,
+            *_by_user(user[~warm], item[~warm]),
+            at,
+            warning=warning,
+        )
     user, item = user[warm], item[warm]
     width = np.int64(train.n_items)
     met = np.isin(user * width + item, np.unique(train.user * width + train.item))
@@ -148,11 +160,26 @@ def _asked(
             f"no user with a history meets a new item in the test part ({protocol}); nothing can be asked"
         )
     known = np.bincount(train.item, minlength=train.n_items) > 0
+    users, offsets, item = _by_user(user, item)
+    cold_items = float(1 - known[item].mean())
+    return Split(
+        protocol,
+        train,
+        users,
+        offsets,
+        item,
+        at,
+        seen,
+        warning,
+        float(cold_users),
+        cold_items,
+        cold,
+    )
+
+
+def _by_user(user: I64, item: I32) -> tuple[I64, I64, I32]:
+    """Return the users, and where each one's items stand among all."""
     order = np.lexsort((item, user))
     user, item = user[order], item[order]
     users, starts = np.unique(user, return_index=True)
-    offsets = np.append(starts, len(user)).astype(np.int64)
-    cold_items = float(1 - known[item].mean())
-    return Split(
-        protocol, train, users, offsets, item, at, seen, warning, float(cold_users), cold_items
-    )
+    return users, np.append(starts, len(user)).astype(np.int64), item

@@ -8,7 +8,7 @@ Public methods check and speak in sentences; a recommender implements ``_learn``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeAlias
@@ -18,10 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import ModelError, NotEnoughDataError, nearest
-from propend.events.timelines import Column
-from propend.features.schema import Attribute
 from propend.models import storage
 from propend.models.storage import State
+from propend.recommend.attributes import Attributes, attributes_of, check_attributes, state_of
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION, forbid_seen, top_k
 
@@ -32,7 +31,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-Items: TypeAlias = Mapping[str, Attribute]
+Items: TypeAlias = Attributes
 """Item attributes: name → values by item code, float64 with NaN or coded text."""
 Who: TypeAlias = npt.ArrayLike | Sequence[npt.ArrayLike]
 """User codes, or sessions: a list of lists of item codes."""
@@ -103,6 +102,7 @@ class Recommender(ABC):
         self.parameters = self._checked_parameters(settings)
         self._log: Interactions | None = None
         self._items: Items = {}
+        self._people: Attributes = {}
         self._at = 0
         self._seed = 0
 
@@ -111,6 +111,16 @@ class Recommender(ABC):
         changed = {k: v for k, v in asdict(self.parameters).items() if v != defaults[k]}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
 
+    @property
+    def label(self) -> str:
+        """What people read where an item comes from: the name, or more where that is not enough."""
+        return self.name
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The labels of those an item may come from; ``Recommendations.source`` counts through them."""
+        return (self.label,)
+
     # ---------------------------------------------------------------- public: checks, then work
 
     def fit(
@@ -118,6 +128,7 @@ class Recommender(ABC):
         interactions: Interactions,
         *,
         items: Items | None = None,
+        users: Attributes | None = None,
         at: int | None = None,
         seed: int = 0,
     ) -> Self:
@@ -127,6 +138,9 @@ class Recommender(ABC):
         ----------
         items
             item attributes by name, each with one value per item code.
+        users
+            user attributes by name, each with one value per user code, also those of users who met
+            nothing yet; a code past the end has no known value.
 
         Raises
         ------
@@ -140,8 +154,10 @@ class Recommender(ABC):
             raise NotEnoughDataError(
                 f"'{self.name}' needs at least one interaction, and there is none before the cutoff"
             )
-        self._check_items(items or {}, log.n_items)
-        self._log, self._items, self._seed = log, dict(items or {}), seed
+        check_attributes(items or {}, "item", log.n_items)
+        check_attributes(users or {}, "user")
+        self._log, self._items, self._people = log, dict(items or {}), dict(users or {})
+        self._seed = seed
         self._at = log.last + 1 if at is None else at
         try:
             self._learn(log)
@@ -151,16 +167,22 @@ class Recommender(ABC):
         return self
 
     def update(
-        self, later: Interactions, *, items: Items | None = None, at: int | None = None
+        self,
+        later: Interactions,
+        *,
+        items: Items | None = None,
+        users: Attributes | None = None,
+        at: int | None = None,
     ) -> Self:
         """Take in further interactions; the outcome equals ``fit`` on the joined history.
 
-        ``items`` replaces the attributes (needed where the catalogue grew).
+        ``items`` and ``users`` replace the attributes (needed where the catalogue grew).
         """
         log = self._fitted().join(later)
         moment = max(self._at, log.last + 1) if at is None else at
         known = self._items if items is None else items
-        return self.fit(log, items=known, at=moment, seed=self._seed)
+        people = self._people if users is None else users
+        return self.fit(log, items=known, users=people, at=moment, seed=self._seed)
 
     def recommend(
         self,
@@ -223,7 +245,8 @@ class Recommender(ABC):
         likeness = self._alike(codes)
         likeness[np.arange(len(codes)), codes] = NO_OPINION
         found, best = top_k(likeness, k, self._allowed(within, None))
-        return self._answer(np.full(len(codes), -1, np.int64), found, best)
+        nobody, source = np.full(len(codes), -1, np.int64), np.zeros(found.shape, np.int8)
+        return Recommendations(nobody, found, best, source, (self.label,))
 
     def audience(self, item: int, k: int = 100) -> tuple[I64, F32]:
         """Return the k users (codes) with the highest scores for an item they have not met, and the scores.
@@ -273,7 +296,6 @@ class Recommender(ABC):
             "seed": self._seed,
             "n_items": log.n_items,
             "clock": log.clock,
-            "texts": {n: list(v.values) for n, v in self._items.items() if isinstance(v, Column)},
         }
         state = State(header)
         log_arrays: dict[str, npt.NDArray[Any]] = {
@@ -282,9 +304,9 @@ class Recommender(ABC):
             "time": log.time,
             "weight": log.weight,
         }
-        attributes = {n: v.codes if isinstance(v, Column) else v for n, v in self._items.items()}
         state.nest("log", State({}, log_arrays))
-        state.nest("items", State({"names": list(attributes)}, attributes))
+        state.nest("items", state_of(self._items))
+        state.nest("users", state_of(self._people))
         state.nest("own", own)
         return state
 
@@ -301,12 +323,8 @@ class Recommender(ABC):
             made._at, made._seed = header["at"], header["seed"]
             kept = state.part("log").arrays
             made._log = Interactions(**kept, n_items=header["n_items"], clock=header["clock"])
-            part = state.part("items")
-            texts = header["texts"]
-            made._items = {
-                n: Column(part.arrays[n], tuple(texts[n])) if n in texts else part.arrays[n]
-                for n in part.header["names"]
-            }
+            made._items = dict(attributes_of(state.part("items")))
+            made._people = dict(attributes_of(state.part("users")))
             made._restore(state.part("own"))
         except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
             raise ModelError(
@@ -325,7 +343,7 @@ class Recommender(ABC):
     def _of_part(cls, state: State, owner: Recommender) -> Self:
         """Undo ``_part``."""
         made = cls(**state.header["parameters"])
-        made._log, made._items = owner._log, owner._items
+        made._log, made._items, made._people = owner._log, owner._items, owner._people
         made._at, made._seed = owner._at, owner._seed
         made._restore(state.part("own"))
         return made
@@ -359,6 +377,10 @@ class Recommender(ABC):
     def _score(self, histories: Histories, at: int) -> F32:
         """Score every item for a block of histories: new float32 [b, n_items], −∞ for no opinion."""
 
+    def _propose(self, histories: Histories, at: int) -> tuple[F32, npt.NDArray[np.int8] | None]:
+        """Return the scores and which member gave each item [b, n_items]; none: the only one did."""
+        return self._score(histories, at), None
+
     @abstractmethod
     def _state(self) -> State:
         """What ``_learn`` learnt."""
@@ -389,16 +411,16 @@ class Recommender(ABC):
         hide = not self.repeats if hide_seen is None else hide_seen
         items = np.full((len(histories), k), -1, np.int32)
         scores = np.full((len(histories), k), NO_OPINION, np.float32)
+        source = np.zeros(items.shape, np.int8)
         for start, block in self._blocks(histories):
             part = slice(start, start + len(block))
-            values = self._score(block, at)
+            values, member = self._propose(block, at)
             if hide:
                 forbid_seen(values, block.offsets, block.items)
             items[part], scores[part] = top_k(values, k, allowed)
-        return self._answer(histories.users, items, scores)
-
-    def _answer(self, users: I64, items: I32, scores: F32) -> Recommendations:
-        return Recommendations(users, items, scores, np.zeros(items.shape, np.int8), (self.name,))
+            if member is not None:
+                source[part] = np.take_along_axis(member, np.maximum(items[part], 0), axis=1)
+        return Recommendations(histories.users, items, scores, source, self.members)
 
     def _told(
         self,
@@ -477,14 +499,6 @@ class Recommender(ABC):
         if exclude is not None:
             allowed[self._checked_items(exclude)] = False
         return allowed
-
-    def _check_items(self, items: Items, n_items: int) -> None:
-        for name, values in items.items():
-            count = len(values.codes) if isinstance(values, Column) else len(values)
-            if count != n_items:
-                raise ModelError(
-                    f"the item attribute '{name}' has {count} values for {n_items} items; give one per item code"
-                )
 
     @classmethod
     def _checked_parameters(cls, settings: dict[str, Any]) -> Any:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numba as nb
 import numpy as np
 import numpy.typing as npt
 
 from propend.errors import ModelError
+from propend.recommend.interactions import Histories
 from propend.recommend.ranking import NO_OPINION
 from propend.recommend.recommender import Recommendations
 
-__all__ = ["Reranker", "not_too_often", "scaled"]
+__all__ = ["PINNED", "Reranker", "not_too_often", "scaled", "shares_of"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+
+PINNED: Final = "pinned"
+"""The source of an item that is pinned."""
+_FAR: Final = 1e3
+"""Above every relevance: pins stand before, buried items behind everything else."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Reranker:
         *,
         shares: npt.ArrayLike | None = None,
         allowed: npt.ArrayLike | None = None,
+        pinned: npt.ArrayLike | None = None,
     ) -> Recommendations:
         """Choose and order k of each user's candidates.
 
@@ -93,10 +100,13 @@ class Reranker:
         shown
             candidates, best first; ask for several times k.
         shares
-            [n, categories] each user's own share of each category, for ``calibration``.
+            [n, candidates] the user's own share of each candidate's category, for ``calibration``; see
+            ``shares_of``.
         allowed
-            bool [n, candidates] what may be shown to whom: already bought and not to be bought again,
-            or seen too often (see ``not_too_often``).
+            bool [n, candidates] what may be shown to whom: not what was bought and is not bought again,
+            nor what was seen too often (see ``not_too_often``).
+        pinned
+            bool [n, pins] which pins may be shown to whom; default all.
 
         Returns
         -------
@@ -106,16 +116,19 @@ class Reranker:
         if k < 1:
             raise ModelError(f"k must be 1 or more, got {k}")
         if self.calibration > 0 and shares is None:
-            raise ModelError("calibration needs shares: each user's share of each category")
+            raise ModelError(
+                "calibration needs shares: the user's share of each candidate's category"
+            )
+        shown, allowed, shares = self._with_pins(shown, allowed, shares, pinned)
         relevance = self._relevance(shown, allowed)
         category = self._categories(shown)
-        width = int(category.max(initial=-1)) + 1
-        wanted = np.zeros((len(shown), width)) if shares is None else np.asarray(shares, np.float64)
+        wanted = np.zeros(shown.items.shape) if shares is None else np.asarray(shares, np.float64)
         chosen = np.full((len(shown), k), -1, np.int64)
         room = np.full(int(shown.items.max(initial=-1)) + 1, len(shown), np.int64)
         if self.most_shown is not None:
             room[:] = self.most_shown
         order = np.argsort(-relevance.max(axis=1, initial=-np.inf), kind="stable")
+        count = np.zeros(int(category.max(initial=-1)) + 1, np.int64)
         _choose(
             shown.items,
             relevance,
@@ -124,9 +137,10 @@ class Reranker:
             (float(self.diversity), float(self.calibration), k if self.cap is None else self.cap),
             room,
             order,
+            count,
             chosen,
         )
-        return self._pinned(_take(shown, chosen), k)
+        return _take(shown, chosen)
 
     def _relevance(self, shown: Recommendations, allowed: npt.ArrayLike | None) -> F64:
         """Return each candidate's relevance: its place in the list from 1 down to 0, plus its bonus."""
@@ -137,30 +151,48 @@ class Reranker:
         if self.bonus is not None:
             value += np.asarray(self.bonus, np.float64)[at]
         if self.bury:
-            value -= 10.0 * np.isin(shown.items, self.bury)
+            value -= _FAR * np.isin(shown.items, self.bury)
         if self.stock is not None:
             there &= np.asarray(self.stock, np.bool_)[at]
         if allowed is not None:
             there &= np.asarray(allowed, np.bool_)
-        there &= ~np.isin(shown.items, self.pin)
+        for place, item in enumerate(self.pin):
+            value[shown.items == item] = _FAR * (1 + len(self.pin) - place)
         return np.where(there, value, NO_OPINION)
 
     def _categories(self, shown: Recommendations) -> I64:
         if self.category is None:
             return np.full(shown.items.shape, -1, np.int64)
-        return np.asarray(self.category, np.int64)[np.maximum(shown.items, 0)]
+        own = np.asarray(self.category, np.int64)[np.maximum(shown.items, 0)]
+        return np.where(np.isin(shown.items, self.pin), -1, own)  # a pin is bound by no category
 
-    def _pinned(self, shown: Recommendations, k: int) -> Recommendations:
-        pins = [i for i in self.pin if self.stock is None or np.asarray(self.stock)[i]][:k]
-        if not pins:
-            return shown
-        n, m = len(shown), len(pins)
-        items = np.hstack([np.tile(np.array(pins, np.int32), (n, 1)), shown.items[:, : k - m]])
-        first = np.repeat(shown.scores[:, :1], m, axis=1)
-        scores = np.hstack([first, shown.scores[:, : k - m]])
-        pinned = np.full((n, m), len(shown.sources), np.int8)
-        source = np.hstack([pinned, shown.source[:, : k - m]])
-        return Recommendations(shown.users, items, scores, source, (*shown.sources, "pinned"))
+    def _with_pins(
+        self,
+        shown: Recommendations,
+        allowed: npt.ArrayLike | None,
+        shares: npt.ArrayLike | None,
+        pinned: npt.ArrayLike | None,
+    ) -> tuple[Recommendations, npt.ArrayLike | None, npt.ArrayLike | None]:
+        """Put the pinned items among the candidates, in front, each once and from the source "pinned"."""
+        m = len(self.pin)
+        if not m:
+            return shown, allowed, shares
+        n = len(shown)
+        pins = np.tile(np.asarray(self.pin, np.int32), (n, 1))
+        rest = np.where(np.isin(shown.items, self.pin), -1, shown.items)
+        first = np.where(np.isfinite(shown.scores[:, :1]), shown.scores[:, :1], 0.0)
+        source = np.full((n, m), len(shown.sources), np.int8)
+        together = Recommendations(
+            shown.users,
+            np.hstack([pins, rest]).astype(np.int32),
+            np.hstack([np.repeat(first, m, axis=1), shown.scores]).astype(np.float32),
+            np.hstack([source, shown.source]),
+            (*shown.sources, PINNED),
+        )
+        first_may = np.ones((n, m), np.bool_) if pinned is None else np.asarray(pinned, np.bool_)
+        may = np.ones(rest.shape, np.bool_) if allowed is None else np.asarray(allowed, np.bool_)
+        own = np.zeros(rest.shape) if shares is None else np.asarray(shares, np.float64)
+        return together, np.hstack([first_may, may]), np.hstack([np.zeros((n, m)), own])
 
 
 def scaled(values: npt.ArrayLike, weight: float) -> F64:
@@ -204,6 +236,44 @@ def _take(shown: Recommendations, chosen: I64) -> Recommendations:
     )
 
 
+def shares_of(
+    histories: Histories, category: npt.ArrayLike, shown: Recommendations
+) -> npt.NDArray[np.float32]:
+    """Return how much of each user's history, by weight, lies in each candidate's category: float32 [n, candidates].
+
+    >>> from propend.recommend.interactions import Interactions
+    >>> log = Interactions.from_lists([[0, 2, 0, 1]])
+    >>> shown = Recommendations(np.array([0]), np.array([[1, 2, -1]], np.int32), None, None, ())
+    >>> shares_of(log.histories(), [0, 1, 0], shown).tolist()
+    [[0.25, 0.75, 0.0]]
+    """
+    kind = np.asarray(category, np.int64)
+    width = int(kind.max(initial=-1)) + 1
+    out = np.zeros(shown.items.shape, np.float32)
+    _share(histories.offsets, histories.items, histories.weight, kind, shown.items, width, out)
+    return out
+
+
+@nb.njit(cache=True, nogil=True)
+def _share(
+    offsets: Any, items: Any, weight: Any, kind: Any, shown: Any, width: int, out: Any
+) -> None:
+    own = np.zeros(width, np.float64)
+    for row in range(len(offsets) - 1):
+        total = 0.0
+        for at in range(offsets[row], offsets[row + 1]):
+            if kind[items[at]] >= 0:
+                own[kind[items[at]]] += weight[at]
+                total += weight[at]
+        for place in range(shown.shape[1]):
+            item = shown[row, place]
+            if item >= 0 and kind[item] >= 0 and total > 0:
+                out[row, place] = own[kind[item]] / total
+        for at in range(offsets[row], offsets[row + 1]):
+            if kind[items[at]] >= 0:
+                own[kind[items[at]]] = 0.0
+
+
 @nb.njit(cache=True, nogil=True)
 def _choose(
     items: Any,
@@ -213,12 +283,12 @@ def _choose(
     rule: Any,
     room: Any,
     order: Any,
+    count: Any,
     chosen: Any,
 ) -> None:
     """Fill each list greedily; users in the order of how much their best candidate is worth."""
     diversity, calibration, cap = rule
-    k, width = chosen.shape[1], wanted.shape[1]
-    count = np.zeros(width, np.int64)
+    k = chosen.shape[1]
     for o in range(len(order)):
         row = order[o]
         count[:] = 0
@@ -237,7 +307,7 @@ def _choose(
                     if calibration > 0:
                         share = (count[kind] + 1.0) / (place + 1.0)
                         value = (1 - calibration) * value + calibration * (
-                            wanted[row, kind] - max(0.0, share - wanted[row, kind])
+                            wanted[row, c] - max(0.0, share - wanted[row, c])
                         )
                 if value > best:
                     best, at = value, c

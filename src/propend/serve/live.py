@@ -182,7 +182,8 @@ class Live:
         fresh = Store(store.folder)
         schema = Schema.of(fresh, self.state.zone, self.state.tasks)
         with contextlib.suppress(DataError):
-            self.recommender = (fit_default(fresh, schema), catalogue(fresh), fresh.item_ids())
+            rules = self.workspace.config.recommend
+            self.recommender = (fit_default(fresh, schema, rules=rules), catalogue(fresh), fresh.item_ids())
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)

@@ -24,7 +24,8 @@ def view(results: dict[str, Any], of: Formats) -> View:  # noqa: ARG001
     """Return the models side by side and sample users with what they had, what they are offered, and why."""
     made = part(results, "recommendations")
     evaluation = part(made, "evaluation")
-    models = [_model(m) for m in records(evaluation.get("models"))]
+    served = text(evaluation.get("served"), 60)
+    models = [_model(m, served) for m in records(evaluation.get("models"))]
     samples = [_sample(s) for s in records(made.get("samples"))[:MOST_SAMPLES]]
     if not models and not samples:
         return {
@@ -37,6 +38,7 @@ def view(results: dict[str, Any], of: Formats) -> View:  # noqa: ARG001
     models.sort(key=lambda m: -(m["figures"][0] or 0.0))
     return {
         "models": models,
+        "served": any(m["served"] for m in models),
         "columns": [label for _, label in _FIGURES],
         "samples": samples,
         "caption": _caption(models),
@@ -45,9 +47,12 @@ def view(results: dict[str, Any], of: Formats) -> View:  # noqa: ARG001
     }
 
 
-def _model(model: dict[str, Any]) -> View:
+def _model(model: dict[str, Any], served: str) -> View:
+    """Return one row; what users are offered in the end is called so, whatever orders it."""
+    name = text(model.get("name"), 60)
     return {
-        "name": text(model.get("name"), 60).replace("_", " "),
+        "name": "as offered: all of these together" if name == served else name.replace("_", " "),
+        "served": bool(served) and name == served,
         "figures": [number(model.get(key)) for key, _ in _FIGURES],
     }
 
@@ -55,13 +60,23 @@ def _model(model: dict[str, Any]) -> View:
 def _caption(models: list[View]) -> str:
     if not models or models[0]["figures"][0] is None:
         return "How often these offers come true was not measured in this run."
-    best = models[0]
-    said = (
-        f"For {percent(best['figures'][0])} of users, something they went on to choose was among the 10 offers "
-        f"of “{best['name']}”"
-    )
-    second = next((m for m in models[1:] if m["figures"][0] is not None), None)
-    return said + (f"; “{second['name']}” gets {percent(second['figures'][0])}." if second else ".")
+    offered = next((m for m in models if m["served"] and m["figures"][0] is not None), None)
+    said = "For {} of users, something they went on to choose was among the 10 offers"
+    if offered is None:
+        best = models[0]
+        second = next((m for m in models[1:] if m["figures"][0] is not None), None)
+        told = said.format(percent(best["figures"][0])) + f" of “{best['name']}”"
+        return told + (
+            f"; “{second['name']}” gets {percent(second['figures'][0])}." if second else "."
+        )
+    told = said.format(percent(offered["figures"][0]))
+    alone = next((m for m in models if not m["served"] and m["figures"][0] is not None), None)
+    if alone is None:
+        return told + "."
+    beaten = (alone["figures"][0] or 0.0) > (offered["figures"][0] or 0.0)
+    word = "more than all of them together; try another mix in [recommend] of propend.toml"
+    told += f"; “{alone['name']}” alone would get {percent(alone['figures'][0])}"
+    return told + (f", {word}." if beaten else ".")
 
 
 def _sample(sample: dict[str, Any]) -> View:
