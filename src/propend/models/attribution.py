@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["Attribution"]
+__all__ = ["Attribution", "parse_tree"]
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -75,7 +75,7 @@ class Attribution:
         """
         if "\nnum_tree_per_iteration=1\n" not in text:
             raise ValueError("trees of several classes")
-        trees = [_parsed(block) for block in text.split("\nTree=")[1:]]
+        trees = [parse_tree(block) for block in text.split("\nTree=")[1:]]
         sizes = [len(tree["feature"]) for tree in trees]
         start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         shift = np.repeat(start[:-1], sizes)
@@ -133,8 +133,11 @@ class Attribution:
         return out
 
 
-def _parsed(block: str) -> dict[str, npt.NDArray[np.float64]]:
-    """One tree's nodes in preorder, from its lines ``name=values``."""
+def parse_tree(block: str) -> dict[str, npt.NDArray[np.float64]]:
+    """One tree of a LightGBM text: its nodes in preorder, from its lines ``name=values``.
+
+    Node 0 is the root, ``feature`` −1 a leaf; ``left`` and ``right`` are nodes of the tree. Raises ``ValueError`` for linear leaves.
+    """
     lines = dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line)
     if lines.get("is_linear", "0").strip() == "1":
         raise ValueError("linear leaves")
