@@ -202,6 +202,40 @@ class Workspace(Analytics):
             progress=progress,
         )
 
+    def score(
+        self,
+        task: str,
+        file: str | Path | None = None,
+        *,
+        version: int | None = None,
+        reasons: int = 0,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Score everyone in a fitted task's population now into a Parquet file, in constant memory."""
+        from propend.pipeline.batch import score_store
+
+        return score_store(
+            self.store,
+            self.schema,
+            self.engine,
+            self.registry.load(task, version),
+            self.now,
+            self.out / "scores" / f"{task}-batch.parquet" if file is None else file,
+            reasons=reasons,
+            progress=progress,
+        )
+
+    def export(
+        self, task: str, file: str | Path | None = None, *, version: int | None = None
+    ) -> dict[str, Any]:
+        """Write a fitted task's model as ONNX, checked on users of its population; needs the extra ``onnx``."""
+        from propend.learn.export import export_fitted
+        from propend.pipeline.batch import population_sample
+
+        fitted = self.registry.load(task, version)
+        rows = population_sample(self.store, self.schema, self.engine, fitted, self.now)
+        return export_fitted(fitted, self.out / f"{task}.onnx" if file is None else file, rows)
+
     def knows(self, user: str) -> bool:
         """Whether a user id is in the log."""
         return pc.index(self.store.user_ids(self.store.bucket_of(user)), user).as_py() >= 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
 from propend.tasks.task import Task
 
-__all__ = ["Frame", "build_frame", "evaluate_all", "profile_of", "scoring_frame"]
+__all__ = ["Frame", "build_frame", "evaluate_all", "map_population", "profile_of", "scoring_frame"]
 
+T = TypeVar("T")
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
@@ -82,11 +83,37 @@ def build_frame(
     *,
     labels: bool = True,
     most_rows: int = MOST_ROWS,
+    known: Mapping[int, tuple[str, ...]] | None = None,
 ) -> Frame:
     """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
 
+    ``known`` gives columns the codes of a fitted model, other texts are missing; else the most common texts get codes.
     Raises ``NotEnoughDataError`` where nobody is in the population at any cutoff.
     """
+    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
+    work = _reader(store, schema, task, features, cutoffs, labels, share)
+    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
+    if sum(len(part.y) for part in parts) == 0:
+        raise NotEnoughDataError(
+            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
+        )
+    X, categories = _stack([part.values for part in parts], len(features), known or {})
+    y, user, cutoff = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff")
+    )
+    return Frame(X, y, user, cutoff, tuple(features), categories, share)
+
+
+def _reader(
+    store: Store,
+    schema: Schema,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    labels: bool,
+    share: float = 1.0,
+) -> Callable[[int], _Part]:
+    """Return what evaluates one bucket (or a share of its users)."""
     users = store.table("users")
     attributes = (
         {}
@@ -94,7 +121,6 @@ def build_frame(
         else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
     )
     ids = None if users is None else users[USER].combine_chunks()
-    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
     columns = schema.columns_for([task.target, task.population, *features])
 
     def work(bucket: int) -> _Part:
@@ -108,16 +134,7 @@ def build_frame(
             timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels
         )
 
-    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
-    if sum(len(part.y) for part in parts) == 0:
-        raise NotEnoughDataError(
-            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
-        )
-    X, categories = _stack([part.values for part in parts], len(features))
-    y, user, cutoff = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff")
-    )
-    return Frame(X, y, user, cutoff, tuple(features), categories, share)
+    return work
 
 
 @dataclass(frozen=True)
@@ -171,8 +188,10 @@ def profile_of(
     return found
 
 
-def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[str, ...]]]:
-    """Stack buckets; text gets one code list for all of them, rare texts are missing."""
+def _stack(
+    parts: list[list[Values]], width: int, known: Mapping[int, tuple[str, ...]]
+) -> tuple[F64, dict[int, tuple[str, ...]]]:
+    """Stack buckets; text gets the known code list or one for all of them, rare texts are missing."""
     lengths = [len(p[0].codes) if isinstance(p[0], Column) else len(p[0]) for p in parts]
     X = np.empty((sum(lengths), width), np.float64, order="F")
     categories: dict[int, tuple[str, ...]] = {}
@@ -181,18 +200,23 @@ def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[
         if not isinstance(column[0], Column):
             X[:, j] = np.concatenate([np.asarray(c) for c in column])
             continue
-        counts: dict[str, int] = {}
-        for c in column:
-            assert isinstance(c, Column)
-            for text, n in zip(
-                c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True
-            ):
-                counts[text] = counts.get(text, 0) + int(n)
-        common = sorted(sorted(counts, key=lambda t: (-counts[t], t))[:MOST_CATEGORIES])
+        common = known[j] if j in known else _common(column)
         categories[j] = tuple(common)
         index = {text: code for code, text in enumerate(common)}
         X[:, j] = np.concatenate([_recode(c, index) for c in column])
     return X, categories
+
+
+def _common(column: list[Values]) -> list[str]:
+    """The most common texts of a column, in order of the alphabet."""
+    counts: dict[str, int] = {}
+    for c in column:
+        assert isinstance(c, Column)
+        for text, n in zip(
+            c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True
+        ):
+            counts[text] = counts.get(text, 0) + int(n)
+    return sorted(sorted(counts, key=lambda t: (-counts[t], t))[:MOST_CATEGORIES])
 
 
 def _recode(column: Values, index: dict[str, int]) -> F64:
@@ -211,22 +235,40 @@ def scoring_frame(
     categories: dict[int, tuple[str, ...]],
 ) -> Frame:
     """Evaluate features for everyone in the population at ``now``, with the codes a fitted model knows."""
-    frame = build_frame(
-        store, schema, engine, task, features, [now], labels=False, most_rows=1 << 62
-    )
-    X = frame.X
-    for j, known in categories.items():
-        mapping = np.array(
-            [
-                *(float(known.index(t)) if t in known else np.nan for t in frame.categories[j]),
-                np.nan,
-            ]
-        )
-        codes = np.where(np.isnan(X[:, j]), len(frame.categories[j]), X[:, j]).astype(np.int64)
-        X[:, j] = mapping[codes]
-    return Frame(
-        X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share
-    )
+    return build_frame(
+        store, schema, engine, task, features, [now],
+        labels=False, most_rows=1 << 62, known=categories,
+    )  # fmt: skip
+
+
+def map_population(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    now: int,
+    categories: Mapping[int, tuple[str, ...]],
+    use: Callable[[Frame, pa.Array], T],
+) -> Iterator[T]:
+    """Evaluate features for everyone in the population at ``now``, bucket by bucket, and yield what ``use`` makes of each.
+
+    ``use`` gets a bucket's frame, with the codes a fitted model knows, and its users' ids; buckets without anybody are
+    left out. It runs beside the evaluation, in parallel where the engine can, and memory holds a few buckets.
+    """
+    read = _reader(store, schema, task, features, [now], labels=False)
+
+    def work(bucket: int) -> list[T]:
+        part = read(bucket)
+        if not len(part.y):
+            return []
+        X, found = _stack([part.values], len(features), categories)
+        frame = Frame(X, part.y, part.user, part.cutoff, tuple(features), found)
+        ids = store.user_ids(bucket).take(pa.array(part.user // store.buckets))
+        return [use(frame, ids)]
+
+    for made in engine.map_buckets(work, sorted(store.manifest.runs)):
+        yield from made
 
 
 def evaluate_all(
