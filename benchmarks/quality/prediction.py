@@ -28,32 +28,23 @@ Card: TypeAlias = dict[str, Any]
 
 DATA = Path(os.environ.get("PROPEND_DATA", Path(__file__).parents[3] / "shared" / "data"))
 THREADS = {"threads": 1}
-FOREST = {**THREADS, "trees": 200}
+FOREST = {**THREADS, "trees": 100}
 EBM = {"bags": 2, "pairs": 10}
 SLOW = {**THREADS, "learning_rate": 0.03, "leaves": 31, "column_share": 0.4, "l2": 1.0}
-MEMBERS = {
-    "trees": THREADS,
-    "xgboost": THREADS,
-    "ebm": {"bags": 1, "pairs": 10},
-    "extra_trees": {**THREADS, "trees": 100},
-}
 BLEND = {
-    "models": ("trees", "xgboost", "ebm", "extra_trees"),
-    "settings": {**MEMBERS, "trees": SLOW},
+    "models": ("logistic", "trees", "xgboost", "ebm"),
+    "settings": {"trees": SLOW, "xgboost": THREADS, "ebm": {"bags": 1, "pairs": 10}},
 }
 STACK = {
-    "models": ("logistic", "trees", "ebm"),
-    "settings": {k: MEMBERS[k] for k in ("trees", "ebm")},
+    "models": ("logistic", "trees", "extra_trees"),
+    "settings": {"trees": THREADS, "extra_trees": {**THREADS, "trees": 50}},
+    "folds": 2,
 }
 NESTED = (
     Candidate("logistic", "logistic"),
     Candidate("trees", "trees", THREADS),
     Candidate("trees, more leaves and smaller steps", "trees", SLOW),
-    Candidate("xgboost", "xgboost", THREADS),
-    Candidate("random_forest", "random_forest", FOREST),
-    Candidate("extra_trees", "extra_trees", FOREST),
     Candidate("ebm", "ebm", EBM),
-    Candidate("stacking", "stacking", STACK),
     Candidate("blending", "blending", BLEND),
 )
 BESIDE = (
@@ -61,8 +52,12 @@ BESIDE = (
     Candidate("scikit-learn HistGB defaults", "sklearn", {"estimator": "sklearn.ensemble.HistGradientBoosting", "encode": "none"}),
     Candidate("scikit-learn logistic defaults", "sklearn", {"estimator": "sklearn.linear_model.LogisticRegression", "settings": {"max_iter": 500}}),
     Candidate("logistic, straight lines", "logistic", {"bends": 0}),
-    Candidate("logistic, L1", "logistic", {"bends": 0, "penalty": "l1"}),
-    Candidate("logistic, elastic net", "logistic", {"bends": 0, "penalty": "elastic_net"}),
+    Candidate("logistic, L1", "logistic", {"bends": 0, "penalty": "l1", "steps": 100}),
+    Candidate("logistic, elastic net", "logistic", {"bends": 0, "penalty": "elastic_net", "steps": 100}),
+    Candidate("stacking", "stacking", STACK),
+    Candidate("xgboost", "xgboost", THREADS),
+    Candidate("random_forest", "random_forest", FOREST),
+    Candidate("extra_trees", "extra_trees", FOREST),
     Candidate("svm_linear", "svm_linear"),
     Candidate("svm_rbf", "svm_rbf", {"landmarks": 150}),
     Candidate("decision_tree", "decision_tree"),
