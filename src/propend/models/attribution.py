@@ -215,13 +215,13 @@ def _decide(
     """Fill ``goes`` with 1 where a row goes left."""
     kind = (flags >> 2) & 3
     if flags & 1 or kind == 1:
-        for k in range(_LANES):
+        for k in range(len(goes)):
             goes[k] = 1.0 if _goes_left(x[k], threshold, flags, cut, words, bits) else 0.0
     elif ((flags & 2) != 0) if kind == 2 else (threshold >= 0.0):  # where missing goes left
-        for k in range(_LANES):
+        for k in range(len(goes)):
             goes[k] = 0.0 if x[k] > threshold else 1.0
     else:
-        for k in range(_LANES):
+        for k in range(len(goes)):
             goes[k] = 1.0 if x[k] <= threshold else 0.0
 
 
@@ -279,21 +279,22 @@ def _attribute(
 ) -> None:  # fmt: skip
     """Add contributions, ``_LANES`` rows side by side so that the innermost loops are vector instructions."""
     rows, width = X.shape
-    blocks = (rows + _LANES - 1) // _LANES
-    turned = np.zeros((blocks, width, _LANES))
-    earned = np.zeros((blocks, width, _LANES))
+    lanes = min(rows, _LANES)
+    blocks = (rows + lanes - 1) // lanes
+    turned = np.zeros((blocks, width, lanes))
+    earned = np.zeros((blocks, width, lanes))
     for i in range(rows):
         for j in range(width):
-            turned[i // _LANES, j, i % _LANES] = X[i, j]
+            turned[i // lanes, j, i % lanes] = X[i, j]
     largest = 0
     most = 1
     for t in range(len(points)):
         largest = max(largest, start[t + 1] - start[t])
         most = max(most, points[t])
-    held = np.empty((largest * most, _LANES))  # products going down, sums coming up
-    own = np.ones((largest, _LANES))
-    goes = np.empty(_LANES)
-    gain = np.empty(_LANES)
+    held = np.empty((largest * most, lanes))  # products going down, sums coming up
+    own = np.ones((largest, lanes))
+    goes = np.empty(lanes)
+    gain = np.empty(lanes)
     for t in range(len(points)):
         m = points[t]
         first = start[t]
@@ -304,7 +305,7 @@ def _attribute(
         for b in range(blocks):
             for q in range(m):
                 base = steps[s0 + q, 0]
-                for k in range(_LANES):
+                for k in range(lanes):
                     held[q, k] = base
             for n in range(size):
                 at = first + n
@@ -312,7 +313,7 @@ def _attribute(
                 if column < 0:
                     paid = value[at]
                     for q in range(n * m, n * m + m):
-                        for k in range(_LANES):
+                        for k in range(lanes):
                             held[q, k] *= paid
                     continue
                 _decide(turned[b, column], threshold[at], flags[at], cut[at], words[at], bits, goes)
@@ -322,38 +323,38 @@ def _attribute(
                     s = s0 + child * m
                     if above >= 0:
                         before = above - first
-                        for k in range(_LANES):
+                        for k in range(lanes):
                             own[child, k] = own[before, k] * goes[k]
                         for q in range(m):
                             base, one, two = steps[s + q, 0], steps[s + q, 1], steps[s + q, 2]
-                            for k in range(_LANES):
+                            for k in range(lanes):
                                 held[child * m + q, k] = held[n * m + q, k] * (
                                     base + own[before, k] * one + own[child, k] * two
                                 )
                     else:
-                        for k in range(_LANES):
+                        for k in range(lanes):
                             own[child, k] = goes[k]
                         for q in range(m):
                             base, two = steps[s + q, 0] + steps[s + q, 1], steps[s + q, 2]
-                            for k in range(_LANES):
+                            for k in range(lanes):
                                 held[child * m + q, k] = held[n * m + q, k] * (base + goes[k] * two)
-                    for k in range(_LANES):
+                    for k in range(lanes):
                         goes[k] = 1.0 - goes[k]
                 for q in range(n * m, n * m + m):
-                    for k in range(_LANES):
+                    for k in range(lanes):
                         held[q, k] = 0.0
             for n in range(size - 1, 0, -1):
                 at = first + n
                 up = parent[at] - first
                 s = s0 + n * m
                 above = same[at]
-                for k in range(_LANES):
+                for k in range(lanes):
                     gain[k] = 0.0
                 if above >= 0:
                     before = above - first
                     for q in range(m):
                         base, one, two = steps[s + q, 3], steps[s + q, 4], steps[s + q, 5]
-                        for k in range(_LANES):
+                        for k in range(lanes):
                             gain[k] += held[n * m + q, k] * (
                                 base + own[before, k] * one + own[n, k] * two
                             )
@@ -361,12 +362,12 @@ def _attribute(
                 else:
                     for q in range(m):
                         base, two = steps[s + q, 3] + steps[s + q, 4], steps[s + q, 5]
-                        for k in range(_LANES):
+                        for k in range(lanes):
                             gain[k] += held[n * m + q, k] * (base + own[n, k] * two)
                             held[up * m + q, k] += held[n * m + q, k]
                 column = feature[first + up]
-                for k in range(_LANES):
+                for k in range(lanes):
                     earned[b, column, k] += gain[k]
     for i in range(rows):
         for j in range(width):
-            out[i, j] += earned[i // _LANES, j, i % _LANES]
+            out[i, j] += earned[i // lanes, j, i % lanes]
