@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.engine import Engine
-from propend.errors import DataError, ExpressionError, NotEnoughDataError
+from propend.errors import DataError, NotEnoughDataError
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.features.derive import derive_features
@@ -120,10 +120,6 @@ def predict(
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
-    if task.answer == "which":
-        raise ExpressionError(
-            f"task {task.name!r}: {task.target} asks which of many; use propend recommend for the next item"
-        )
     moment = schema.last + 1 if now is None else now
     _more_than_one_user(store, task)
     plan = plan_cutoffs(schema.first, moment, task.horizon, folds=folds)
