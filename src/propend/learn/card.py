@@ -18,7 +18,7 @@ from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
 
-__all__ = ["Evidence", "card_of"]
+__all__ = ["Evidence", "card_of", "told"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -110,6 +110,18 @@ def card_of(
     if task.answer == "yes_no":
         card["reliability"] = _table(calibration.reliability(p, y))
     return card
+
+
+def told(card: dict[str, Any]) -> dict[str, Any]:
+    """Return a card for people and programs to read: without the state that only makes each user's interval.
+
+    >>> told({"rows": 3, "uncertainty": {"kind": "venn_abers", "state": {"x": [0.1]}, "width": 0.1}})
+    {'rows': 3, 'uncertainty': {'kind': 'venn_abers', 'width': 0.1}}
+    """
+    kept = dict(card)
+    if "uncertainty" in kept:
+        kept["uncertainty"] = {k: v for k, v in kept["uncertainty"].items() if k != "state"}
+    return kept
 
 
 def _table(table: Any) -> dict[str, list[float]]:
