@@ -138,7 +138,7 @@ def batch(users: int, events: int) -> None:
     from propend.features.derive import derive_features
     from propend.features.schema import Schema
     from propend.learn.calibration import Platt
-    from propend.learn.train import Fitted
+    from propend.learn.fitted import Fitted
     from propend.models import create
     from propend.names import DAY
     from propend.pipeline.batch import score_store

@@ -15,7 +15,7 @@ from propend.cli import main
 from propend.errors import ModelError, NotEnoughDataError
 from propend.expression.parse import parse
 from propend.learn.calibration import Platt
-from propend.learn.train import Fitted
+from propend.learn.fitted import Fitted
 from propend.models import create
 from propend.pipeline.batch import score_store
 from propend.pipeline.predict import score as score_frame

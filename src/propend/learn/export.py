@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from propend.errors import MissingExtraError, ModelError
 from propend.learn.calibration import Calibrator, Identity
+from propend.learn.fitted import Fitted
 from propend.learn.graphs import Graph, calibrated, scores
-from propend.learn.train import Fitted
 from propend.models.model import Model
 
 __all__ = ["export_fitted", "export_model"]

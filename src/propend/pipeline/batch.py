@@ -18,7 +18,7 @@ from propend.events.durable import sync_file
 from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.features.words import in_words
-from propend.learn.train import Fitted
+from propend.learn.fitted import Fitted
 from propend.tasks.frame import Frame, map_population
 
 __all__ = ["population_sample", "score_store"]

@@ -183,8 +183,11 @@ class Workspace(Analytics):
         seed: int | None = None,
         reuse: bool = False,
         progress: Progress | None = None,
+        **wishes: Any,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
+
+        ``wishes`` are ``options``, ``segments`` and ``contact`` of :func:`propend.pipeline.predict.predict`.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
         With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.
@@ -200,6 +203,7 @@ class Workspace(Analytics):
             seed=self.config.workspace.seed if seed is None else seed,
             reuse=reuse,
             progress=progress,
+            **wishes,
         )
 
     def score(

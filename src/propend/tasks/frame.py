@@ -30,7 +30,12 @@ I64 = npt.NDArray[np.int64]
 
 MOST_ROWS: Final = 600_000
 """Beyond this many rows a frame is made of a sample of the users, chosen by a hash of the id."""
-MOST_CATEGORIES: Final = 64
+MOST_CATEGORIES: Final = 100_000
+"""Texts of one column that are kept apart; the trainer encodes columns with many by their rate (``models.encoded``)."""
+MOST_CLASSES: Final = 50
+FEWEST_IN_CLASS: Final = 30
+OTHER: Final = "(another)"
+"""What the rare answers of a which-of-many question are called together."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Frame:
     """Features ``X`` float64 [n, d], labels ``y`` [n] (NaN where not yet known), user codes and cutoffs [n].
 
     ``categories`` gives for columns that hold codes the texts they stand for. ``share`` is the share of users in it.
+    A label that is a text is a code into ``classes``.
     """
 
     X: F64
@@ -47,6 +53,7 @@ class Frame:
     features: tuple[Expression, ...]
     categories: dict[int, tuple[str, ...]]
     share: float = 1.0
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -93,15 +100,16 @@ def build_frame(
     share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
     work = _reader(store, schema, task, features, cutoffs, labels, share)
     parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
-    if sum(len(part.y) for part in parts) == 0:
+    if sum(len(part.user) for part in parts) == 0:
         raise NotEnoughDataError(
             f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
         )
     X, categories = _stack([part.values for part in parts], len(features), known or {})
-    y, user, cutoff = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff")
+    user, cutoff = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "cutoff")
     )
-    return Frame(X, y, user, cutoff, tuple(features), categories, share)
+    y, classes = _labels([part.y for part in parts], task)
+    return Frame(X, y, user, cutoff, tuple(features), categories, share, classes)
 
 
 def _reader(
@@ -137,10 +145,35 @@ def _reader(
     return work
 
 
+def _labels(parts: list[Values], task: Task) -> tuple[F64, tuple[str, ...]]:
+    """Return labels as numbers; texts become codes into the commonest ones, the rare ones share a class.
+
+    Raises ``NotEnoughDataError`` where hardly any answer is common: that is a recommender's question.
+    """
+    if not any(isinstance(part, Column) for part in parts):
+        return np.concatenate([np.asarray(part) for part in parts]), ()
+    y, found = _coded(parts, 1 << 30)
+    counts = np.bincount(y[~np.isnan(y)].astype(np.int64), minlength=len(found))
+    order = np.argsort(-counts, kind="stable")
+    kept = [int(c) for c in order[:MOST_CLASSES] if counts[c] >= FEWEST_IN_CLASS]
+    if counts[kept].sum() < 0.2 * counts.sum():
+        raise NotEnoughDataError(
+            f"task {task.name!r}: {task.target} has {len(found):,} different answers, of which the {len(kept)} common ones cover "
+            f"{counts[kept].sum() / max(counts.sum(), 1):.0%} of {counts.sum():,} rows; use propend recommend for one of so many, "
+            "or ask about something coarser, for example next(item.category)"
+        )
+    code = np.full(len(found) + 1, float(len(kept)))
+    code[kept], code[-1] = np.arange(len(kept)), np.nan
+    classes = tuple(found[c] for c in kept)
+    if len(kept) < len(found):
+        classes = (*classes, OTHER)
+    return code[np.where(np.isnan(y), len(found), y).astype(np.int64)], classes
+
+
 @dataclass(frozen=True)
 class _Part:
     values: list[Values]
-    y: F64
+    y: Values
     user: I64
     cutoff: I64
 
@@ -159,14 +192,9 @@ def _evaluate(
     assert not isinstance(asked, Column)
     rows = rows.select(asked > 0)
     values = evaluate(features, timelines, rows, schema, profile=profile)
-    y = np.full(len(rows), np.nan)
+    y: Values = np.full(len(rows), np.nan)
     if labels:
-        answers = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
-        y = (
-            np.where(answers.codes < 0, np.nan, answers.codes)
-            if isinstance(answers, Column)
-            else answers
-        )
+        y = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
     return _Part(values, y, timelines.users[rows.user], rows.cutoff)
 
 
@@ -200,28 +228,35 @@ def _stack(
         if not isinstance(column[0], Column):
             X[:, j] = np.concatenate([np.asarray(c) for c in column])
             continue
-        common = known[j] if j in known else _common(column)
-        categories[j] = tuple(common)
-        index = {text: code for code, text in enumerate(common)}
-        X[:, j] = np.concatenate([_recode(c, index) for c in column])
+        X[:, j], categories[j] = _coded(column, MOST_CATEGORIES, known.get(j))
     return X, categories
 
 
-def _common(column: list[Values]) -> list[str]:
-    """The most common texts of a column, in order of the alphabet."""
+def _coded(
+    column: list[Values], most: int, known: tuple[str, ...] | None = None
+) -> tuple[F64, tuple[str, ...]]:
+    """Return buckets' texts as codes [rows] into the known list, or one of the ``most`` commonest that occur, sorted."""
+    common = tuple(_common(column, most)) if known is None else known
+    index = {text: code for code, text in enumerate(common)}
+    return np.concatenate([_recode(c, index) for c in column]), common
+
+
+def _common(column: list[Values], most: int) -> list[str]:
     counts: dict[str, int] = {}
     for c in column:
         assert isinstance(c, Column)
-        for text, n in zip(
-            c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True
-        ):
-            counts[text] = counts.get(text, 0) + int(n)
-    return sorted(sorted(counts, key=lambda t: (-counts[t], t))[:MOST_CATEGORIES])
+        times = np.bincount(c.codes[c.codes >= 0], minlength=len(c.values))
+        for code in np.flatnonzero(times):
+            text = c.values[code]
+            counts[text] = counts.get(text, 0) + int(times[code])
+    return sorted(sorted(counts, key=lambda t: (-counts[t], t))[:most])
 
 
 def _recode(column: Values, index: dict[str, int]) -> F64:
     assert isinstance(column, Column)
-    mapping = np.array([*(float(index.get(text, np.nan)) for text in column.values), np.nan])
+    mapping = np.full(len(column.values) + 1, np.nan)
+    for code in np.unique(column.codes[column.codes >= 0]):
+        mapping[code] = index.get(column.values[code], np.nan)
     return mapping[column.codes]
 
 
@@ -260,10 +295,12 @@ def map_population(
 
     def work(bucket: int) -> list[T]:
         part = read(bucket)
-        if not len(part.y):
+        if not len(part.user):
             return []
         X, found = _stack([part.values], len(features), categories)
-        frame = Frame(X, part.y, part.user, part.cutoff, tuple(features), found)
+        frame = Frame(
+            X, np.full(len(part.user), np.nan), part.user, part.cutoff, tuple(features), found
+        )
         ids = store.user_ids(bucket).take(pa.array(part.user // store.buckets))
         return [use(frame, ids)]
 
