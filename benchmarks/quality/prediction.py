@@ -133,6 +133,7 @@ TABLES = {
 
 
 TRIVIAL = Candidate("base_rate", "base_rate")
+_BY_MODEL = ("models", "by_fold", "seconds", "remarks")
 
 
 def judge(
@@ -152,14 +153,10 @@ def judge(
         return card
     if (before["data_hash"], before["folds"]) != (card["data_hash"], card["folds"]):
         raise SystemExit("the card kept is of other data or folds; remove it first")
-    whole = before if not nested else {**before, **card}
-    for part in ("models", "by_fold", "seconds", "remarks"):
-        whole[part] = {**before[part], **card[part]}
-        whole[part].pop(TRIVIAL.label if part == "models" else "", None)
-    if not nested:
-        whole["by_fold"]["champion"] = before["by_fold"]["champion"]
-    whole["nested"] = before["nested"] if not nested else card["nested"]
-    return whole
+    if nested:
+        return {**before, **card, **{part: {**before[part], **card[part]} for part in _BY_MODEL}}
+    added = {part: {k: v for k, v in card[part].items() if k in only} for part in _BY_MODEL}
+    return {**before, **{part: {**before[part], **added[part]} for part in _BY_MODEL}}
 
 
 def table_of(name: str, only: Sequence[str] = (), out: Path | None = None) -> Card:
