@@ -14,14 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.engine import Engine
-from propend.errors import DataError, ExpressionError, NotEnoughDataError
+from propend.errors import DataError, ExpressionError, NotEnoughDataError, nearest
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
+from propend.learn.leaks import check_store
 from propend.learn.registry import Entry, Registry
-from propend.learn.train import Fitted, Reason, train
+from propend.learn.segments import by_segment, segments_of
+from propend.learn.threshold import Contact, profit_curve
+from propend.learn.train import Fitted, Options, Reason, train
 from propend.tasks.cutoffs import plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
 from propend.tasks.task import Task
@@ -47,7 +50,10 @@ class Prediction:
     users: npt.NDArray[np.object_]
     codes: npt.NDArray[np.int64]
     score: F64
+    """Calibrated probability, expected amount or days [n]; of many answers, the likeliest one's probability."""
     _X: F64
+    _all: F64 | None = None
+    """Probabilities [n, classes] of many answers."""
 
     @property
     def card(self) -> dict[str, Any]:
@@ -61,16 +67,47 @@ class Prediction:
 
     @cached_property
     def scores(self) -> pa.Table:
-        """Return user, score and the strongest reasons, best score first."""
+        """Return user, score, its interval where there is one, and the strongest reasons, best score first.
+
+        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest.
+        """
         reasons = [reasons_in_words(r) for r in self.fitted.reasons(self._X, 3)]
-        table = pa.table(
-            {
-                "user": pa.array(self.users, pa.string()),
-                "score": self.score,
-                "reasons": pa.array(reasons, pa.string()),
-            }
-        )
-        return table.take(pa.array(np.lexsort((self.codes, -self.score))))
+        columns: dict[str, Any] = {"user": pa.array(self.users, pa.string())}
+        if self._all is not None:
+            order = np.argsort(-self._all, axis=1, kind="stable")[:, :4]
+            names = np.array(self.fitted.classes, dtype=object)
+            columns["answer"] = pa.array(names[order[:, 0]], pa.string())
+            columns["score"] = self.score
+            columns["next"] = pa.array(
+                [
+                    "; ".join(f"{names[j]} ({self._all[i, j]:.2f})" for j in order[i, 1:])
+                    for i in range(len(order))
+                ],
+                pa.string(),
+            )
+        else:
+            columns["score"] = self.score
+            low, high = self.fitted.bounds(self._X)
+            if len(low) and not np.isnan(low).all():
+                columns |= {"low": low, "high": high}
+        columns["reasons"] = pa.array(reasons, pa.string())
+        return pa.table(columns).take(pa.array(np.lexsort((self.codes, -self.score))))
+
+    def abstaining(self, width: float) -> pa.Table:
+        """Return ``scores`` with an ``answer``: yes, no, or "not enough data" where the interval is wider than ``width``.
+
+        Raises ``ExpressionError`` where the task is no yes/no question.
+        """
+        if self.fitted.task.answer != "yes_no":
+            raise ExpressionError(
+                f"only a yes/no task can abstain, and {self.fitted.task.ask} is none; leave --abstain out"
+            )
+        table = self.scores
+        score = table["score"].to_numpy()
+        cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
+        unsure = table["high"].to_numpy() - table["low"].to_numpy() > width
+        answer = np.where(unsure, "not enough data", np.where(score >= cut, "yes", "no"))
+        return table.add_column(1, "answer", pa.array(answer, pa.string()))
 
     def explain(self, user: str, most: int = 5) -> list[Reason]:
         """Return why one user's score is what it is; raises ``DataError`` for a user who was not asked."""
@@ -113,28 +150,36 @@ def predict(
     seed: int = 7,
     reuse: bool = False,
     promote: bool = True,
+    options: Options | None = None,
+    segments: Sequence[str] = (),
+    contact: Contact | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
 
-    With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
+    ``segments`` are features by which the test rows are judged apart, ``contact`` asks for the profit curve; both stand
+    in the card. With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
-    if task.answer == "which":
-        raise ExpressionError(
-            f"task {task.name!r}: {task.target} asks which of many; use propend recommend for the next item"
-        )
     moment = schema.last + 1 if now is None else now
     _more_than_one_user(store, task)
-    plan = plan_cutoffs(schema.first, moment, task.horizon, folds=folds)
+    plan = plan_cutoffs(
+        schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
+    )
     features = derive_features(schema)
     frame = build_frame(store, schema, engine, task, features, plan.cutoffs)
     frame = _informative(frame)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
-    fitted = train(frame, task, plan, seed=seed, progress=progress)
+    future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
+    fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
+    fitted.card["future"] = future
+    if segments:
+        fitted.card["segments"] = _segments(frame, fitted, segments, seed)
+    if contact is not None:
+        fitted.card["profit"] = _profit(fitted, contact, seed)
     entry = registry.save(fitted, promote=promote) if registry is not None else None
     return score(store, schema, engine, fitted, moment, entry)
 
@@ -151,9 +196,47 @@ def score(
     asked = scoring_frame(
         store, schema, engine, fitted.task, fitted.features, now, fitted.categories
     )
-    return Prediction(
-        fitted, entry, store.names_of(asked.user), asked.user, fitted.score(asked.X), asked.X
-    )
+    scores = fitted.score(asked.X)
+    names = store.names_of(asked.user)
+    if scores.ndim == 2:
+        return Prediction(
+            fitted, entry, names, asked.user, scores.max(axis=1, initial=0.0), asked.X, scores
+        )
+    return Prediction(fitted, entry, names, asked.user, scores, asked.X)
+
+
+def _segments(
+    frame: Frame, fitted: Fitted, wanted: Sequence[str], seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Judge the champion's forward tests by segments of some features."""
+    tests, found = fitted.tests, {}
+    if tests["champion"].ndim > 1:
+        raise ExpressionError("one of many is not judged by segment; leave --segment out")
+    for name in wanted:
+        if name not in frame.names:
+            raise ExpressionError(
+                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
+            )
+        j = frame.names.index(name)
+        codes, names = segments_of(frame.X[tests["row"], j], frame.categories.get(j))
+        found[name] = by_segment(
+            tests["truth"], tests["champion"], codes, names, yes_no=fitted.task.answer == "yes_no",
+            groups=tests["user"], strata=tests["fold"], seed=seed,
+        )  # fmt: skip
+    return found
+
+
+def _profit(fitted: Fitted, contact: Contact, seed: int) -> dict[str, Any]:
+    """The profit curve of contacting the best-scored users of the forward tests."""
+    if fitted.task.answer != "yes_no":
+        raise ExpressionError(
+            f"a profit curve is of a yes/no question, and {fitted.task.ask} is none; leave --value and --cost out"
+        )
+    tests = fitted.tests
+    return profit_curve(
+        tests["truth"], tests["champion"], value=contact.value, cost=contact.cost,
+        budget=contact.budget, groups=tests["user"], seed=seed,
+    ).said()  # fmt: skip
 
 
 def _more_than_one_user(store: Store, task: Task) -> None:
@@ -182,6 +265,7 @@ def _informative(frame: Frame) -> Frame:
         tuple(frame.features[j] for j in kept),
         categories,
         frame.share,
+        frame.classes,
     )
 
 

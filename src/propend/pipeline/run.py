@@ -26,6 +26,7 @@ from propend.events.ingest import IngestReport
 from propend.expression.nodes import Aggregate
 from propend.features.profile import Profiles
 from propend.features.segments import segments
+from propend.learn.card import told
 from propend.learn.registry import code_version, plain
 from propend.names import DAY, USER
 from propend.pipeline.predict import Prediction, question, score, write_table
@@ -212,7 +213,7 @@ def _predict(
         path = write_table(prediction.scores, out / "scores" / f"{task.name}.parquet")
         cards.append(
             {
-                **prediction.card,
+                **told(prediction.card),
                 "title": question(task),
                 "scored": len(prediction.users),
                 "scores": str(workspace.out / path.relative_to(out)),

@@ -190,8 +190,11 @@ class Workspace(Analytics, Offers):
         reuse: bool = False,
         promote: bool = True,
         progress: Progress | None = None,
+        **wishes: Any,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
+
+        ``wishes`` are ``options``, ``segments`` and ``contact`` of :func:`propend.pipeline.predict.predict`.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
         With ``reuse`` a model fitted on the very same rows, question, seed and code serves again. Without ``promote``
@@ -209,7 +212,42 @@ class Workspace(Analytics, Offers):
             reuse=reuse,
             promote=promote,
             progress=progress,
+            **wishes,
         )
+
+    def score(
+        self,
+        task: str,
+        file: str | Path | None = None,
+        *,
+        version: int | None = None,
+        reasons: int = 0,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Score everyone in a fitted task's population now into a Parquet file, in constant memory."""
+        from propend.pipeline.batch import score_store
+
+        return score_store(
+            self.store,
+            self.schema,
+            self.engine,
+            self.registry.load(task, version),
+            self.now,
+            self.out / "scores" / f"{task}-batch.parquet" if file is None else file,
+            reasons=reasons,
+            progress=progress,
+        )
+
+    def export(
+        self, task: str, file: str | Path | None = None, *, version: int | None = None
+    ) -> dict[str, Any]:
+        """Write a fitted task's model as ONNX, checked on users of its population; needs the extra ``onnx``."""
+        from propend.learn.export import export_fitted
+        from propend.pipeline.batch import population_sample
+
+        fitted = self.registry.load(task, version)
+        rows = population_sample(self.store, self.schema, self.engine, fitted, self.now)
+        return export_fitted(fitted, self.out / f"{task}.onnx" if file is None else file, rows)
 
     def knows(self, user: str) -> bool:
         """Whether a user id is in the log."""
