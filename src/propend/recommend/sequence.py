@@ -190,7 +190,9 @@ class SequenceRecommender(Recommender):
             vectors = encode_texts(self._texts(n_items), p.encoder)
         names = [name.replace(".", "_") for name in (*coded, *numbers)]
         if len(set(names)) < len(names):
-            raise ModelError(f"item attributes of '{self.name}' need different names, got {', '.join(names)}")
+            raise ModelError(
+                f"item attributes of '{self.name}' need different names, got {', '.join(names)}"
+            )
         return ItemFeatures.of(
             {n.replace(".", "_"): c for n, c in coded.items()},
             {n.replace(".", "_"): c for n, c in numbers.items()},
@@ -228,7 +230,10 @@ class SequenceRecommender(Recommender):
         stops[users] -= 1
         shown = data.cut(stops)
         asked = shown.take(users)
-        repeated = [bool((data.user(u)["item"][:-1] == t).any()) for u, t in zip(users.tolist(), target, strict=True)]
+        repeated = [
+            bool((data.user(u)["item"][:-1] == t).any())
+            for u, t in zip(users.tolist(), target, strict=True)
+        ]
         hide = float(np.mean(repeated)) <= _REPEATS
         rows = max(1, (1 << 23) // log.n_items)
 
@@ -316,7 +321,9 @@ class SequenceRecommender(Recommender):
             last = "nothing yet"
             if len(had):
                 last = names[int(had[-1])] if names is not None else f"item {had[-1]}"
-            out.append([f"histories like this went on so after {last}" if i >= 0 else "" for i in shown])
+            out.append(
+                [f"histories like this went on so after {last}" if i >= 0 else "" for i in shown]
+            )
         return out
 
     # ---------------------------------------------------------------- saving

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 __all__ = ["Heads", "log_normal_mixture", "survival", "zero_inflated_log_normal", "ziln_mean"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 MIXTURE: Final = 3
 _CENTRES: Final = 8
@@ -79,7 +79,7 @@ class Heads(nn.Module):
         super().__init__()
         self.types = types
         if "type" in tasks:
-            self.type = nn.Linear(width, types)
+            self.next_type = nn.Linear(width, types)
         if "gap" in tasks:
             self.gap = nn.Linear(width, 3 * MIXTURE)
         if "amount" in tasks:

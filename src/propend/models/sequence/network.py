@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ from propend.models.sequence.trunks import Packed, Trunk, trunk_of
 
 __all__ = ["HORIZONS", "Embedding", "Network", "Sampler", "Tokens", "device_of"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 HORIZONS: Final = (7.0, 14.0, 30.0, 60.0, 90.0)
 """Days ahead that the horizon head is trained on; it is asked about any in between."""
@@ -84,14 +84,16 @@ class Embedding(nn.Module):
             self.register_buffer("hashes", torch.from_numpy(hashed_rows(vocabulary.items, rows)))
         given = features or ItemFeatures()
         for name, count in vocabulary.features:
-            self.register_buffer(f"codes_{name}", torch.from_numpy(given.codes[name].astype(np.int64) + 1))
+            self.register_buffer(
+                f"codes_{name}", torch.from_numpy(given.codes[name].astype(np.int64) + 1)
+            )
             self.add_module(f"of_{name}", _embedding(count + 1, width))
         if vocabulary.dense:
             assert given.vectors is not None
             self.register_buffer("dense", torch.from_numpy(np.asarray(given.vectors, np.float32)))
             self.project = nn.Linear(vocabulary.dense, width, bias=False)
         if vocabulary.types > 1:
-            self.type = _embedding(vocabulary.types, width)
+            self.event_type = _embedding(vocabulary.types, width)
         if vocabulary.channels:
             self.channel = _embedding(vocabulary.channels + 1, width)
         if vocabulary.amounts:
@@ -121,7 +123,7 @@ class Embedding(nn.Module):
         x = self.items(tokens.item.clamp(min=0)) * self.width**0.5
         x = x * (tokens.item >= 0)[:, None]
         if vocabulary.types > 1:
-            x = x + self.type(tokens.type)
+            x = x + self.event_type(tokens.type)
         if vocabulary.channels:
             x = x + self.channel(tokens.channel + 1)
         if vocabulary.amounts:
@@ -142,7 +144,9 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         chosen = settings.resolved()
-        assert chosen.width and chosen.depth and chosen.attention_heads
+        assert chosen.width is not None
+        assert chosen.depth is not None
+        assert chosen.attention_heads is not None
         self.settings, self.vocabulary = chosen, vocabulary
         self.embedding = Embedding(vocabulary, chosen.width, features)
         self.drop = nn.Dropout(chosen.dropout)
@@ -165,7 +169,7 @@ class Network(nn.Module):
 
     def count(self) -> dict[str, int]:
         """Return the number of weights of the embedding, the trunk and the heads."""
-        parts = {"embedding": self.embedding, "trunk": self.trunk, "heads": self.heads}
+        parts: dict[str, nn.Module] = {"embedding": self.embedding, "trunk": self.trunk, "heads": self.heads}
         return {n: sum(p.numel() for p in part.parameters()) for n, part in parts.items()}
 
     def hidden(self, data: SequenceArrays, batch: Batch, query: Any = None) -> Tensor:
@@ -200,10 +204,12 @@ class Network(nn.Module):
             rows = np.flatnonzero(after.item >= 0)
             if len(rows):
                 target = _send(after.item[rows], self.device)
-                found["item"] = self._item_loss(hidden[_send(rows, self.device)], target, rng, sampler)
+                found["item"] = self._item_loss(
+                    hidden[_send(rows, self.device)], target, rng, sampler
+                )
         known = np.flatnonzero(after.known)
         if len(known) and "type" in tasks:
-            logits = self.heads.type(hidden[_send(known, self.device)])
+            logits = self.heads.next_type(hidden[_send(known, self.device)])
             found["type"] = functional.cross_entropy(logits, _send(after.type[known], self.device))
         if "gap" in tasks and self.vocabulary.clock:
             parameters = self.heads.gap(hidden)
@@ -212,7 +218,9 @@ class Network(nn.Module):
         priced = np.flatnonzero(np.isfinite(after.amount))
         if len(priced) and "amount" in tasks:
             parameters = self.heads.amount(hidden[_send(priced, self.device)])
-            found["amount"] = zero_inflated_log_normal(parameters, _send(after.amount[priced], self.device))
+            found["amount"] = zero_inflated_log_normal(
+                parameters, _send(after.amount[priced], self.device)
+            )
         if "horizon" in tasks and self.vocabulary.clock:
             found.update(self._horizon_loss(hidden, data, batch, rng))
         return found
@@ -228,7 +236,13 @@ class Network(nn.Module):
         negatives, wanted = self.item_vectors(codes), self.item_vectors(target)
         if self.settings.loss == "gbce":
             return losses.generalised_bce(
-                out, wanted, target, negatives, codes, items=self.vocabulary.items, trust=self.settings.trust
+                out,
+                wanted,
+                target,
+                negatives,
+                codes,
+                items=self.vocabulary.items,
+                trust=self.settings.trust,
             )
         return losses.sampled_softmax(out, wanted, target, negatives, codes, log_chance)
 
@@ -251,7 +265,9 @@ class Network(nn.Module):
 
     def contrast(self, data: SequenceArrays, batch: Batch, owner: npt.NDArray[np.int64]) -> Tensor:
         """Return CoLES' loss over the pieces of a batch; ``owner`` [p] says whose each piece is."""
-        hidden = self.hidden(data, batch, None if not self.trunk.asks else next_of(data, batch).query)
+        hidden = self.hidden(
+            data, batch, None if not self.trunk.asks else next_of(data, batch).query
+        )
         last = hidden[_send(batch.layout.offsets[1:] - 1, self.device)]
         return losses.contrastive(last, _send(owner, self.device))
 

@@ -12,7 +12,18 @@ import numpy.typing as npt
 from propend.models.sequence.packing import Batch
 from propend.models.sequence.tokens import NONE, SequenceArrays
 
-__all__ = ["AMOUNT_BINS", "DAY", "Events", "Future", "Next", "amount_bin", "events_of", "future_of", "gap_bin", "next_of"]
+__all__ = [
+    "AMOUNT_BINS",
+    "DAY",
+    "Events",
+    "Future",
+    "Next",
+    "amount_bin",
+    "events_of",
+    "future_of",
+    "gap_bin",
+    "next_of",
+]
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -121,7 +132,11 @@ def next_of(data: SequenceArrays, batch: Batch) -> Next:
 
 
 def future_of(
-    data: SequenceArrays, batch: Batch, types: int, horizons: tuple[float, ...], rng: np.random.Generator
+    data: SequenceArrays,
+    batch: Batch,
+    types: int,
+    horizons: tuple[float, ...],
+    rng: np.random.Generator,
 ) -> Future:
     """Return the future of each event of a batch at a random moment before the next event.
 
@@ -151,7 +166,15 @@ def future_of(
 
 @nb.njit(cache=True, nogil=True)
 def _look_ahead(
-    time: Any, kind: Any, amount: Any, index: Any, stop: Any, moment: Any, until: Any, found: Any, value: Any
+    time: Any,
+    kind: Any,
+    amount: Any,
+    index: Any,
+    stop: Any,
+    moment: Any,
+    until: Any,
+    found: Any,
+    value: Any,
 ) -> None:
     last = found.shape[1] - 1
     for i in range(len(index)):

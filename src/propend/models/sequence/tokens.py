@@ -87,7 +87,11 @@ class ItemFeatures:
         values = {name: int(n) for name, (_, n) in coded.items()}
         for name, column in (numbers or {}).items():
             known = np.isfinite(column)
-            edges = np.unique(np.quantile(column[known], np.linspace(0, 1, bins + 1)[1:-1])) if known.any() else np.zeros(0)
+            edges = (
+                np.unique(np.quantile(column[known], np.linspace(0, 1, bins + 1)[1:-1]))
+                if known.any()
+                else np.zeros(0)
+            )
             cut = np.searchsorted(edges, np.where(known, column, 0.0), side="right")
             codes[name] = np.where(known, cut, NONE).astype(np.int32)
             values[name] = len(edges) + 1
@@ -134,7 +138,7 @@ class SequenceArrays:
     ) -> SequenceArrays:
         """Build from plain arrays; what is left out is none, and times are places in the log.
 
-        Raises ``ModelError`` for arrays of different lengths, or times that fall within a user.
+        Raises ``ModelError`` for arrays of different lengths, times that fall within a user, infinite amounts.
         """
         bounds, items = np.asarray(offsets, np.int64), np.asarray(item, np.int32)
         n = len(items)
@@ -151,6 +155,10 @@ class SequenceArrays:
         if len(set(lengths.values())) > 1 or not len(bounds) or bounds[-1] != n:
             told = ", ".join(f"{count} of {name}" for name, count in lengths.items())
             raise ModelError(f"sequences need one value per event in each column, got {told}")
+        if np.isinf(made.amount).any():
+            raise ModelError(
+                "amounts of events must not be infinite, some are not finite; leave them out (NaN)"
+            )
         same = np.ones(max(n - 1, 0), np.bool_)
         inner = bounds[1:-1]
         same[inner[(inner > 0) & (inner < n)] - 1] = False
@@ -220,7 +228,8 @@ class SequenceArrays:
         try:
             head = msgspec.json.decode((folder / _HEAD).read_bytes())
             columns = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _COLUMNS
+                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in _COLUMNS
             }
         except (OSError, ValueError, msgspec.DecodeError) as error:
             raise ModelError(
