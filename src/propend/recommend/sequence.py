@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from propend.errors import MissingExtraError, ModelError
 from propend.events.timelines import Column
-from propend.models.sequence.packing import Batch, lay_out
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import SECOND
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
@@ -242,7 +241,7 @@ class SequenceRecommender(Recommender):
 
             gain = 0.0
             items = network.item_vectors()
-            vectors = _last_vectors(network, asked, moments)
+            vectors = network.scored(network.last(asked, moments))
             for start in range(0, len(users), rows):
                 part = slice(start, start + rows)
                 scores = torch.matmul(vectors[part], items.T).float().cpu().numpy()
@@ -274,10 +273,9 @@ class SequenceRecommender(Recommender):
         import torch
 
         data = self._arrays(histories)
+        moments = np.full(len(histories), at // SECOND, np.int64)
         with torch.no_grad():
-            found: F32 = _last_vectors(
-                self._network, data, np.full(len(histories), at // SECOND, np.int64)
-            ).numpy()
+            found: F32 = self._network.scored(self._network.last(data, moments)).numpy()
         return found
 
     def item_vectors(self) -> F32:
@@ -357,31 +355,6 @@ class SequenceRecommender(Recommender):
             if n.startswith(start)
         }
         self._settle(restored(state.header["network"], tensors, f"the saved '{self.name}'"))
-
-
-def _last_vectors(network: Any, data: SequenceArrays, moments: I64) -> Any:
-    """Return the vector [n, d] after each history as asked at ``moments`` (seconds), as it meets item vectors."""
-    import torch
-
-    size = np.diff(data.offsets)
-    found = torch.zeros(len(size), network.settings.width, device=network.device)
-    length = network.settings.length
-    order = np.argsort(np.minimum(size, length), kind="stable")
-    order = order[size[order] > 0]
-    for start in range(0, len(order), 512):
-        users = order[start : start + 512]
-        stop = data.offsets[users + 1]
-        lengths = np.minimum(size[users], length)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        index = np.arange(offsets[-1]) + np.repeat(stop - lengths - offsets[:-1], lengths)
-        batch = Batch(index, np.repeat(users, lengths), lay_out(lengths, int(lengths.max())))
-        query = None
-        if network.trunk.asks:
-            query = np.asarray(data.time[np.minimum(index + 1, len(data) - 1)]) // SECOND
-            query[offsets[1:] - 1] = np.maximum(moments[users], data.time[stop - 1] // SECOND)
-        hidden = network.hidden(data, batch, query)[torch.from_numpy(offsets[1:] - 1)]
-        found[torch.from_numpy(users)] = network.scored(hidden).float()
-    return found
 
 
 class Gru(SequenceRecommender):

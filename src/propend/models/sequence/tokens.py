@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from propend.errors import ModelError
 
-__all__ = ["NONE", "ItemFeatures", "SequenceArrays", "Vocabulary", "hashed_rows"]
+__all__ = ["NONE", "ItemFeatures", "SequenceArrays", "SequenceWriter", "Vocabulary", "hashed_rows"]
 
 F32 = npt.NDArray[np.float32]
 I16 = npt.NDArray[np.int16]
@@ -216,26 +216,31 @@ class SequenceArrays:
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write the columns as ``.npy`` files, to be opened memory-mapped."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _COLUMNS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        (folder / _HEAD).write_bytes(msgspec.json.encode({"end": self.end}))
+        """Write the columns to a folder, to be opened memory-mapped."""
+        with SequenceWriter(folder) as writer:
+            writer.append(self)
 
     @classmethod
     def open(cls, folder: Path) -> SequenceArrays:
-        """Open what ``save`` or ``SequenceWriter`` wrote, without reading it into memory."""
+        """Open what ``save`` or ``SequenceWriter`` wrote, without reading it into memory.
+
+        Raises ``ModelError`` for a folder that holds none, or a part of them.
+        """
         try:
             head = msgspec.json.decode((folder / _HEAD).read_bytes())
-            columns = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in _COLUMNS
-            }
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+            rows, users, end = int(head["rows"]), int(head["users"]), int(head["end"])
+            columns: dict[str, Any] = {}
+            for name, kind in _COLUMNS.items():
+                count = users + 1 if name == "offsets" else rows
+                if count:
+                    columns[name] = np.memmap(folder / f"{name}.bin", kind, "r", shape=(count,))
+                else:
+                    columns[name] = np.zeros(0, kind)
+        except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
             raise ModelError(
                 f"{folder} holds no readable sequences ({error}); write them again"
             ) from None
-        return cls(**columns, end=int(head["end"]))
+        return cls(**columns, end=end)
 
     @staticmethod
     def join(parts: Sequence[SequenceArrays]) -> SequenceArrays:
@@ -246,6 +251,37 @@ class SequenceArrays:
         }
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return SequenceArrays(offsets=offsets, **columns, end=max(p.end for p in parts))
+
+
+class SequenceWriter:
+    """Writes sequences part by part in constant memory; the head comes last, so that a broken write is no log."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _HEAD).unlink(missing_ok=True)
+        self.folder, self.rows, self.users, self.end = folder, 0, 0, 0
+        self.files = {name: (folder / f"{name}.bin").open("wb") for name in _COLUMNS}
+        self.files["offsets"].write(np.zeros(1, np.int64).tobytes())
+
+    def append(self, part: SequenceArrays) -> None:
+        """Write further users."""
+        for name, kind in _COLUMNS.items():
+            column = np.asarray(getattr(part, name), kind)
+            if name == "offsets":
+                column = column[1:] + self.rows
+            self.files[name].write(np.ascontiguousarray(column).tobytes())
+        self.rows, self.users = self.rows + len(part), self.users + part.users
+        self.end = max(self.end, part.end)
+
+    def __enter__(self) -> SequenceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        if kind is None:
+            head = {"rows": self.rows, "users": self.users, "end": self.end}
+            (self.folder / _HEAD).write_bytes(msgspec.json.encode(head))
 
 
 def hashed_rows(items: int, rows: int) -> I64:
