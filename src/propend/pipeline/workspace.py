@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -27,6 +28,9 @@ from propend.pipeline.analytics import Analytics
 from propend.pipeline.predict import Prediction, predict, score
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
+
+if TYPE_CHECKING:
+    from propend.learn.behaviour import BehaviourModel
 
 __all__ = ["Workspace", "open_workspace"]
 
@@ -143,7 +147,10 @@ class Workspace(Analytics):
         self._forget_cached()
         for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
             kept.unlink()
-        return {**gone, "outputs": erase_outputs(self.out, user)}
+        for run in (self.folder / "behaviour").glob("*/training"):  # a broken-off run's copy of the log
+            shutil.rmtree(run)
+        shown = erase_outputs(self.out, user) + erase_outputs(self.folder / "behaviour", user)
+        return {**gone, "outputs": shown}
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.
@@ -200,6 +207,19 @@ class Workspace(Analytics):
             seed=self.config.workspace.seed if seed is None else seed,
             reuse=reuse,
             progress=progress,
+        )
+
+    def pretrain(
+        self, size: str = "small", *, fresh: bool = False, progress: Progress | None = None
+    ) -> BehaviourModel:
+        """Pretrain a behaviour model on the whole log and keep it in ``behaviour/SIZE``; a broken-off run goes on.
+
+        ``fresh`` forgets a broken-off run. Raises ``NotEnoughDataError`` for a log too short to learn from.
+        """
+        from propend.learn.behaviour import pretrain_in
+
+        return pretrain_in(
+            self.store, self.schema, self.folder / "behaviour", size, fresh=fresh, progress=progress
         )
 
     def knows(self, user: str) -> bool:

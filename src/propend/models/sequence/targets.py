@@ -15,8 +15,8 @@ from propend.models.sequence.tokens import NONE, SequenceArrays
 __all__ = [
     "AMOUNT_BINS",
     "DAY",
-    "Events",
     "Asked",
+    "Events",
     "Future",
     "Next",
     "amount_bin",

@@ -70,8 +70,8 @@ class Packed:
 
     def back(self, steps: int) -> Tensor:
         """Return the event ``steps`` before each one in its piece, int64 [t]; t where there is none."""
-        earlier = torch.arange(len(self.position), device=self.position.device) - steps
-        return torch.where(self.position >= steps, earlier, len(self.position))
+        earlier = self.start + self.position - steps
+        return torch.where(self.position >= steps, earlier, self.position.shape[0])
 
 
 class Trunk(nn.Module):
@@ -108,6 +108,8 @@ class RootMeanSquareNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x [..., d] scaled."""
+        if torch.onnx.is_in_onnx_export():  # ONNX has no such operator before opset 23
+            return x * torch.rsqrt(x.pow(2).mean(dim=-1, keepdim=True) + 1e-6) * self.weight
         return functional.rms_norm(x, (x.shape[-1],), self.weight, 1e-6)
 
 
