@@ -42,10 +42,11 @@ def erase(workspace: Workspace, user: str, *, alone: bool = False) -> dict[str, 
             total[name] += rows
     workspace._forget_cached()
     shutil.rmtree(folder / "people", ignore_errors=True)  # made anew when asked, from what is left
-    for kept in (folder / "kept").glob("*.npz"):  # states by user; made anew when asked
-        kept.unlink()
+    shutil.rmtree(folder / "kept", ignore_errors=True)  # states by user; made anew when asked
+    for run in (folder / "behaviour").glob("*/training"):  # a broken-off run's copy of the log
+        shutil.rmtree(run)
     shutil.rmtree(folder / ".out-new", ignore_errors=True)  # of a run that was killed
-    places = (workspace.out, folder / ".out-old")
+    places = (workspace.out, folder / ".out-old", folder / "behaviour")
     total["outputs"] = sum(erase_outputs(place, one) for place in places for one in ids)
     if live is not None:
         total |= live.erase(workspace, ids)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -29,6 +29,9 @@ from propend.pipeline.predict import Prediction, predict, score
 from propend.pipeline.recommend import Offers
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
+
+if TYPE_CHECKING:
+    from propend.learn.behaviour import BehaviourModel
 
 __all__ = ["Workspace", "open_workspace"]
 
@@ -248,6 +251,19 @@ class Workspace(Analytics, Offers):
         fitted = self.registry.load(task, version)
         rows = population_sample(self.store, self.schema, self.engine, fitted, self.now)
         return export_fitted(fitted, self.out / f"{task}.onnx" if file is None else file, rows)
+
+    def pretrain(
+        self, size: str = "small", *, fresh: bool = False, progress: Progress | None = None
+    ) -> BehaviourModel:
+        """Pretrain a behaviour model on the whole log and keep it in ``behaviour/SIZE``; a broken-off run goes on.
+
+        ``fresh`` forgets a broken-off run. Raises ``NotEnoughDataError`` for a log too short to learn from.
+        """
+        from propend.learn.behaviour import pretrain_in
+
+        return pretrain_in(
+            self.store, self.schema, self.folder / "behaviour", size, fresh=fresh, progress=progress
+        )
 
     def knows(self, user: str) -> bool:
         """Whether a user id is in the log."""

@@ -33,6 +33,12 @@ _PLACES: Final[dict[str, str]] = {
     "user_neighbours": "propend.recommend.neighbours:UserNeighbours",
     "reranked": "propend.recommend.reranked:Reranked",
     "popularity": "propend.recommend.popularity:Popularity",
+    "gru": "propend.recommend.sequence:Gru",
+    "lstm": "propend.recommend.sequence:Lstm",
+    "cnn": "propend.recommend.sequence:Cnn",
+    "caser": "propend.recommend.sequence:Caser",
+    "transformer": "propend.recommend.sequence:Transformer",
+    "hstu": "propend.recommend.sequence:Hstu",
 }
 
 
