@@ -30,6 +30,12 @@ _PLACES: Final = {
     "random_walk": "propend.recommend.neighbours:RandomWalk",
     "user_neighbours": "propend.recommend.neighbours:UserNeighbours",
     "popularity": "propend.recommend.popularity:Popularity",
+    "gru": "propend.recommend.sequence:Gru",
+    "lstm": "propend.recommend.sequence:Lstm",
+    "cnn": "propend.recommend.sequence:Cnn",
+    "caser": "propend.recommend.sequence:Caser",
+    "transformer": "propend.recommend.sequence:Transformer",
+    "hstu": "propend.recommend.sequence:Hstu",
 }
 
 

@@ -96,6 +96,8 @@ class Recommender(ABC):
     """Whether it needs a history to say anything."""
     listwise: ClassVar[bool] = False
     """Whether it builds lists as a whole, so that their order is more than that of the scores."""
+    appends: ClassVar[bool] = False
+    """Whether ``update`` appends to the histories and leaves what was learnt, instead of learning anew."""
 
     parameters: Any
 
@@ -155,6 +157,7 @@ class Recommender(ABC):
     ) -> Self:
         """Take in further interactions; the outcome equals ``fit`` on the joined history.
 
+        A recommender that ``appends`` keeps what it learnt and reads the longer histories.
         ``items`` replaces the attributes (needed where the catalogue grew).
         """
         log = self._fitted().join(later)
