@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from propend.models.graph.propagation import Edges, normalised, torch_module
+from propend.models.graph.propagation import Edges, normalised, pairs_of, part_edges, torch_module
 
 __all__ = ["LightGCNSettings", "Smoothed", "fit_lightgcn", "smooth"]
 
@@ -104,7 +104,7 @@ def fit_lightgcn(
     """
     torch = torch_module()
     rng = np.random.default_rng(seed)
-    known, held = _part(table.tocsr(), settings.held_back, rng)
+    known, held = part_edges(table.tocsr(), settings.held_back, rng)
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
@@ -113,20 +113,6 @@ def fit_lightgcn(
             return _train(torch, known, held, settings, rng, progress)
     finally:
         torch.set_num_threads(before)
-
-
-def _part(table: Any, share: float, rng: np.random.Generator) -> tuple[Any, Any]:
-    """Part the edges into those of the training graph and those held back: some of each user with three or more."""
-    import scipy.sparse as sp
-
-    per_user = np.diff(table.indptr)
-    row = np.repeat(np.arange(table.shape[0]), per_user)
-    held = (rng.random(table.nnz) < share) & (per_user[row] >= 3)
-    parts = []
-    for chosen in (~held, held):
-        cells = (table.data[chosen], (row[chosen], table.indices[chosen]))
-        parts.append(sp.csr_array(cells, shape=table.shape, dtype=np.float32))
-    return parts[0], parts[1]
 
 
 def _train(
@@ -140,8 +126,7 @@ def _train(
     user, item = (torch.nn.Parameter(torch.from_numpy(v)) for v in _start(known, settings, rng))
     edges = Edges(normalised(known))
     optimiser = torch.optim.Adam([user, item], lr=settings.learning_rate)
-    row = np.repeat(np.arange(known.shape[0]), np.diff(known.indptr))
-    pairs = np.stack([row, known.indices]).astype(np.int64)
+    pairs = pairs_of(known)
     best, kept, waited, curve = -1.0, (user, item), 0, list[float]()
     epoch = 0
     for epoch in range(1, settings.epochs + 1):

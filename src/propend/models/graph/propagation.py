@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from propend.errors import MissingExtraError, ModelError
 
-__all__ = ["Edges", "normalised", "torch_module"]
+__all__ = ["Edges", "normalised", "pairs_of", "part_edges", "torch_module"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -46,6 +46,26 @@ def normalised(table: Any) -> Any:
     row = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
     data = csr.data * roots[0][row] * roots[1][csr.indices]
     return sp.csr_array((data.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
+
+
+def part_edges(table: Any, share: float, rng: np.random.Generator) -> tuple[Any, Any]:
+    """Part the edges into those of the training graph and those held back: some of each user with three or more."""
+    import scipy.sparse as sp
+
+    per_user = np.diff(table.indptr)
+    row = np.repeat(np.arange(table.shape[0]), per_user)
+    held = (rng.random(table.nnz) < share) & (per_user[row] >= 3)
+    parts = []
+    for chosen in (~held, held):
+        cells = (table.data[chosen], (row[chosen], table.indices[chosen]))
+        parts.append(sp.csr_array(cells, shape=table.shape, dtype=np.float32))
+    return parts[0], parts[1]
+
+
+def pairs_of(table: Any) -> npt.NDArray[np.int64]:
+    """Return the edges of a CSR matrix as rows and columns, int64 [2, edges]."""
+    row = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr))
+    return np.stack([row, table.indices]).astype(np.int64)
 
 
 class Edges:
