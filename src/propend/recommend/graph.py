@@ -57,7 +57,7 @@ class LightGCN(_Graph):
     Parameters = LightGCNSettings
     parameters: LightGCNSettings
     _own: tuple[F32, F32]
-    _part: F32
+    _per_met: F32
     """What each met item adds to a newcomer's vector, before division by the root of the history's length."""
 
     def _learn(self, log: Interactions) -> None:
@@ -68,7 +68,7 @@ class LightGCN(_Graph):
 
     def _smooth(self, log: Interactions) -> None:
         table = log.matrix(binary=True)
-        self._user, self._item, self._part = smooth(table, *self._own, self.parameters.depth)
+        self._user, self._item, self._per_met = smooth(table, *self._own, self.parameters.depth)
         met = np.bincount(table.indices, minlength=log.n_items)
         self._bias = np.where(met > 0, 0.0, NO_OPINION).astype(np.float32)
 
@@ -86,22 +86,22 @@ class LightGCN(_Graph):
         return self
 
     def _fold(self, histories: Histories) -> F32:
-        last = once_each(histories.offsets, histories.items, len(self._part))
+        last = once_each(histories.offsets, histories.items, len(self._per_met))
         rows, items = histories.row[last], histories.items[last]
-        out = np.zeros((len(histories), self._part.shape[1]), np.float32)
-        np.add.at(out, rows, self._part[items])
+        out = np.zeros((len(histories), self._per_met.shape[1]), np.float32)
+        np.add.at(out, rows, self._per_met[items])
         many = np.maximum(np.bincount(rows, minlength=len(histories)), 1)
         return (out / np.sqrt(many)[:, None]).astype(np.float32)
 
     def _state(self) -> State:
         state = super()._state()
-        state.arrays.update(own_user=self._own[0], own_item=self._own[1], part=self._part)
+        state.arrays.update(own_user=self._own[0], own_item=self._own[1], part=self._per_met)
         return state
 
     def _restore(self, state: State) -> None:
         super()._restore(state)
         a = state.arrays
-        self._own, self._part = (a["own_user"], a["own_item"]), a["part"]
+        self._own, self._per_met = (a["own_user"], a["own_item"]), a["part"]
 
 
 class HeteroGraph(_Graph):

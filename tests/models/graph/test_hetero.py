@@ -18,13 +18,20 @@ from propend.recommend.interactions import Interactions
 pytest.importorskip("torch", reason="needs the extra deep")
 pytestmark = pytest.mark.deep
 
-FAST = {"width": 8, "epochs": 12, "batch": 128, "learning_rate": 0.02, "threads": 1, "negatives": 64}
+FAST = {
+    "width": 8,
+    "epochs": 12,
+    "batch": 128,
+    "learning_rate": 0.02,
+    "threads": 1,
+    "negatives": 64,
+}
 
 
 def market(n_items: int = 42) -> tuple[Any, Any]:
     table = two_tastes().matrix(binary=True)
     table.resize((table.shape[0], n_items))
-    side = np.repeat([0, 1], [20, 20]).tolist() + [0, 1]
+    side = [*np.repeat([0, 1], [20, 20]).tolist(), 0, 1]
     values = sp.csr_array((np.ones(n_items, np.float32), (np.arange(n_items), side)))
     return table, values
 
@@ -46,7 +53,11 @@ def test_states_are_the_message_passing_written_out() -> None:
         w = {n.split(".")[1]: m for n, m in net.weight.items() if n.startswith(f"{step}.")}
         user, item, value = (
             bend(user @ w["user"] + graph @ item @ w["item_to_user"]),
-            bend(item @ w["item"] + graph.T @ user @ w["user_to_item"] + known @ value @ w["value_to_item"]),
+            bend(
+                item @ w["item"]
+                + graph.T @ user @ w["user_to_item"]
+                + known @ value @ w["value_to_item"]
+            ),
             bend(value @ w["value"] + known.T @ item @ w["item_to_value"]),
         )
         total += user
@@ -58,14 +69,18 @@ def test_attributes_speak_for_items_nobody_met() -> None:
     log = two_tastes()
     log = Interactions.of(log.user, log.item, log.time, n_items=42)
     side = Column(np.array([0] * 20 + [1] * 20 + [0, 1], np.int32), ("left", "right"))
-    shelf = HeteroGraph(**{**FAST, "forget": 0.5, "epochs": 25}).fit(log, items={"side": side}, seed=2)
+    shelf = HeteroGraph(**{**FAST, "forget": 0.5, "epochs": 25}).fit(
+        log, items={"side": side}, seed=2
+    )
     cold = shelf.scores(log.users, [40, 41])
     right = (cold[:, 1] > cold[:, 0]) == (log.users >= 60)
     assert right.mean() > 0.9
     shown = shelf.recommend([[1, 2, 3]], k=5).items[0]
     assert all(i < 20 or i == 40 for i in shown.tolist())
     alone = HeteroGraph(**FAST).fit(log, seed=2)
-    assert not np.isin(alone.recommend(k=5).items, [40, 41]).any(), "without attributes a new item is silent"
+    assert not np.isin(alone.recommend(k=5).items, [40, 41]).any(), (
+        "without attributes a new item is silent"
+    )
 
 
 def test_users_are_what_they_met_before_the_moment() -> None:

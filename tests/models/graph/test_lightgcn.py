@@ -58,7 +58,9 @@ def test_smoothing_is_the_papers(table: Any, depth: int, seed: int) -> None:
         folded = (table[row] @ part) / np.sqrt(total[row])
         if depth == 1:
             alone[row] = 0
-            assert np.allclose(folded, smooth(sp.csr_array(table), alone, item, 1)[0][row], atol=1e-5)
+            assert np.allclose(
+                folded, smooth(sp.csr_array(table), alone, item, 1)[0][row], atol=1e-5
+            )
 
 
 @given(graphs(), st.integers(0, 99))
@@ -88,7 +90,17 @@ def two_tastes(seed: int = 0) -> Interactions:
 @pytest.mark.parametrize("start", ["spectral", "random"])
 def test_it_learns_tastes(loss: str, start: str) -> None:
     log = two_tastes()
-    shelf = create("lightgcn", width=8, depth=2, loss=loss, start=start, epochs=25, batch=128, learning_rate=0.02, threads=1)
+    shelf = create(
+        "lightgcn",
+        width=8,
+        depth=2,
+        loss=loss,
+        start=start,
+        epochs=25,
+        batch=128,
+        learning_rate=0.02,
+        threads=1,
+    )
     shown = shelf.fit(log, seed=1).recommend(k=5)
     right = (shown.items >= 20) == (log.users >= 60)[:, None]
     assert right.mean() > 0.97

@@ -71,10 +71,17 @@ class Heterogeneous:
         user, value = np.zeros((table.shape[0], item.shape[1]), np.float32), self.value
         out = [item]
         for step in range(self.depth):
-            w = {name: self.weight[f"{step}.{name}"] for name in (*_RELATIONS, "user", "item", "value")}
+            w = {
+                name: self.weight[f"{step}.{name}"]
+                for name in (*_RELATIONS, "user", "item", "value")
+            }
             user, item, value = (
                 _bend(user @ w["user"] + graph @ (item @ w["item_to_user"])),
-                _bend(item @ w["item"] + graph.T @ (user @ w["user_to_item"]) + known @ (value @ w["value_to_item"])),
+                _bend(
+                    item @ w["item"]
+                    + graph.T @ (user @ w["user_to_item"])
+                    + known @ (value @ w["value_to_item"])
+                ),
                 _bend(value @ w["value"] + known.T @ (item @ w["item_to_value"])),
             )
             out.append(item)
@@ -94,7 +101,9 @@ class Heterogeneous:
         row = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
         data = csr.data / np.sqrt(np.maximum(total, 1e-12))[row]
         data = data / np.sqrt(np.maximum(per_item, 1.0))[csr.indices]
-        step_in: Any = sp.csr_array((data.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape)
+        step_in: Any = sp.csr_array(
+            (data.astype(np.float32), csr.indices, csr.indptr), shape=csr.shape
+        )
         user = np.zeros((csr.shape[0], self.own.shape[1]), np.float32)
         summed = user
         for step in range(self.depth):
@@ -147,7 +156,14 @@ def _bend(x: Any) -> Any:
 class _Training:
     """The tensors of a training and its steps."""
 
-    def __init__(self, torch: Any, table: Any, attributes: Any, settings: HeteroSettings, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        torch: Any,
+        table: Any,
+        attributes: Any,
+        settings: HeteroSettings,
+        rng: np.random.Generator,
+    ) -> None:
         self.torch, self.settings, self.rng = torch, settings, rng
         n_users, n_items = table.shape
         width = settings.width
@@ -155,23 +171,33 @@ class _Training:
         self.held, self.pairs = pairs_of(held), pairs_of(self.known)
         self.graph, self.attributes = Edges(normalised(self.known)), Edges(normalised(attributes))
         self.met = torch.from_numpy(np.asarray(self.known.sum(axis=0)).ravel() > 0)[:, None]
-        self.per_item = torch.from_numpy(np.maximum(np.asarray(self.known.sum(axis=0)).ravel(), 1.0))
-        self.per_user = torch.from_numpy(np.asarray(self.known.sum(axis=1)).ravel().astype(np.float32))
+        self.per_item = torch.from_numpy(
+            np.maximum(np.asarray(self.known.sum(axis=0)).ravel(), 1.0)
+        )
+        self.per_user = torch.from_numpy(
+            np.asarray(self.known.sum(axis=1)).ravel().astype(np.float32)
+        )
         self.n_users = n_users
         spread = 1 / np.sqrt(width)
         own = spread * rng.standard_normal((n_items, width))
         value = spread * rng.standard_normal((attributes.shape[1], width))
-        self.own, self.value = (torch.nn.Parameter(torch.tensor(v, dtype=torch.float32)) for v in (own, value))
+        self.own, self.value = (
+            torch.nn.Parameter(torch.tensor(v, dtype=torch.float32)) for v in (own, value)
+        )
         self.weight = torch.nn.ParameterDict()
         for step in range(settings.depth):
             for name in (*_RELATIONS, "user", "item", "value"):
                 start = np.eye(width) + 0.1 * spread * rng.standard_normal((width, width))
-                self.weight[f"{step}/{name}"] = torch.nn.Parameter(torch.tensor(start, dtype=torch.float32))
+                self.weight[f"{step}/{name}"] = torch.nn.Parameter(
+                    torch.tensor(start, dtype=torch.float32)
+                )
 
     def run(self, progress: Callable[[int, float, float], None] | None) -> Heterogeneous:
         torch, settings = self.torch, self.settings
         learnt = [self.own, self.value, *self.weight.values()]
-        optimiser = torch.optim.AdamW(learnt, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimiser = torch.optim.AdamW(
+            learnt, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
         best, kept, waited, epoch, curve = np.inf, self._arrays(), 0, 0, list[float]()
         for epoch in range(1, settings.epochs + 1):
             order = self.rng.permutation(self.pairs.shape[1])
@@ -199,7 +225,9 @@ class _Training:
         return Heterogeneous(own, value, weight, settings.depth, epoch - waited, curve)
 
     def _arrays(self) -> tuple[F32, F32, dict[str, F32]]:
-        weight = {n.replace("/", "."): copy.deepcopy(w.detach().numpy()) for n, w in self.weight.items()}
+        weight = {
+            n.replace("/", "."): copy.deepcopy(w.detach().numpy()) for n, w in self.weight.items()
+        }
         own, value = (copy.deepcopy(v.detach().numpy()) for v in (self.own, self.value))
         return own, value, weight
 
@@ -242,11 +270,15 @@ class _Training:
             summed = summed + asked
             user, item, value = (
                 bend(user @ w["user"] + sent, 0.1),
-                bend(item @ w["item"] + self.graph.back(user @ w["user_to_item"]) + self.attributes(value @ w["value_to_item"]), 0.1),
+                bend(
+                    item @ w["item"]
+                    + self.graph.back(user @ w["user_to_item"])
+                    + self.attributes(value @ w["value_to_item"]),
+                    0.1,
+                ),
                 bend(value @ w["value"] + self.attributes.back(item @ w["item_to_value"]), 0.1),
             )
             if learning and settings.dropout:
                 item = torch.nn.functional.dropout(item, settings.dropout)
             states.append(item)
         return summed / settings.depth, states
-

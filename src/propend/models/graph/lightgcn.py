@@ -159,12 +159,12 @@ def _train(
     return Smoothed(arrays[0], arrays[1], epoch - waited, curve)
 
 
-def _start(
-    known: Any, settings: LightGCNSettings, rng: np.random.Generator
-) -> tuple[F32, F32]:
+def _start(known: Any, settings: LightGCNSettings, rng: np.random.Generator) -> tuple[F32, F32]:
     shape = known.shape
     user, item = (
-        (0.1 / np.sqrt(settings.width) * rng.standard_normal((n, settings.width))).astype(np.float32)
+        (0.1 / np.sqrt(settings.width) * rng.standard_normal((n, settings.width))).astype(
+            np.float32
+        )
         for n in shape
     )
     most = min(settings.width, min(shape) - 1)
@@ -190,7 +190,13 @@ def _spread(edges: Edges, user: Any, item: Any, depth: int) -> tuple[Any, Any]:
 
 
 def _loss(
-    torch: Any, users: Any, items: Any, u: Any, i: Any, settings: LightGCNSettings, rng: np.random.Generator
+    torch: Any,
+    users: Any,
+    items: Any,
+    u: Any,
+    i: Any,
+    settings: LightGCNSettings,
+    rng: np.random.Generator,
 ) -> Any:
     functional = torch.nn.functional
     if settings.loss == "bpr":

@@ -120,7 +120,9 @@ def _carrier() -> Any:
     if not _CARRIERS:
         torch = torch_module()
 
-        class Carry(torch.autograd.Function):
+        differentiable: Any = torch.autograd.Function
+
+        class Carry(differentiable):
             @staticmethod
             def forward(ctx: Any, vectors: Any, there: Any, back: Any) -> Any:
                 ctx.back = back

@@ -368,7 +368,7 @@ class _Trainer:
         self.result.curves, self.result.notes = run["curves"], run["notes"]
         self.result.best = -np.inf if run["best"] is None else run["best"]
         self.result.best_epoch, self.result.seconds = run["best_epoch"], run["seconds"]
-        return bool(state["finished"]) and self.epoch >= self.settings.epochs or self.waited >= self.settings.patience
+        return (bool(state["finished"]) and self.epoch >= self.settings.epochs) or self.waited >= self.settings.patience
 
     def _check_same(self, state: dict[str, Any]) -> None:
         now = checkpoint.described(self.network)
