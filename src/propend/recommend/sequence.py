@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from propend.errors import MissingExtraError, ModelError
 from propend.events.timelines import Column
-from propend.models.sequence.packing import Batch, lay_out
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import SECOND
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
@@ -190,7 +189,9 @@ class SequenceRecommender(Recommender):
             vectors = encode_texts(self._texts(n_items), p.encoder)
         names = [name.replace(".", "_") for name in (*coded, *numbers)]
         if len(set(names)) < len(names):
-            raise ModelError(f"item attributes of '{self.name}' need different names, got {', '.join(names)}")
+            raise ModelError(
+                f"item attributes of '{self.name}' need different names, got {', '.join(names)}"
+            )
         return ItemFeatures.of(
             {n.replace(".", "_"): c for n, c in coded.items()},
             {n.replace(".", "_"): c for n, c in numbers.items()},
@@ -228,7 +229,10 @@ class SequenceRecommender(Recommender):
         stops[users] -= 1
         shown = data.cut(stops)
         asked = shown.take(users)
-        repeated = [bool((data.user(u)["item"][:-1] == t).any()) for u, t in zip(users.tolist(), target, strict=True)]
+        repeated = [
+            bool((data.user(u)["item"][:-1] == t).any())
+            for u, t in zip(users.tolist(), target, strict=True)
+        ]
         hide = float(np.mean(repeated)) <= _REPEATS
         rows = max(1, (1 << 23) // log.n_items)
 
@@ -237,7 +241,7 @@ class SequenceRecommender(Recommender):
 
             gain = 0.0
             items = network.item_vectors()
-            vectors = _last_vectors(network, asked, moments)
+            vectors = network.scored(network.last(asked, moments))
             for start in range(0, len(users), rows):
                 part = slice(start, start + rows)
                 scores = torch.matmul(vectors[part], items.T).float().cpu().numpy()
@@ -269,10 +273,9 @@ class SequenceRecommender(Recommender):
         import torch
 
         data = self._arrays(histories)
+        moments = np.full(len(histories), at // SECOND, np.int64)
         with torch.no_grad():
-            found: F32 = _last_vectors(
-                self._network, data, np.full(len(histories), at // SECOND, np.int64)
-            ).numpy()
+            found: F32 = self._network.scored(self._network.last(data, moments)).numpy()
         return found
 
     def item_vectors(self) -> F32:
@@ -316,7 +319,9 @@ class SequenceRecommender(Recommender):
             last = "nothing yet"
             if len(had):
                 last = names[int(had[-1])] if names is not None else f"item {had[-1]}"
-            out.append([f"histories like this went on so after {last}" if i >= 0 else "" for i in shown])
+            out.append(
+                [f"histories like this went on so after {last}" if i >= 0 else "" for i in shown]
+            )
         return out
 
     # ---------------------------------------------------------------- saving
@@ -350,31 +355,6 @@ class SequenceRecommender(Recommender):
             if n.startswith(start)
         }
         self._settle(restored(state.header["network"], tensors, f"the saved '{self.name}'"))
-
-
-def _last_vectors(network: Any, data: SequenceArrays, moments: I64) -> Any:
-    """Return the vector [n, d] after each history as asked at ``moments`` (seconds), as it meets item vectors."""
-    import torch
-
-    size = np.diff(data.offsets)
-    found = torch.zeros(len(size), network.settings.width, device=network.device)
-    length = network.settings.length
-    order = np.argsort(np.minimum(size, length), kind="stable")
-    order = order[size[order] > 0]
-    for start in range(0, len(order), 512):
-        users = order[start : start + 512]
-        stop = data.offsets[users + 1]
-        lengths = np.minimum(size[users], length)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        index = np.arange(offsets[-1]) + np.repeat(stop - lengths - offsets[:-1], lengths)
-        batch = Batch(index, np.repeat(users, lengths), lay_out(lengths, int(lengths.max())))
-        query = None
-        if network.trunk.asks:
-            query = np.asarray(data.time[np.minimum(index + 1, len(data) - 1)]) // SECOND
-            query[offsets[1:] - 1] = np.maximum(moments[users], data.time[stop - 1] // SECOND)
-        hidden = network.hidden(data, batch, query)[torch.from_numpy(offsets[1:] - 1)]
-        found[torch.from_numpy(users)] = network.scored(hidden).float()
-    return found
 
 
 class Gru(SequenceRecommender):

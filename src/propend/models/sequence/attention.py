@@ -129,7 +129,9 @@ class Attention(Trunk):
             q, k_rows = rotate(q, here), rotate(k_rows, place)
             bias = None
             if self.bias:
-                bias = functional.embedding(time_bucket(asked - times), self.bias[i]).T[None, :, None]
+                bias = functional.embedding(time_bucket(asked - times), self.bias[i]).T[
+                    None, :, None
+                ]
             sees = torch.ones(1, 1, 1, len(place), dtype=torch.bool, device=x.device)
             mixed = self._mix(q, k_rows, v_rows, bias, sees).transpose(1, 2).reshape(1, self.width)
             x = self._out(i, x, mixed, gate)

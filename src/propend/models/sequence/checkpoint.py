@@ -17,7 +17,16 @@ from propend.models.sequence.network import Network
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.tokens import ItemFeatures, Vocabulary
 
-__all__ = ["VERSION", "described", "load", "read_tensors", "restored", "save", "write_json", "write_tensors"]
+__all__ = [
+    "VERSION",
+    "described",
+    "load",
+    "read_tensors",
+    "restored",
+    "save",
+    "write_json",
+    "write_tensors",
+]
 
 VERSION: Final = 1
 WEIGHTS: Final = "weights.safetensors"
@@ -44,7 +53,9 @@ def save(network: Network, folder: Path, **more: Any) -> None:
     write_json(folder / CONFIG, {**described(network), **more})
 
 
-def load(folder: Path, *, vocabulary: Vocabulary | None = None, device: Any = "cpu") -> tuple[Network, dict[str, Any]]:
+def load(
+    folder: Path, *, vocabulary: Vocabulary | None = None, device: Any = "cpu"
+) -> tuple[Network, dict[str, Any]]:
     """Return a saved network and its configuration.
 
     Raises
@@ -84,14 +95,20 @@ def restored(
         ) from None
     if vocabulary is not None and vocabulary != known:
         theirs, ours = asdict(known), asdict(vocabulary)
-        told = ", ".join(f"{k} {theirs[k]} there and {ours[k]} here" for k in ours if theirs[k] != ours[k])
-        raise ModelError(f"the model in {place} was trained on another schema ({told}); train it anew")
+        told = ", ".join(
+            f"{k} {theirs[k]} there and {ours[k]} here" for k in ours if theirs[k] != ours[k]
+        )
+        raise ModelError(
+            f"the model in {place} was trained on another schema ({told}); train it anew"
+        )
     network = Network(settings, known, _empty_features(known))
     try:
         network.load_state_dict(dict(tensors))
     except RuntimeError as error:
         why = str(error).splitlines()[-1].strip()
-        raise ModelError(f"the weights in {place} do not fit their configuration ({why}); train it anew") from None
+        raise ModelError(
+            f"the weights in {place} do not fit their configuration ({why}); train it anew"
+        ) from None
     return network
 
 
@@ -126,7 +143,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         found: dict[str, torch.Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); restore it or train the model anew") from None
+        raise ModelError(
+            f"{path} cannot be read ({error}); restore it or train the model anew"
+        ) from None
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 __all__ = ["Heads", "log_normal_mixture", "survival", "zero_inflated_log_normal", "ziln_mean"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 MIXTURE: Final = 3
 _CENTRES: Final = 8
@@ -79,15 +79,20 @@ class Heads(nn.Module):
         super().__init__()
         self.types = types
         if "type" in tasks:
-            self.type = nn.Linear(width, types)
+            self.next_type = nn.Linear(width, types)
         if "gap" in tasks:
-            self.gap = nn.Linear(width, 3 * MIXTURE)
+            self.gap = nn.Linear(width + _CENTRES + 1, 3 * MIXTURE)
         if "amount" in tasks:
             self.amount = nn.Linear(width, 3)
         if "horizon" in tasks:
             self.ask = nn.Linear(width + 2 * (_CENTRES + 1), width)
             self.any = nn.Linear(width, types + 1)
             self.value = nn.Linear(width, 3)
+
+    def until_next(self, hidden: Tensor, wait: Tensor) -> Tensor:
+        """Return the parameters [t, 3·k] of the time from ``wait`` days after the last event to the next one."""
+        found: Tensor = self.gap(torch.cat([hidden, _basis(wait)], dim=-1))
+        return found
 
     def within(self, hidden: Tensor, wait: Tensor, horizon: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [t, types + 1] of any event of a type (and of any at all) and value parameters [t, 3].

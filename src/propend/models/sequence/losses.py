@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
@@ -16,7 +16,7 @@ __all__ = [
     "sampled_softmax",
 ]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 
 def cross_entropy(hidden: Tensor, items: Tensor, target: Tensor) -> Tensor:

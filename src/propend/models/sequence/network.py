@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,15 @@ from torch.nn import functional
 
 from propend.models.sequence import losses
 from propend.models.sequence.heads import Heads, log_normal_mixture, zero_inflated_log_normal
-from propend.models.sequence.packing import Batch
+from propend.models.sequence.packing import Batch, piece_batch
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import (
     AMOUNT_BINS,
     GAP_BINS,
+    SECOND,
+    Asked,
     Events,
+    asked_of,
     events_of,
     future_of,
     next_of,
@@ -28,10 +31,13 @@ from propend.models.sequence.trunks import Packed, Trunk, trunk_of
 
 __all__ = ["HORIZONS", "Embedding", "Network", "Sampler", "Tokens", "device_of"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 HORIZONS: Final = (7.0, 14.0, 30.0, 60.0, 90.0)
 """Days ahead that the horizon head is trained on; it is asked about any in between."""
+
+_ROWS: Final = 512
+"""Histories that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +90,16 @@ class Embedding(nn.Module):
             self.register_buffer("hashes", torch.from_numpy(hashed_rows(vocabulary.items, rows)))
         given = features or ItemFeatures()
         for name, count in vocabulary.features:
-            self.register_buffer(f"codes_{name}", torch.from_numpy(given.codes[name].astype(np.int64) + 1))
+            self.register_buffer(
+                f"codes_{name}", torch.from_numpy(given.codes[name].astype(np.int64) + 1)
+            )
             self.add_module(f"of_{name}", _embedding(count + 1, width))
         if vocabulary.dense:
             assert given.vectors is not None
             self.register_buffer("dense", torch.from_numpy(np.asarray(given.vectors, np.float32)))
             self.project = nn.Linear(vocabulary.dense, width, bias=False)
         if vocabulary.types > 1:
-            self.type = _embedding(vocabulary.types, width)
+            self.event_type = _embedding(vocabulary.types, width)
         if vocabulary.channels:
             self.channel = _embedding(vocabulary.channels + 1, width)
         if vocabulary.amounts:
@@ -121,7 +129,7 @@ class Embedding(nn.Module):
         x = self.items(tokens.item.clamp(min=0)) * self.width**0.5
         x = x * (tokens.item >= 0)[:, None]
         if vocabulary.types > 1:
-            x = x + self.type(tokens.type)
+            x = x + self.event_type(tokens.type)
         if vocabulary.channels:
             x = x + self.channel(tokens.channel + 1)
         if vocabulary.amounts:
@@ -142,7 +150,9 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         chosen = settings.resolved()
-        assert chosen.width and chosen.depth and chosen.attention_heads
+        assert chosen.width is not None
+        assert chosen.depth is not None
+        assert chosen.attention_heads is not None
         self.settings, self.vocabulary = chosen, vocabulary
         self.embedding = Embedding(vocabulary, chosen.width, features)
         self.drop = nn.Dropout(chosen.dropout)
@@ -165,7 +175,11 @@ class Network(nn.Module):
 
     def count(self) -> dict[str, int]:
         """Return the number of weights of the embedding, the trunk and the heads."""
-        parts = {"embedding": self.embedding, "trunk": self.trunk, "heads": self.heads}
+        parts: dict[str, nn.Module] = {
+            "embedding": self.embedding,
+            "trunk": self.trunk,
+            "heads": self.heads,
+        }
         return {n: sum(p.numel() for p in part.parameters()) for n, part in parts.items()}
 
     def hidden(self, data: SequenceArrays, batch: Batch, query: Any = None) -> Tensor:
@@ -193,28 +207,39 @@ class Network(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the loss of each task over a batch."""
         after = next_of(data, batch)
-        hidden = self.hidden(data, batch, after.query if self.trunk.asks else None)
-        found: dict[str, Tensor] = {}
         tasks = self.settings.tasks
+        asked = None
+        if self.vocabulary.clock and ("gap" in tasks or "horizon" in tasks):
+            asked = asked_of(data, batch, HORIZONS, rng)
+        query = after.query if asked is None else asked.moment // SECOND
+        hidden = self.hidden(data, batch, query if self.trunk.asks else None)
+        found: dict[str, Tensor] = {}
         if "item" in tasks:
             rows = np.flatnonzero(after.item >= 0)
             if len(rows):
                 target = _send(after.item[rows], self.device)
-                found["item"] = self._item_loss(hidden[_send(rows, self.device)], target, rng, sampler)
+                found["item"] = self._item_loss(
+                    hidden[_send(rows, self.device)], target, rng, sampler
+                )
         known = np.flatnonzero(after.known)
         if len(known) and "type" in tasks:
-            logits = self.heads.type(hidden[_send(known, self.device)])
+            logits = self.heads.next_type(hidden[_send(known, self.device)])
             found["type"] = functional.cross_entropy(logits, _send(after.type[known], self.device))
-        if "gap" in tasks and self.vocabulary.clock:
-            parameters = self.heads.gap(hidden)
-            seen = _send(after.known, self.device)
-            found["gap"] = log_normal_mixture(parameters, _send(after.gap, self.device), seen)
         priced = np.flatnonzero(np.isfinite(after.amount))
         if len(priced) and "amount" in tasks:
             parameters = self.heads.amount(hidden[_send(priced, self.device)])
-            found["amount"] = zero_inflated_log_normal(parameters, _send(after.amount[priced], self.device))
-        if "horizon" in tasks and self.vocabulary.clock:
-            found.update(self._horizon_loss(hidden, data, batch, rng))
+            found["amount"] = zero_inflated_log_normal(
+                parameters, _send(after.amount[priced], self.device)
+            )
+        if asked is not None:
+            wait = _send(asked.wait, self.device)
+            if "gap" in tasks:
+                parameters = self.heads.until_next(hidden, wait)
+                left = _send(np.maximum(after.gap - asked.wait, 0), self.device)
+                seen = _send(after.known, self.device)
+                found["gap"] = log_normal_mixture(parameters, left, seen)
+            if "horizon" in tasks:
+                found.update(self._horizon_loss(hidden, wait, data, batch, asked))
         return found
 
     def _item_loss(
@@ -228,30 +253,62 @@ class Network(nn.Module):
         negatives, wanted = self.item_vectors(codes), self.item_vectors(target)
         if self.settings.loss == "gbce":
             return losses.generalised_bce(
-                out, wanted, target, negatives, codes, items=self.vocabulary.items, trust=self.settings.trust
+                out,
+                wanted,
+                target,
+                negatives,
+                codes,
+                items=self.vocabulary.items,
+                trust=self.settings.trust,
             )
         return losses.sampled_softmax(out, wanted, target, negatives, codes, log_chance)
 
     def _horizon_loss(
-        self, hidden: Tensor, data: SequenceArrays, batch: Batch, rng: np.random.Generator
+        self, hidden: Tensor, wait: Tensor, data: SequenceArrays, batch: Batch, asked: Asked
     ) -> dict[str, Tensor]:
-        ahead = future_of(data, batch, self.vocabulary.types, HORIZONS, rng)
-        rows = np.flatnonzero(ahead.known)
-        if not len(rows):
+        ahead = future_of(data, batch, self.vocabulary.types, asked)
+        known = np.flatnonzero(ahead.known)
+        if not len(known):
             return {}
-        wait, horizon, any_, value = (
-            _send(column[rows], self.device)
-            for column in (ahead.wait, ahead.horizon, ahead.any, ahead.value)
+        rows = _send(known, self.device)
+        horizon = _send(asked.horizon[known], self.device)
+        logits, parameters = self.heads.within(hidden[rows], wait[rows], horizon)
+        total = functional.binary_cross_entropy_with_logits(
+            logits, _send(ahead.any[known], self.device)
         )
-        logits, parameters = self.heads.within(hidden[_send(rows, self.device)], wait, horizon)
-        total = functional.binary_cross_entropy_with_logits(logits, any_)
         if self.vocabulary.amounts:
+            value = _send(ahead.value[known], self.device)
             total = total + 0.2 * zero_inflated_log_normal(parameters, value)
         return {"horizon": total}
 
+    def last(self, data: SequenceArrays, moments: npt.NDArray[np.int64]) -> Tensor:
+        """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one."""
+        size = np.diff(data.offsets)
+        found = torch.zeros(len(size), self.embedding.width, device=self.device)
+        length = self.settings.length
+        order = np.argsort(np.minimum(size, length), kind="stable")
+        order = order[size[order] > 0]
+        for start in range(0, len(order), _ROWS):
+            users = order[start : start + _ROWS]
+            stop = data.offsets[users + 1]
+            batch = piece_batch(users, np.maximum(data.offsets[users], stop - length), stop, length)
+            query = None
+            if self.trunk.asks:
+                after = np.minimum(batch.index + 1, len(data) - 1)
+                query = np.asarray(data.time[after]) // SECOND
+                latest = data.time[stop - 1] // SECOND
+                query[batch.layout.offsets[1:] - 1] = np.maximum(moments[users], latest)
+            hidden = self.hidden(data, batch, query)
+            found[_send(users, self.device)] = hidden[
+                _send(batch.layout.offsets[1:] - 1, self.device)
+            ].float()
+        return found
+
     def contrast(self, data: SequenceArrays, batch: Batch, owner: npt.NDArray[np.int64]) -> Tensor:
         """Return CoLES' loss over the pieces of a batch; ``owner`` [p] says whose each piece is."""
-        hidden = self.hidden(data, batch, None if not self.trunk.asks else next_of(data, batch).query)
+        hidden = self.hidden(
+            data, batch, None if not self.trunk.asks else next_of(data, batch).query
+        )
         last = hidden[_send(batch.layout.offsets[1:] - 1, self.device)]
         return losses.contrastive(last, _send(owner, self.device))
 

@@ -22,6 +22,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
+
 @dataclass(frozen=True)
 class Layout:
     """Where the events of a batch stand.
@@ -151,7 +152,9 @@ def lay_out(lengths: npt.ArrayLike, width: int) -> Layout:
     rows[place] = np.arange(count)
     piece = np.full(n_rows * width, -1, np.int32)
     piece[place] = np.repeat(np.arange(len(size)), size)
-    return Layout(offsets, position, rows.reshape(n_rows, width), place, piece.reshape(n_rows, width))
+    return Layout(
+        offsets, position, rows.reshape(n_rows, width), place, piece.reshape(n_rows, width)
+    )
 
 
 @nb.njit(cache=True)

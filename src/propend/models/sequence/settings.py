@@ -77,7 +77,8 @@ class Settings:
             self,
             width=width,
             depth=self.depth or chosen.depth,
-            attention_heads=self.attention_heads or (max(1, width // 32) if self.width else chosen.heads),
+            attention_heads=self.attention_heads
+            or (max(1, width // 32) if self.width else chosen.heads),
             learning_rate=self.learning_rate or chosen.learning_rate,
             tokens=self.tokens or chosen.tokens,
         )

@@ -12,7 +12,20 @@ import numpy.typing as npt
 from propend.models.sequence.packing import Batch
 from propend.models.sequence.tokens import NONE, SequenceArrays
 
-__all__ = ["AMOUNT_BINS", "DAY", "Events", "Future", "Next", "amount_bin", "events_of", "future_of", "gap_bin", "next_of"]
+__all__ = [
+    "AMOUNT_BINS",
+    "DAY",
+    "Events",
+    "Asked",
+    "Future",
+    "Next",
+    "amount_bin",
+    "asked_of",
+    "events_of",
+    "future_of",
+    "gap_bin",
+    "next_of",
+]
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -53,15 +66,25 @@ class Next:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """Random moments, one after each event [t] and before the next: what a question at a cutoff looks like.
+
+    ``moment`` UTC microseconds; ``wait`` days since the event; ``horizon`` days ahead.
+    """
+
+    moment: I64
+    wait: F32
+    horizon: F32
+
+
+@dataclass(frozen=True)
 class Future:
-    """What happens within ``horizon`` days after a moment ``wait`` days past each event [t].
+    """What happens within the horizon after a moment [t].
 
     ``any`` [t, types + 1]: whether an event of each type happens, and of any; ``value`` the sum of amounts;
     ``known``: whether the log reaches that far.
     """
 
-    wait: F32
-    horizon: F32
     any: F32
     value: F32
     known: Bool
@@ -120,38 +143,49 @@ def next_of(data: SequenceArrays, batch: Batch) -> Next:
     )
 
 
-def future_of(
-    data: SequenceArrays, batch: Batch, types: int, horizons: tuple[float, ...], rng: np.random.Generator
-) -> Future:
-    """Return the future of each event of a batch at a random moment before the next event.
+def asked_of(
+    data: SequenceArrays, batch: Batch, horizons: tuple[float, ...], rng: np.random.Generator
+) -> Asked:
+    """Return a random moment after each event of a batch, before the next one (or the log's end).
 
-    Horizons are drawn from ``horizons`` (days); the moment is uniform between the event and the next one
-    (or the log's end), so that training sees silences as scoring does.
+    Horizons are drawn from ``horizons`` (days). After a user's last event the moment leaves room for the
+    horizon where the log has it, so that training sees silences as scoring does.
     """
     index = batch.index
     stop = data.offsets[batch.user + 1]
     time = np.asarray(data.time[index])
-    later = np.where(index + 1 < stop, data.time[np.minimum(index + 1, len(data) - 1)], data.end)
     horizon = rng.choice(np.asarray(horizons), len(index))
-    room = np.maximum(np.minimum(later, data.end - (horizon * DAY).astype(np.int64)) - time, 0)
-    moment = time + 1 + (rng.random(len(index)) * room).astype(np.int64)
-    # a sum over the whole history is not needed: only rows from the first of each piece on are read
-    found = np.zeros((len(index), types + 1), np.float32)
-    value = np.zeros(len(index), np.float32)
-    until = moment + (horizon * DAY).astype(np.int64)
-    _look_ahead(data.time, data.type, data.amount, index, stop, moment, until, found, value)
-    return Future(
-        ((moment - time) / DAY).astype(np.float32),
-        horizon.astype(np.float32),
-        found,
-        value,
-        until <= data.end,
+    inner = index + 1 < stop
+    after = np.asarray(data.time[np.minimum(index + 1, len(data) - 1)])
+    room = np.where(inner, after, data.end - (horizon * DAY).astype(np.int64)) - time
+    wait = np.minimum(1 + (rng.random(len(index)) * np.maximum(room, 0)).astype(np.int64), room)
+    wait = np.maximum(wait, 0)
+    return Asked(time + wait, (wait / DAY).astype(np.float32), horizon.astype(np.float32))
+
+
+def future_of(data: SequenceArrays, batch: Batch, types: int, asked: Asked) -> Future:
+    """Return what happens in the horizon that begins at each moment, the moment's own instant included."""
+    found = np.zeros((len(batch), types + 1), np.float32)
+    value = np.zeros(len(batch), np.float32)
+    until = asked.moment + (asked.horizon.astype(np.float64) * DAY).astype(np.int64)
+    stop = data.offsets[batch.user + 1]
+    _look_ahead(
+        data.time, data.type, data.amount, batch.index, stop, asked.moment, until, found, value
     )
+    return Future(found, value, until <= data.end)
 
 
 @nb.njit(cache=True, nogil=True)
 def _look_ahead(
-    time: Any, kind: Any, amount: Any, index: Any, stop: Any, moment: Any, until: Any, found: Any, value: Any
+    time: Any,
+    kind: Any,
+    amount: Any,
+    index: Any,
+    stop: Any,
+    moment: Any,
+    until: Any,
+    found: Any,
+    value: Any,
 ) -> None:
     last = found.shape[1] - 1
     for i in range(len(index)):

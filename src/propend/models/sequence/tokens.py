@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from propend.errors import ModelError
 
-__all__ = ["NONE", "ItemFeatures", "SequenceArrays", "Vocabulary", "hashed_rows"]
+__all__ = ["NONE", "ItemFeatures", "SequenceArrays", "SequenceWriter", "Vocabulary", "hashed_rows"]
 
 F32 = npt.NDArray[np.float32]
 I16 = npt.NDArray[np.int16]
@@ -87,7 +87,11 @@ class ItemFeatures:
         values = {name: int(n) for name, (_, n) in coded.items()}
         for name, column in (numbers or {}).items():
             known = np.isfinite(column)
-            edges = np.unique(np.quantile(column[known], np.linspace(0, 1, bins + 1)[1:-1])) if known.any() else np.zeros(0)
+            edges = (
+                np.unique(np.quantile(column[known], np.linspace(0, 1, bins + 1)[1:-1]))
+                if known.any()
+                else np.zeros(0)
+            )
             cut = np.searchsorted(edges, np.where(known, column, 0.0), side="right")
             codes[name] = np.where(known, cut, NONE).astype(np.int32)
             values[name] = len(edges) + 1
@@ -134,7 +138,7 @@ class SequenceArrays:
     ) -> SequenceArrays:
         """Build from plain arrays; what is left out is none, and times are places in the log.
 
-        Raises ``ModelError`` for arrays of different lengths, or times that fall within a user.
+        Raises ``ModelError`` for arrays of different lengths, times that fall within a user, infinite amounts.
         """
         bounds, items = np.asarray(offsets, np.int64), np.asarray(item, np.int32)
         n = len(items)
@@ -151,6 +155,10 @@ class SequenceArrays:
         if len(set(lengths.values())) > 1 or not len(bounds) or bounds[-1] != n:
             told = ", ".join(f"{count} of {name}" for name, count in lengths.items())
             raise ModelError(f"sequences need one value per event in each column, got {told}")
+        if np.isinf(made.amount).any():
+            raise ModelError(
+                "amounts of events must not be infinite, some are not finite; leave them out (NaN)"
+            )
         same = np.ones(max(n - 1, 0), np.bool_)
         inner = bounds[1:-1]
         same[inner[(inner > 0) & (inner < n)] - 1] = False
@@ -208,25 +216,31 @@ class SequenceArrays:
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
-        """Write the columns as ``.npy`` files, to be opened memory-mapped."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _COLUMNS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        (folder / _HEAD).write_bytes(msgspec.json.encode({"end": self.end}))
+        """Write the columns to a folder, to be opened memory-mapped."""
+        with SequenceWriter(folder) as writer:
+            writer.append(self)
 
     @classmethod
     def open(cls, folder: Path) -> SequenceArrays:
-        """Open what ``save`` or ``SequenceWriter`` wrote, without reading it into memory."""
+        """Open what ``save`` or ``SequenceWriter`` wrote, without reading it into memory.
+
+        Raises ``ModelError`` for a folder that holds none, or a part of them.
+        """
         try:
             head = msgspec.json.decode((folder / _HEAD).read_bytes())
-            columns = {
-                name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _COLUMNS
-            }
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+            rows, users, end = int(head["rows"]), int(head["users"]), int(head["end"])
+            columns: dict[str, Any] = {}
+            for name, kind in _COLUMNS.items():
+                count = users + 1 if name == "offsets" else rows
+                if count:
+                    columns[name] = np.memmap(folder / f"{name}.bin", kind, "r", shape=(count,))
+                else:
+                    columns[name] = np.zeros(0, kind)
+        except (OSError, ValueError, KeyError, msgspec.DecodeError) as error:
             raise ModelError(
                 f"{folder} holds no readable sequences ({error}); write them again"
             ) from None
-        return cls(**columns, end=int(head["end"]))
+        return cls(**columns, end=end)
 
     @staticmethod
     def join(parts: Sequence[SequenceArrays]) -> SequenceArrays:
@@ -237,6 +251,37 @@ class SequenceArrays:
         }
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return SequenceArrays(offsets=offsets, **columns, end=max(p.end for p in parts))
+
+
+class SequenceWriter:
+    """Writes sequences part by part in constant memory; the head comes last, so that a broken write is no log."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _HEAD).unlink(missing_ok=True)
+        self.folder, self.rows, self.users, self.end = folder, 0, 0, 0
+        self.files = {name: (folder / f"{name}.bin").open("wb") for name in _COLUMNS}
+        self.files["offsets"].write(np.zeros(1, np.int64).tobytes())
+
+    def append(self, part: SequenceArrays) -> None:
+        """Write further users."""
+        for name, kind in _COLUMNS.items():
+            column = np.asarray(getattr(part, name), kind)
+            if name == "offsets":
+                column = column[1:] + self.rows
+            self.files[name].write(np.ascontiguousarray(column).tobytes())
+        self.rows, self.users = self.rows + len(part), self.users + part.users
+        self.end = max(self.end, part.end)
+
+    def __enter__(self) -> SequenceWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for file in self.files.values():
+            file.close()
+        if kind is None:
+            head = {"rows": self.rows, "users": self.users, "end": self.end}
+            (self.folder / _HEAD).write_bytes(msgspec.json.encode(head))
 
 
 def hashed_rows(items: int, rows: int) -> I64:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabul
 
 __all__ = ["Run", "held_out_loss", "train"]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 Judge = Callable[[Network], float]
 Report = Callable[[str, int, int | None], None]
 
@@ -98,7 +98,9 @@ def train(
             "a sequence model needs users with two events at least, and there is none; bring a longer log"
         )
     with _setting(chosen):
-        return _Trainer(data, vocabulary, chosen, features, judge, start, folder, checkpoint_every, progress).run()
+        return _Trainer(
+            data, vocabulary, chosen, features, judge, start, folder, checkpoint_every, progress
+        ).run()
 
 
 @contextmanager
@@ -191,7 +193,9 @@ class _Trainer:
                 if not _no_memory(error):
                     raise
                 self._halve()
-                stream = batches(self.data, self.settings.length, self.tokens, seed=seed, skip=2 * self.number)
+                stream = batches(
+                    self.data, self.settings.length, self.tokens, seed=seed, skip=2 * self.number
+                )
                 self.number *= 2
                 continue
             for name, value in parts.items():
@@ -243,11 +247,15 @@ class _Trainer:
         size = np.diff(self.data.offsets)
         users = np.flatnonzero(size >= 4)
         if not len(users):
-            raise NotEnoughDataError("the contrast of sub-sequences needs users with four events at least")
+            raise NotEnoughDataError(
+                "the contrast of sub-sequences needs users with four events at least"
+            )
         chosen = np.repeat(rng.choice(users, min(len(users), 64), replace=False), 2)
         most = np.minimum(size[chosen], self.settings.length)
         length = np.maximum(2, (most * rng.uniform(0.25, 0.8, len(chosen))).astype(np.int64))
-        start = self.data.offsets[chosen] + (rng.random(len(chosen)) * (size[chosen] - length + 1)).astype(np.int64)
+        start = self.data.offsets[chosen] + (
+            rng.random(len(chosen)) * (size[chosen] - length + 1)
+        ).astype(np.int64)
         batch = piece_batch(chosen, start, start + length, self.settings.length)
         return self.network.contrast(self.data, batch, chosen)
 
@@ -272,7 +280,9 @@ class _Trainer:
         note = f"the loss ran away in epoch {self.epoch + 1}; the learning rate was halved to {self.rate:g}"
         self.result.notes.append(note)
         if self.rate < 1e-7:
-            raise ModelError("training does not settle at any learning rate; look for absurd amounts in the log")
+            raise ModelError(
+                "training does not settle at any learning rate; look for absurd amounts in the log"
+            )
 
     def _halve(self) -> None:
         if self.tokens <= self.settings.length:
@@ -368,11 +378,16 @@ class _Trainer:
         self.result.curves, self.result.notes = run["curves"], run["notes"]
         self.result.best = -np.inf if run["best"] is None else run["best"]
         self.result.best_epoch, self.result.seconds = run["best_epoch"], run["seconds"]
-        return (bool(state["finished"]) and self.epoch >= self.settings.epochs) or self.waited >= self.settings.patience
+        return (
+            bool(state["finished"]) and self.epoch >= self.settings.epochs
+        ) or self.waited >= self.settings.patience
 
     def _check_same(self, state: dict[str, Any]) -> None:
         now = checkpoint.described(self.network)
-        if state.get("version") != now["version"] or state["run"]["data_hash"] != self.result.data_hash:
+        if (
+            state.get("version") != now["version"]
+            or state["run"]["data_hash"] != self.result.data_hash
+        ):
             raise ModelError(
                 f"the run in {self.folder} was begun on other data or by another version; "
                 "give a new folder, or remove that one"
@@ -392,6 +407,7 @@ def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
     """Return a judge: minus the weighted loss on sequences that training does not see."""
     chosen = settings.resolved()
 
+    @torch.no_grad()
     def judge(network: Network) -> float:
         total, weight = 0.0, 0
         for number, batch in enumerate(batches(data, chosen.length, chosen.tokens or 1024)):
@@ -406,7 +422,8 @@ def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
 
 def _groups(network: Network, decay: float) -> list[dict[str, Any]]:
     """Decay matrices of the trunk and heads; leave scales, biases and embeddings alone."""
-    shrink, leave = [], []
+    shrink: list[Tensor] = []
+    leave: list[Tensor] = []
     for name, weight in network.named_parameters():
         (shrink if weight.ndim > 1 and not name.startswith("embedding.") else leave).append(weight)
     return [{"params": shrink, "weight_decay": decay}, {"params": leave, "weight_decay": 0.0}]
@@ -414,4 +431,6 @@ def _groups(network: Network, decay: float) -> list[dict[str, Any]]:
 
 def _no_memory(error: BaseException) -> bool:
     text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+    )

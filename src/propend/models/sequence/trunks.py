@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -18,9 +18,18 @@ from torch.nn import functional
 from propend.errors import ModelError, nearest
 from propend.models.sequence.packing import Layout
 
-__all__ = ["TRUNKS", "Caser", "Convolution", "Packed", "Recurrent", "RootMeanSquareNorm", "Trunk", "trunk_of"]
+__all__ = [
+    "TRUNKS",
+    "Caser",
+    "Convolution",
+    "Packed",
+    "Recurrent",
+    "RootMeanSquareNorm",
+    "Trunk",
+    "trunk_of",
+]
 
-Tensor = torch.Tensor
+Tensor: TypeAlias = torch.Tensor
 
 TRUNKS: Final = ("gru", "lstm", "cnn", "caser", "transformer", "hstu")
 
