@@ -26,6 +26,7 @@ class _Graph(Factors):
     """What both share: an update that keeps what was learnt."""
 
     appends: ClassVar[bool] = True
+    spreads: ClassVar[bool] = True
     curve: Sequence[float] = ()
     """How the held-back edges were told, epoch by epoch, in the fit of this process."""
 
