@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -115,6 +115,25 @@ class TableSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     key: str = ""
     attributes: dict[str, str] = {}
+
+
+class TieSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of ties between users (friends, followers): one row each, two columns with user ids."""
+
+    user: str = "user"
+    friend: str = "friend"
+    since: str | None = None
+    """Column with the moment a tie began, a date or a time in UTC; without one a tie has always been."""
+
+
+class CommunityConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether profiles say which community a user belongs to, and what ties users together."""
+
+    by: Literal["none", "items", "friends"] = "none"
+    types: tuple[str, ...] = ()
+    """Event types whose items tie users; empty: all."""
+    resolution: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """Above 1 more and smaller communities, below 1 fewer."""
 
 
 class CleanConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -298,6 +317,8 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events: tuple[EventSource, ...] = ()
     items: TableSource | None = None
     users: TableSource | None = None
+    friends: TieSource | None = None
+    communities: CommunityConfig = CommunityConfig()
     clean: CleanConfig = CleanConfig()
     tasks: tuple[AskConfig, ...] = ()
     funnels: tuple[FunnelConfig, ...] = ()
@@ -344,6 +365,10 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
                 raise ConfigError(
                     f"{where}: no time zone {zone!r}; use an IANA name such as 'Europe/Berlin'"
                 ) from None
+    if config.communities.by == "friends" and config.friends is None:
+        raise ConfigError(
+            f"{where}: communities by friends need a table of them; add [friends] with files, user and friend"
+        )
     first, last = config.decide.hours
     if not 0 <= first <= last <= 23:
         raise ConfigError(
@@ -384,6 +409,8 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "events": EventSource,
     "items": TableSource,
     "users": TableSource,
+    "friends": TieSource,
+    "communities": CommunityConfig,
     "clean": CleanConfig,
     "tasks": AskConfig,
     "funnels": FunnelConfig,

@@ -38,11 +38,14 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "hstu": [{"time_bias": "event", "loss": "gbce", "negatives": 8}],
 }
-DEEP = ("gru", "lstm", "cnn", "caser", "transformer", "hstu")
+SEQUENCE = ("gru", "lstm", "cnn", "caser", "transformer", "hstu")
+GRAPH = ("lightgcn", "hetero_graph")
+DEEP = (*SEQUENCE, *GRAPH)
 FAST: dict[str, dict[str, Any]] = {
     "als": {"factors": 8, "rounds": 4},
     "bpr": {"factors": 8, "rounds": 5},
-    **{name: {"size": "tiny", "epochs": 2, "tokens": 256, "threads": 1} for name in DEEP},
+    **{name: {"size": "tiny", "epochs": 2, "tokens": 256, "threads": 1} for name in SEQUENCE},
+    **{name: {"width": 8, "epochs": 2, "batch": 256, "threads": 1} for name in GRAPH},
 }
 CASES = [
     pytest.param(

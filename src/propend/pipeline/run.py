@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from propend.features.segments import segments
 from propend.learn.card import told
 from propend.learn.registry import code_version, plain
 from propend.names import DAY, USER
+from propend.pipeline.communities import communities
 from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
@@ -245,6 +247,15 @@ def _profiles(workspace: Workspace, results: dict[str, Any], out: Path, show: Pr
         before = None
     found = [s.as_dict() for s in segments(now, before)]
     results["segments"] = found
+    groups = communities(workspace, workspace.now)
+    if groups is not None:
+        now = replace(now, table=groups.join(now.table))
+        results["communities"] = {
+            "by": workspace.config.communities.by,
+            "users": len(groups),
+            "communities": int(groups.community.max()) + 1,
+            "modularity": groups.modularity,
+        }
     write_table(now.table, out / "profiles.parquet")
     write_table(
         pa.Table.from_pylist(plain(found))

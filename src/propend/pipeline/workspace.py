@@ -291,10 +291,12 @@ class Workspace(Analytics, Offers):
     def profiles(self, *, at: int | None = None) -> pa.Table:
         """Return everyone's profile as of a moment (default: now)."""
         from propend.features.profile import Profiles
+        from propend.pipeline.communities import communities
 
-        return Profiles.build(
-            self.store, self.schema, self.engine, at=self.now if at is None else at
-        ).table
+        moment = self.now if at is None else at
+        table = Profiles.build(self.store, self.schema, self.engine, at=moment).table
+        found = communities(self, moment)
+        return table if found is None else found.join(table)
 
     def tasks(self) -> list[Task]:
         """Return the declared tasks, checked against the log."""

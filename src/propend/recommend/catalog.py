@@ -39,6 +39,8 @@ _PLACES: Final[dict[str, str]] = {
     "caser": "propend.recommend.sequence:Caser",
     "transformer": "propend.recommend.sequence:Transformer",
     "hstu": "propend.recommend.sequence:Hstu",
+    "hetero_graph": "propend.recommend.graph:HeteroGraph",
+    "lightgcn": "propend.recommend.graph:LightGCN",
 }
 
 

@@ -97,6 +97,8 @@ class Recommender(ABC):
     """Whether it builds lists as a whole, so that their order is more than that of the scores."""
     appends: ClassVar[bool] = False
     """Whether ``update`` appends to the histories and leaves what was learnt, instead of learning anew."""
+    spreads: ClassVar[bool] = False
+    """Whether what ``update`` appends reaches the items too (over a graph), not only its users."""
 
     parameters: Any
 
