@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from propend.models.graph.hetero import Heterogeneous, HeteroSettings, fit_heterogeneous
 from propend.models.graph.lightgcn import LightGCNSettings, fit_lightgcn, smooth
+from propend.recommend.attributes import Attributes, check_attributes
 from propend.recommend.factors import Factors, one_hot
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION
@@ -30,12 +31,15 @@ class _Graph(Factors):
     curve: Sequence[float] = ()
     """How the held-back edges were told, epoch by epoch, in the fit of this process."""
 
-    def _appended(self, later: Interactions, items: Items | None, at: int | None) -> Interactions:
+    def _appended(
+        self, later: Interactions, items: Items | None, users: Attributes | None, at: int | None
+    ) -> Interactions:
         """Take in the history and the attributes; return the joined history."""
         log = self._fitted().join(later)
         known = self._items if items is None else items
-        self._check_items(known, log.n_items)
+        check_attributes(known, "item", log.n_items)
         self._log, self._items = log, dict(known)
+        self._people = self._people if users is None else dict(users)
         self._at = max(self._at, log.last + 1) if at is None else at
         return log
 
@@ -74,15 +78,20 @@ class LightGCN(_Graph):
         self._bias = np.where(met > 0, 0.0, NO_OPINION).astype(np.float32)
 
     def update(
-        self, later: Interactions, *, items: Items | None = None, at: int | None = None
+        self,
+        later: Interactions,
+        *,
+        items: Items | None = None,
+        users: Attributes | None = None,
+        at: int | None = None,
     ) -> LightGCN:
         """Add the edges of further interactions; users and items that are new start with the graph's word alone."""
         before = self._fitted()
-        log = self._appended(later, items, at)
-        users = np.zeros((log.n_users, self._own[0].shape[1]), np.float32)
-        users[log.rows_of(before.users)] = self._own[0]
-        grown = np.zeros((log.n_items - before.n_items, users.shape[1]), np.float32)
-        self._own = (users, np.concatenate([self._own[1], grown]))
+        log = self._appended(later, items, users, at)
+        own = np.zeros((log.n_users, self._own[0].shape[1]), np.float32)
+        own[log.rows_of(before.users)] = self._own[0]
+        grown = np.zeros((log.n_items - before.n_items, own.shape[1]), np.float32)
+        self._own = (own, np.concatenate([self._own[1], grown]))
         self._smooth(log)
         return self
 
@@ -159,10 +168,15 @@ class HeteroGraph(_Graph):
         return csr((cells.data[kept], (cells.coords[0][kept], column[kept])), shape=shape)
 
     def update(
-        self, later: Interactions, *, items: Items | None = None, at: int | None = None
+        self,
+        later: Interactions,
+        *,
+        items: Items | None = None,
+        users: Attributes | None = None,
+        at: int | None = None,
     ) -> HeteroGraph:
         """Add the edges of further interactions and compute every vector again; items may be new."""
-        log = self._appended(later, items, at)
+        log = self._appended(later, items, users, at)
         own = self._network.own
         grown = np.zeros((log.n_items - len(own), own.shape[1]), np.float32)
         self._network = replace(self._network, own=np.concatenate([own, grown]))

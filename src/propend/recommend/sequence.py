@@ -18,6 +18,7 @@ from propend.events.timelines import Column
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import SECOND
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
+from propend.recommend.attributes import Attributes
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.popularity import Popularity
 from propend.recommend.ranking import NO_OPINION, forbid_seen
@@ -286,7 +287,12 @@ class SequenceRecommender(Recommender):
         return self._vectors.copy()
 
     def update(
-        self, later: Interactions, *, items: Items | None = None, at: int | None = None
+        self,
+        later: Interactions,
+        *,
+        items: Items | None = None,
+        users: Attributes | None = None,
+        at: int | None = None,
     ) -> Self:
         """Append further interactions to the histories; what was learnt stays, until ``fit``.
 
@@ -294,7 +300,7 @@ class SequenceRecommender(Recommender):
         """
         log = self._fitted().join(later)
         if self._simple is not None or log.n_items > len(self._vectors):
-            return super().update(later, items=items, at=at)
+            return super().update(later, items=items, users=users, at=at)
         self._log = log
         self._at = max(self._at, log.last + 1) if at is None else at
         return self
