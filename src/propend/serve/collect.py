@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-import threading
 import time as clock
 import zlib
 from collections import Counter
@@ -20,12 +19,13 @@ from typing import Any, Final
 
 import msgspec
 
+from propend.serve.commit import GroupWriter, Overload
 from propend.serve.dialects import dialect_of
 from propend.serve.dialects.port import JSON, TEXT, Accepted, BadBody, Dialect, Request
 from propend.serve.inbox import Batch, Inbox, InboxError, Rejected
 from propend.serve.vocabulary import is_bot
 
-__all__ = ["Collector", "GroupWriter", "Limits", "Overload", "cut_ip", "inflate"]
+__all__ = ["Collector", "Limits", "cut_ip", "inflate"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -49,80 +49,6 @@ class Limits(msgspec.Struct, frozen=True):
     """Refused requests that are kept; later ones are only counted."""
     slow: float = 30.0
     """Seconds a body may take to arrive."""
-
-
-class Overload(Exception):  # noqa: N818 - a state, not a fault
-    """More is waiting than may wait."""
-
-
-class GroupWriter:
-    """One thread that appends whatever is waiting in one transaction, and wakes the waiters afterwards."""
-
-    def __init__(self, inbox: Inbox, most: int = 64 << 20) -> None:
-        self._inbox, self._most = inbox, most
-        self._waiting: list[tuple[Batch, asyncio.Future[int]]] = []
-        self._bytes = 0
-        self._wake = threading.Condition()
-        self._stop = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="inbox-writer", daemon=True)
-        self.commits = 0
-        self.slowest = 0.0
-
-    def start(self) -> None:
-        """Begin; must be called inside the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
-
-    async def put(self, batch: Batch) -> int:
-        """Return the batch's position once it is on the disk. Raises :class:`Overload` or ``InboxError``."""
-        assert self._loop is not None
-        future: asyncio.Future[int] = self._loop.create_future()
-        with self._wake:
-            if self._bytes > self._most:
-                raise Overload
-            self._bytes += len(batch.body)
-            self._waiting.append((batch, future))
-            self._wake.notify()
-        return await future
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._waiting and not self._stop:
-                    self._wake.wait()
-                if not self._waiting:
-                    return
-                group, self._waiting = self._waiting, []
-            started = clock.perf_counter()
-            outcome: list[int] | Exception
-            try:
-                outcome = self._inbox.append([batch for batch, _ in group])
-            except Exception as error:  # every waiter must hear of it, whatever it was
-                outcome = error
-            self.commits += 1
-            self.slowest = max(self.slowest, clock.perf_counter() - started)
-            with self._wake:
-                self._bytes -= sum(len(batch.body) for batch, _ in group)
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(_settle, [future for _, future in group], outcome)
-
-    def stop(self) -> None:
-        """Write what is waiting and end the thread."""
-        with self._wake:
-            self._stop = True
-            self._wake.notify()
-        self._thread.join(30)
-
-
-def _settle(futures: list[asyncio.Future[int]], outcome: list[int] | Exception) -> None:
-    for place, future in enumerate(futures):
-        if future.done():
-            continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome[place])
 
 
 _IP: Final = re.compile(rb'("(?:\$?ip|ip_address|\$ip_address)"\s*:\s*)"([^"\\]{2,45})"')
@@ -163,7 +89,7 @@ class Collector:
 
     async def stop(self) -> None:
         """Write what is waiting."""
-        await asyncio.to_thread(self.writer.stop)
+        await self.writer.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
