@@ -45,22 +45,12 @@ def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | N
 def move(folder: str, replay: bool, as_json: bool) -> None:
     """Move what the collector took in into the store."""
     from propend.pipeline.workspace import open_workspace
-    from propend.serve.identity import Identity
-    from propend.serve.live import open_live_inbox
-    from propend.serve.move import Mover, check_folder, replay_rejected
+    from propend.serve.live import moving
+    from propend.serve.move import replay_rejected
 
     workspace = open_workspace(folder)
-    inbox = open_live_inbox(workspace)
-    identity = Identity(check_folder(workspace.folder) / "identity.db")
-    try:
-        mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            inbox,
-            identity,
-        )
+    with moving(workspace) as mover:
+        inbox = mover.inbox
         taken, stayed = replay_rejected(inbox, workspace.config.live.keys) if replay else (0, 0)
         moved = mover.drain()
         if replay and mover.position():
@@ -72,9 +62,6 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
             "still_refused": stayed,
             **inbox.counts(),
         }
-    finally:
-        identity.close()
-        inbox.close()
     emit(
         document,
         as_json,
@@ -143,28 +130,12 @@ def import_(folder: str, files: tuple[str, ...], shape: str, source: str, as_jso
     from pathlib import Path
 
     from propend.pipeline.workspace import open_workspace
-    from propend.serve.identity import Identity
     from propend.serve.imports import import_files
-    from propend.serve.live import open_live_inbox
-    from propend.serve.move import Mover, check_folder
+    from propend.serve.live import moving
 
-    workspace = open_workspace(folder)
-    inbox = open_live_inbox(workspace)
-    identity = Identity(check_folder(workspace.folder) / "identity.db")
-    try:
-        counts = import_files(inbox, [Path(f) for f in files], shape, source)
-        mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            inbox,
-            identity,
-        )
+    with moving(open_workspace(folder)) as mover:
+        counts = import_files(mover.inbox, [Path(f) for f in files], shape, source)
         document: dict[str, Any] = {**counts, "moved": mover.drain(), "repeats": mover.repeats}
-    finally:
-        identity.close()
-        inbox.close()
     emit(
         document,
         as_json,

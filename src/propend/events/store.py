@@ -397,13 +397,14 @@ class Store:
         with self.writing() as writer:
             return writer.compact(buckets, most_runs=most_runs)
 
-    def forget(self, user: str) -> dict[str, int]:
+    def forget(self, user: str, *, missing_ok: bool = False) -> dict[str, int]:
         """Erase a user: events, id, quarantined rows; returns how many rows went from where.
 
-        The id's hash is kept, so that the same source ingested again does not bring the user back.
+        The id's hash is kept, so that the same source ingested again does not bring the user back. Raises ``DataError``
+        for an id that is not there, unless ``missing_ok``: then it is only kept from coming in.
         """
         with self.writing() as writer:
-            return writer.forget(user)
+            return writer.forget(user, missing_ok=missing_ok)
 
 
 QUARANTINE: Final = pa.schema(
@@ -532,7 +533,7 @@ class Writer:
                 done += 1
         return done
 
-    def forget(self, user: str) -> dict[str, int]:
+    def forget(self, user: str, *, missing_ok: bool = False) -> dict[str, int]:
         """Erase a user; see :meth:`Store.forget`."""
         store = self.store
         bucket = store.bucket_of(user)
@@ -565,7 +566,7 @@ class Writer:
             keep = table.filter(pc.not_equal(table[USER], user))
             attributes = table.num_rows - keep.num_rows
             self.put_table("users", keep)
-        if position < 0 and set_aside == 0 and attributes == 0:
+        if position < 0 and set_aside == 0 and attributes == 0 and not missing_ok:
             raise DataError(f"no user {user!r} in the store; nothing was erased")
         self.next.erased = sorted({*self.next.erased, hash_text(user)})
         for entry in self.next.ledger:  # examples of findings show rows as they came

@@ -132,18 +132,16 @@ class Workspace(Analytics):
         """Return the rows set aside, with the reason beside the original row."""
         return self.store.quarantine()
 
-    def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store and from every written table; returns how many rows went from where.
+    def forget(self, user: str, *, alone: bool = False) -> dict[str, Any]:
+        """Erase a person from the store, the written tables and the live side; returns how many rows went from where.
 
-        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts. A report
+        or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
+        leaves them out of whatever it writes from the store's commit on. Raises ``DataError`` where nobody is found.
         """
-        from propend.pipeline.erase import erase_outputs
+        from propend.pipeline.erase import erase
 
-        gone = self.store.forget(user)
-        self._forget_cached()
-        for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
-            kept.unlink()
-        return {**gone, "outputs": erase_outputs(self.out, user)}
+        return erase(self, user, alone=alone)
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.

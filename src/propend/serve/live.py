@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time as clock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from propend.errors import DataError, PropendError
 from propend.events.store import Store
 from propend.expression.duration import Duration
 from propend.pipeline.workspace import Workspace
+from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox, open_inbox
 from propend.serve.log import AnswerLog
@@ -24,7 +25,7 @@ from propend.serve.move import Mover, check_folder
 from propend.serve.state import LiveState
 from propend.serve.triggers import Triggers
 
-__all__ = ["Live", "open_live_inbox"]
+__all__ = ["Live", "moving", "open_identity", "open_live_inbox"]
 
 _log = logging.getLogger("propend.serve")
 _POLL = 0.01
@@ -38,6 +39,34 @@ def open_live_inbox(workspace: Workspace) -> Inbox:
     return open_inbox(workspace.config.live.inbox or folder / "inbox")
 
 
+def open_identity(workspace: Workspace) -> Identity:
+    """Open the identity facts of a workspace; those that name an erased id are not taken in."""
+    folder = check_folder(workspace.folder)
+    return Identity(folder / "identity.db", Forgotten(workspace.store_folder))
+
+
+@contextlib.contextmanager
+def moving(workspace: Workspace) -> Iterator[Mover]:
+    """Open a workspace's mover, with its inbox and identity facts, for one piece of work."""
+    inbox, identity = open_live_inbox(workspace), open_identity(workspace)
+    try:
+        yield _mover(workspace, inbox, identity)
+    finally:
+        identity.close()
+        inbox.close()
+
+
+def _mover(workspace: Workspace, inbox: Inbox, identity: Identity) -> Mover:
+    return Mover(
+        workspace.config,
+        workspace.folder,
+        workspace.store_folder,
+        workspace.engine,
+        inbox,
+        identity,
+    )
+
+
 class Live:
     """Everything that answers. ``start`` begins the threads, ``stop`` ends them; nothing acknowledged is lost either way."""
 
@@ -46,21 +75,14 @@ class Live:
         live = workspace.config.live
         folder = check_folder(workspace.folder)
         self.inbox = inbox or open_live_inbox(workspace)
-        self.identity = Identity(folder / "identity.db")
+        self.identity = open_identity(workspace)
         self.state = LiveState(
             workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
             tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
         )  # fmt: skip
-        self.mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            self.inbox,
-            self.identity,
-        )
+        self.mover = _mover(workspace, self.inbox, self.identity)
         self.models = Models(workspace.folder / "models", live.shadow)
-        self.log = AnswerLog(folder / "log.db")
+        self.log = AnswerLog(folder / "log.db", self.state.forgotten)
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
         self.every = Duration.parse(live.move).microseconds / 1e6
         self.recommender: Any = None

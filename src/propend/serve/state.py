@@ -27,6 +27,7 @@ from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
 from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
+from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox
 from propend.serve.move import Arrived, Taken, is_live, moved_to, take
@@ -91,6 +92,7 @@ class LiveState:
         memory_mb: int = 512, properties: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.inbox, self.identity = store_folder, inbox, identity
+        self.forgotten = Forgotten(store_folder)
         self.zone, self.tasks, self.budget = zone, tasks, memory_mb << 20
         self.properties = dict(properties or {})
         self.lock = threading.RLock()
@@ -126,6 +128,9 @@ class LiveState:
     def refresh(self, limit: int = 2_000) -> list[Arrived]:
         """Take in what the inbox has since the last time; returns the new events, in order of acceptance."""
         taken = take(self.inbox, self.position, limit)
+        gone = self.forgotten.among({a.event.user for a in taken.events})
+        if gone:  # the mover sets these aside
+            taken.events = [a for a in taken.events if a.event.user not in gone]
         with self.lock:
             self.check_store()
             if taken.last:
@@ -223,6 +228,8 @@ class LiveState:
                     self._tail[user] = kept
                 else:
                     del self._tail[user]
+            for user in self.forgotten.among(self._tail):
+                del self._tail[user]
             self._follow_codes(store)
             self._user_table = store.table("users")
             self._users = (

@@ -27,7 +27,7 @@ from propend.expression.parse import parse
 from propend.serve.move import Arrived
 from propend.serve.state import LiveState
 
-__all__ = ["Triggers", "signature"]
+__all__ = ["Triggers", "forget", "signature"]
 
 _TABLES: Final = (
     "create table if not exists held (trigger text, user text, primary key (trigger, user)) without rowid",
@@ -49,6 +49,14 @@ def signature(secret: str, moment: str, body: bytes) -> str:
     return (
         "sha256="
         + hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+    )
+
+
+def forget(db: sqlite3.Connection, user: str) -> int:
+    """Remove what fired for a user and what held from the triggers' file, sent or not; returns how many rows."""
+    return sum(
+        db.execute(f"delete from {table} where user = ?", (user,)).rowcount
+        for table in ("held", "outbox")
     )
 
 
@@ -153,7 +161,10 @@ class Triggers:
         now = clock.time_ns() // 1_000
         with self._lock:
             self._db.execute("begin immediate")
+            gone = self.state.forgotten.among({user for _, user, _ in changes})
             for name, user, holds in changes:
+                if user in gone:
+                    continue
                 statement = (
                     "insert or ignore into held values (?,?)"
                     if holds
@@ -162,7 +173,11 @@ class Triggers:
                 self._db.execute(statement, (name, user))
             self._db.executemany(
                 "insert or ignore into outbox (trigger, user, at, fired, cause) values (?,?,?,?,?)",
-                [(name, user, at, now, cause) for name, user, at, cause in fired],
+                [
+                    (name, user, at, now, cause)
+                    for name, user, at, cause in fired
+                    if user not in gone
+                ],
             )
             if position is not None:
                 self._db.execute(
