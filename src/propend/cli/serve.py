@@ -80,7 +80,10 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
 )
 @json_option
 def monitor(folder: str, retrain: bool, as_json: bool) -> None:
-    """How good the live answers were, what drifts, what lags, and what should be fitted again."""
+    """How good the live answers were, what they earned, what drifts, what lags, and what should be fitted again.
+
+    The report of the last run shows it too (section "Live answers").
+    """
     from propend.pipeline.workspace import open_workspace
     from propend.serve.monitor import monitor as look
 
@@ -89,27 +92,55 @@ def monitor(folder: str, retrain: bool, as_json: bool) -> None:
     def words() -> None:
         for task in report["tasks"]:
             click.echo(f"{task['task']}: {task['verdict']}")
-            periods = [
-                [
-                    p["from"],
-                    p["predictions"],
-                    p["positives"],
-                    p["auroc"],
-                    p["baseline_auroc"],
-                    p["log_loss"],
-                ]
-                for p in task["periods"]
-            ]
-            if periods:
-                rows(["from", "predictions", "positives", "AUROC", "baseline", "log loss"], periods)
+            if task["missing_share"] is not None:
+                click.echo(f"  features without a value: {task['missing_share']:.1%}")
+            columns = {
+                "from": "from", "predictions": "predictions", "positives": "positives", "auroc": "AUROC", "baseline_auroc": "by chance",
+                "log_loss": "log loss", "baseline_log_loss": "base rate's", "mean_score": "said", "rate": "came true",
+            }  # fmt: skip
+            if task["periods"]:
+                rows(list(columns.values()), [[p[k] for k in columns] for p in task["periods"]])
             for drift in task["drift"][:5]:
                 click.echo(
                     f"  drift: {drift['feature']} PSI {drift['psi']:.2f} (q = {drift['q']:.3g})"
                 )
+        _earned(report["profit"])
+        if report["lag"]:
+            click.echo(
+                f"{report['lag']['waiting']:,} requests are not in the store yet, the oldest since {report['lag']['oldest_seconds']:.0f} s"
+            )
+        click.echo(
+            f"{sum(d['events'] for d in report['volume'][-7:]):,} events in the last seven days"
+        )
         for note in report["notes"]:
             click.echo(note)
+        for done in report.get("retrained", ()):
+            click.echo(
+                f"{done['task']}: {'promoted' if done['promoted'] else 'not promoted'} ({done['why']})"
+            )
 
     emit(report, as_json, words)
+
+
+def _earned(profit: dict[str, Any] | None) -> None:
+    """Print what decisions earned over time, per decision, beside the naive policies."""
+    if not profit or "note" in profit:
+        if profit:
+            click.echo(profit["note"])
+        return
+
+    def value(entry: dict[str, Any], name: str) -> Any:
+        return None if entry[name] is None else entry[name]["value"]
+
+    every = [*profit["periods"], {"from": "all", **profit["overall"]}]
+    table = [
+        [e["from"], e["decisions"], e["pushed"], e["made"], *(value(e, n) for n in ("silence", "everybody", "gain"))]
+        for e in every
+    ]  # fmt: skip
+    click.echo("profit per decision:")
+    rows(["from", "decisions", "pushed", "made", "silence", "everybody", "gain"], table)
+    if "gain_unknown" in profit["overall"]:
+        click.echo(f"no gain is told: {profit['overall']['gain_unknown']}")
 
 
 @click.command(name="import")

@@ -112,6 +112,7 @@ def predict(
     folds: int = 3,
     seed: int = 7,
     reuse: bool = False,
+    promote: bool = True,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
@@ -134,7 +135,7 @@ def predict(
     if known is not None:
         return score(store, schema, engine, known, moment)
     fitted = train(frame, task, plan, seed=seed, progress=progress)
-    entry = registry.save(fitted) if registry is not None else None
+    entry = registry.save(fitted, promote=promote) if registry is not None else None
     return score(store, schema, engine, fitted, moment, entry)
 
 

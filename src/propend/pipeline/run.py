@@ -33,7 +33,7 @@ from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
 
-__all__ = ["decide_now", "item_names", "run", "with_names"]
+__all__ = ["MONITORED", "decide_now", "item_names", "run", "with_names"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -44,6 +44,8 @@ def _unseen(_phase: str, _done: int, _total: int | None) -> None:
 
 SAMPLES: Final = 6
 TREND_DAYS: Final = 30
+MONITORED: Final = "live/monitor.json"
+"""Where the live side keeps its last report, below the workspace."""
 
 
 def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, 
     profiles = _profiles(workspace, results, out, show)
     recommended = _recommend(workspace, results, out, show)
     results["decisions"] = _decide(workspace, predictions, profiles, recommended, out)
+    results["live"] = _live(workspace)
     results["report"] = str(workspace.out / "report.html")
     results["seconds"] = round(time.perf_counter() - started, 2)
     _report(results, out)
@@ -113,6 +116,14 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
         "items": len(store.item_ids()),
         "events": store.rows,
     }
+
+
+def _live(workspace: Workspace) -> dict[str, Any]:
+    """What ``propend monitor`` found last."""
+    try:
+        return dict(json.loads((workspace.folder / MONITORED).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:

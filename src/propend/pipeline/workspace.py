@@ -180,12 +180,14 @@ class Workspace(Analytics):
         folds: int = 3,
         seed: int | None = None,
         reuse: bool = False,
+        promote: bool = True,
         progress: Progress | None = None,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
-        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.
+        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again. Without ``promote``
+        a new model is kept beside the one that answers.
         """
         task = ask if isinstance(ask, Task) else self._task(ask, name)
         return predict(
@@ -197,6 +199,7 @@ class Workspace(Analytics):
             folds=folds,
             seed=self.config.workspace.seed if seed is None else seed,
             reuse=reuse,
+            promote=promote,
             progress=progress,
         )
 

@@ -16,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from propend.errors import DataError, ExpressionError, ModelError, NotEnoughDataError, PropendError
+from propend.errors import DataError, ModelError, PropendError
 from propend.expression.nodes import Expression
 from propend.learn.registry import plain
 from propend.serve.access import Access
 from propend.serve.answers import Answers, Fault, now
 from propend.serve.dialects.port import moment_of
 from propend.serve.inbox import InboxError
-from propend.serve.live import Live
+from propend.serve.live import Live, where
 from propend.serve.openapi import ASKS, describe
 
 __all__ = ["Api"]
@@ -67,7 +67,7 @@ class Api:
                 Route(path, self._guard(work, scope, work.__name__), methods=[method])
                 for method, path, work, scope in routes
             ],
-            exception_handlers={HTTPException: _http_fault, Exception: _unexpected},
+            exception_handlers={HTTPException: _http_fault},
         )
 
     # ---- around every answer
@@ -106,8 +106,11 @@ class Api:
             return 503, {"error": str(error)}, {"retry-after": "5"}
         except ModelError as error:
             return 404, {"error": str(error)}, None
-        except (ExpressionError, DataError, NotEnoughDataError, PropendError) as error:
+        except PropendError as error:
             return 400, {"error": str(error)}, None
+        except Exception as error:  # further up it would be logged with its message
+            _log.error("unexpected %s", where(error))
+            return 500, {"error": "the server failed; the log says where"}, None
 
     def _moment(self, request: Request) -> int:
         return self._parse_moment(request.query_params.get("at"))
@@ -250,7 +253,7 @@ class Api:
     async def outbox(self, request: Request) -> dict[str, Any]:
         """What triggers fired, the latest last."""
         del request
-        return {"fired": self.live.triggers.outbox()[-1_000:]}
+        return {"fired": self.live.triggers.outbox(most=1_000)}
 
     async def lag(self, request: Request) -> dict[str, Any]:
         """How far each part is behind."""
@@ -366,12 +369,4 @@ async def _http_fault(request: Request, error: Exception) -> Response:
         error.status_code,
         error.headers,
         media_type="application/json",
-    )
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    del request
-    _log.error("unexpected %s", type(error).__name__)
-    return Response(
-        b'{"error":"the server failed; the log says more"}', 500, media_type="application/json"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import re
 import time as clock
 import zlib
@@ -27,6 +28,7 @@ from propend.serve.vocabulary import is_bot
 
 __all__ = ["Collector", "Limits", "cut_ip", "inflate"]
 
+_log = logging.getLogger("propend.serve")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -137,6 +139,18 @@ class Collector:
             )
         except _Gone:
             return
+        except (
+            Exception
+        ) as error:  # further up it would be logged with its message, which may quote a body
+            self.counts["failed"] += 1
+            _log.error("unexpected %s", type(error).__name__)
+            await _answer(
+                send,
+                503,
+                b'{"error":"the server failed; try again"}',
+                JSON,
+                [(b"retry-after", b"5")],
+            )
         else:
             self.counts[f"status_{status}"] += 1
             await _answer(send, status, body, kind)

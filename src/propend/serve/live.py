@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time as clock
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from propend.serve.move import Mover, check_folder
 from propend.serve.state import LiveState
 from propend.serve.triggers import Triggers
 
-__all__ = ["Live", "moving", "open_identity", "open_live_inbox"]
+__all__ = ["Live", "moving", "open_identity", "open_live_inbox", "where"]
 
 _log = logging.getLogger("propend.serve")
 _POLL = 0.01
@@ -37,6 +38,17 @@ def open_live_inbox(workspace: Workspace) -> Inbox:
     """Open a workspace's inbox: the declared PostgreSQL URL, or SQLite in its folder ``live``."""
     folder = check_folder(workspace.folder)
     return open_inbox(workspace.config.live.inbox or folder / "inbox")
+
+
+def where(error: BaseException) -> str:
+    """Return what went wrong and where, without what it says: messages of unforeseen errors may quote a person's data.
+
+    >>> where(KeyError("ada@x.org"))
+    'KeyError'
+    """
+    steps = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{Path(s.filename).name}:{s.lineno}" for s in reversed(steps))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
 
 
 def open_identity(workspace: Workspace) -> Identity:
@@ -105,7 +117,7 @@ class Live:
         if move:
             loops.append(("mover", self.move, self.every))
         if self.triggers.declared:
-            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver, 0.2)]
+            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver_soon, 0.0)]
         for name, work, pause in loops:
             thread = threading.Thread(
                 target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
@@ -130,9 +142,10 @@ class Live:
                 busy = work()
                 self.faults.pop(name, None)
                 wait = 0.0 if name == "tail" and busy else pause
-            except (PropendError, OSError, ValueError) as error:
-                self.faults[name] = str(error)
-                _log.warning("%s: %s", name, error)
+            except Exception as error:  # a thread must outlive whatever it meets
+                known = isinstance(error, PropendError | OSError)
+                self.faults[name] = str(error) if known else where(error)
+                _log.warning("%s: %s", name, self.faults[name])
                 wait = max(pause, 1.0)
 
     # ---- the work of the threads

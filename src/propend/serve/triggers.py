@@ -35,6 +35,7 @@ _TABLES: Final = (
     """create table if not exists outbox (number integer primary key, trigger text not null, user text not null, at integer not null,
        fired integer not null, cause text not null, tries integer not null default 0, due real not null default 0,
        state text not null default 'waiting', fault text not null default '', unique (trigger, user, cause))""",
+    "create index if not exists outbox_waiting on outbox (due) where state = 'waiting'",
 )
 WAITS: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 21_600.0)
 """Seconds until each further try; after the last the delivery is a dead letter."""
@@ -84,6 +85,7 @@ class Triggers:
         for statement in ("pragma journal_mode=wal", "pragma synchronous=full", *_TABLES):
             self._db.execute(statement)
         self._watched: dict[str, int] = {}
+        self._fresh = threading.Event()
         self.latencies: list[float] = []
         self.faults: dict[str, str] = {}
 
@@ -108,6 +110,8 @@ class Triggers:
             cause = f"{arrived.position}.{arrived.place}"
             self._cross(arrived.event.user, at, cause, held, changes, fired)
         self._write(fired, changes, max(upto, done))
+        if fired:
+            self._fresh.set()
         now = clock.time()
         self.latencies += [now - at / 1e6 for _, _, at, _ in fired]
         del self.latencies[:-10_000]
@@ -188,15 +192,22 @@ class Triggers:
 
     # ---- the outbox
 
-    def outbox(self, state: str | None = None) -> list[dict[str, Any]]:
-        """Return what fired, oldest first (only ``waiting``, ``sent`` or ``dead`` where asked)."""
+    def outbox(self, state: str | None = None, most: int = -1) -> list[dict[str, Any]]:
+        """Return what fired, oldest first: only ``waiting``, ``sent`` or ``dead``, only the latest, where asked."""
         names = ("number", "trigger", "user", "at", "fired", "tries", "state", "fault")
         where, given = ("where state = ?", (state,)) if state else ("", ())
         with self._lock:
             rows = self._db.execute(
-                f"select {', '.join(names)} from outbox {where} order by number", given
+                f"select {', '.join(names)} from outbox {where} order by number desc limit ?",
+                (*given, most),
             ).fetchall()
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
+
+    def deliver_soon(self, patience: float = 0.2) -> int:
+        """Send what is due as soon as something fires, or after a while; see :meth:`deliver`."""
+        self._fresh.wait(patience)
+        self._fresh.clear()
+        return self.deliver()
 
     def deliver(
         self, send: Callable[[str, bytes, dict[str, str]], None] | None = None, most: int = 100
