@@ -115,6 +115,7 @@ class LiveState:
         self._stamp: Any = None
         self._users: dict[str, int] = {}
         self._user_table: pa.Table | None = None
+        self._user_entry: Any = None
         self._traits: dict[str, Values] = {}
         self._base = Schema(types=())
         self._schema: Schema | None = None
@@ -231,12 +232,22 @@ class LiveState:
             for user in self.forgotten.among(self._tail):
                 del self._tail[user]
             self._follow_codes(store)
-            self._user_table = store.table("users")
-            self._users = (
-                {}
-                if self._user_table is None
-                else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
-            )
+            entry = store.manifest.tables.get("users")
+            if entry is None or entry != self._user_entry:  # reading a million users takes a second
+                self._user_entry = entry
+                self._user_table = store.table("users")
+                self._users = (
+                    {}
+                    if self._user_table is None
+                    else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
+                )
+                self._traits = (
+                    {}
+                    if self._user_table is None
+                    else attribute_columns(
+                        self._user_table, USER, tuple(self._user_table[USER].to_pylist())
+                    )
+                )
             self._extend_schema()
 
     def _follow_codes(self, store: Store) -> None:
@@ -284,10 +295,6 @@ class LiveState:
             self._columns = (numbers, texts)
         self._base, self._schema = base, None
         self.schema_version += 1
-        table = self._user_table
-        self._traits = (
-            {} if table is None else attribute_columns(table, USER, tuple(table[USER].to_pylist()))
-        )
 
     @property
     def schema(self) -> Schema:
