@@ -238,6 +238,8 @@ class LiveConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     triggers: tuple[TriggerConfig, ...] = ()
     shadow: dict[str, int] = {}
     """Task → model version that answers silently beside the current one."""
+    join_ids: bool = True
+    """Whether batch answers join all ids of a person, as live ones do."""
     move: str = "30s"
     """How often the inbox is moved into the store."""
     memory_mb: int = 512

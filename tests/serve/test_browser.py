@@ -25,7 +25,7 @@ CHROMIUM = (
 
 
 def test_the_snippet_is_small() -> None:
-    print(f"the snippet has {len(snippet()):,} bytes as served")
+    print(f"the snippet has {len(snippet()):,} bytes as served")  # noqa: T201
     assert len(snippet()) <= 3_000
 
 

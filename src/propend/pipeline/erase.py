@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from propend.errors import DataError
 from propend.events.durable import write_parquet
+from propend.events.store import Store
 from propend.names import USER
 from propend.pipeline.predict import write_csv
 
@@ -31,13 +33,15 @@ def erase(workspace: Workspace, user: str, *, alone: bool = False) -> dict[str, 
     ids: tuple[str, ...] = (user,) if live is None else live.person(workspace, user)
     if alone:
         ids = ids[:1]
-    workspace._forget_cached()
-    total: dict[str, int] = {"events": 0, "quarantined": 0, "attributes": 0}
     lively = live is not None and live.known(workspace, ids)
+    if not Store.exists(workspace.store_folder) and not lively:
+        raise DataError(f"{folder} has no events yet, so nobody was erased")
+    total: dict[str, int] = {"events": 0, "quarantined": 0, "attributes": 0}
     for one in ids:
-        for name, rows in workspace.store.forget(one, missing_ok=lively).items():
+        for name, rows in Store(workspace.store_folder).forget(one, missing_ok=lively).items():
             total[name] += rows
     workspace._forget_cached()
+    shutil.rmtree(folder / "people", ignore_errors=True)  # made anew when asked, from what is left
     for kept in (folder / "kept").glob("*.npz"):  # states by user; made anew when asked
         kept.unlink()
     shutil.rmtree(folder / ".out-new", ignore_errors=True)  # of a run that was killed

@@ -18,6 +18,7 @@ from propend.config import Config, load
 from propend.engine import Engine, connect
 from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport
+from propend.events.people import join, links_of
 from propend.events.store import Store
 from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
@@ -63,10 +64,16 @@ class Workspace(Analytics):
 
     @cached_property
     def store(self) -> Store:
-        """The timeline store; raises ``DataError`` where nothing was ingested yet."""
+        """The timeline store, all ids of a person as one user; raises ``DataError`` where nothing was ingested yet.
+
+        Ids are joined by the facts the live side took in (``live.join_ids = false`` leaves them apart); what is written
+        is written to the store as it came, in ``store_folder``.
+        """
         if not Store.exists(self.store_folder):
             raise DataError(f"{self.folder} has no events yet; run: propend ingest {self.folder}")
-        return Store(self.store_folder)
+        base = Store(self.store_folder)
+        links = links_of(self.folder / "live" / "identity.db") if self.config.live.join_ids else []
+        return join(base, links, self.folder / "people")
 
     @cached_property
     def schema(self) -> Schema:
@@ -130,7 +137,7 @@ class Workspace(Analytics):
 
     def quarantine(self) -> pa.Table:
         """Return the rows set aside, with the reason beside the original row."""
-        return self.store.quarantine()
+        return Store(self.store_folder).quarantine()
 
     def forget(self, user: str, *, alone: bool = False) -> dict[str, Any]:
         """Erase a person from the store, the written tables and the live side; returns how many rows went from where.
@@ -205,7 +212,10 @@ class Workspace(Analytics):
 
     def knows(self, user: str) -> bool:
         """Whether a user id is in the log."""
-        return pc.index(self.store.user_ids(self.store.bucket_of(user)), user).as_py() >= 0
+        try:
+            return self.store.code_of(user) >= 0
+        except DataError:
+            return False
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the log or the catalogue."""

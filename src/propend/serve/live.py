@@ -20,6 +20,7 @@ import numpy as np
 from propend.errors import DataError, PropendError
 from propend.events.store import Store
 from propend.expression.duration import Duration
+from propend.features.schema import Schema
 from propend.pipeline.workspace import Workspace
 from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
@@ -200,14 +201,9 @@ class Live:
         if store is None or not store.rows or not self.state.schema.item_ids:
             return
         fresh = Store(store.folder)
-        schema = self.workspace_schema()
+        schema = Schema.of(fresh, self.state.zone, self.state.tasks)
         with contextlib.suppress(DataError):
             self.recommender = (fit_default(fresh, schema), catalogue(fresh), fresh.item_ids())
-
-    def workspace_schema(self) -> Any:
-        """Return the schema of the store as it is now."""
-        self.workspace._forget_cached()
-        return self.workspace.schema
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)
