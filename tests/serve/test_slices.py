@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from propend.serve.dialects.port import Event
 from propend.serve.move import Arrived
-from propend.serve.slices import Slice
+from propend.serve.slices import Encoded, Slice
 
 COLUMNS = (("value", "size"), ("channel", "plan"))
 TYPES, ITEMS = {"view": 0, "cart": 1}, {"i0": 0, "i1": 1}
@@ -74,7 +74,7 @@ def test_several_ids_are_one_timeline(events: list[Event], whose: list[int]) -> 
 @given(EVENTS)
 def test_a_stored_timeline_comes_back_as_it_was(events: list[Event]) -> None:
     held = filled(list(enumerate(events, 1)))
-    again = Slice.of(held.timelines(COLUMNS), COLUMNS)
+    again = Slice.of(Encoded(held.timelines(COLUMNS), COLUMNS), 0)
     assert rows(again) == rows(held)
 
 

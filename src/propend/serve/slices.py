@@ -12,7 +12,7 @@ from propend.events.store import NUMBERS, TEXTS
 from propend.events.timelines import NO_ITEM, Column, Timelines
 from propend.serve.move import Arrived
 
-__all__ = ["Columns", "Slice"]
+__all__ = ["Columns", "Encoded", "Slice"]
 
 I64 = npt.NDArray[np.int64]
 Columns = tuple[tuple[str, ...], tuple[str, ...]]
@@ -27,6 +27,26 @@ _PLACES: Final = 1 << 16
 _ONE: Final = np.zeros(1, np.int64)
 
 
+class Encoded:
+    """Timelines of many users as one block of int64 [columns, events], from which slices are cut."""
+
+    def __init__(self, t: Timelines, columns: Columns) -> None:
+        numbers, texts = columns
+        self.columns, self.offsets = columns, t.offsets
+        self.block = block = np.empty((_FIRST + len(numbers) + len(texts), len(t)), np.int64)
+        block[_TIME], block[_SEQ] = t.time, t.seq
+        block[_ARRIVAL] = t.time if t.arrival is None else t.arrival
+        block[_TYPE], block[_ITEM] = t.type, t.item
+        for i, name in enumerate(numbers, _FIRST):
+            block[i].view(np.float64)[:] = t.numbers.get(name, np.nan)
+        self.values: dict[int, Sequence[str]] = {}
+        for i, name in enumerate(texts, _FIRST + len(numbers)):
+            column = t.texts.get(name)
+            block[i] = -1 if column is None else column.codes
+            if column is not None and (column.codes >= 0).any():
+                self.values[i] = column.values
+
+
 class Slice:
     """A block of int64 [columns, room], sorted by (time, sequence); texts as codes of its own."""
 
@@ -38,25 +58,18 @@ class Slice:
         self.texts: list[str] = []
 
     @classmethod
-    def of(cls, t: Timelines, columns: Columns, more: int = 0) -> Slice:
-        """Return a stored timeline of one user, with room for so many events more."""
-        numbers, texts = columns
-        n = len(t)
-        held = cls(columns, n + more + 2)
-        block = held.block
-        block[_TIME, :n], block[_SEQ, :n] = t.time, t.seq
-        block[_ARRIVAL, :n] = t.time if t.arrival is None else t.arrival
-        block[_TYPE, :n], block[_ITEM, :n] = t.type, t.item
-        for i, name in enumerate(numbers, _FIRST):
-            block[i, :n].view(np.float64)[:] = t.numbers.get(name, np.nan)
-        for i, name in enumerate(texts, _FIRST + len(numbers)):
-            column = t.texts.get(name)
-            if column is None or not (column.codes >= 0).any():
-                block[i, :n] = -1
-            else:
-                codes, inverse = np.unique(column.codes, return_inverse=True)
-                own = [-1 if c < 0 else held.code(column.values[c]) for c in codes]
-                block[i, :n] = np.array(own, np.int64)[inverse]
+    def of(cls, whole: Encoded, user: int, more: int = 0) -> Slice:
+        """Return the timeline of one user among the encoded, with room for so many events more."""
+        start, stop = whole.offsets[user], whole.offsets[user + 1]
+        n = int(stop - start)
+        held = cls(whole.columns, n + more + 2)
+        held.block[:, :n] = whole.block[:, start:stop]
+        for i, values in whole.values.items():
+            part = held.block[i, :n]
+            if (part >= 0).any():
+                codes, inverse = np.unique(part, return_inverse=True)
+                own = [-1 if c < 0 else held.code(values[c]) for c in codes.tolist()]
+                held.block[i, :n] = np.array(own, np.int64)[inverse]
         held.n = n
         return held
 

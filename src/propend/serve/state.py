@@ -31,7 +31,7 @@ from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox
 from propend.serve.move import Arrived, Taken, is_live, moved_to, take
-from propend.serve.slices import Columns, Slice
+from propend.serve.slices import Columns, Encoded, Slice
 
 __all__ = ["LiveState"]
 
@@ -269,18 +269,20 @@ class LiveState:
             return 0
         per_bucket = self.budget * share / store.buckets
         for bucket in range(store.buckets):
+            columns = self._columns
             t = store.timelines(bucket, self._stored_columns(store))
+            whole = Encoded(t, columns)
             last = t.time[t.offsets[1:] - 1]
             names = store.names_of(t.users)
             used = 0
-            for index in np.argsort(-last, kind="stable"):
+            for index in np.argsort(-last, kind="stable").tolist():
                 user = str(names[index])
                 with self.lock:
-                    if self.store is not store:
+                    if self.store is not store or self._columns is not columns:
                         break
                     if user in self._slices:
                         continue
-                    one = self._with_tail(t.of(int(index)), user)
+                    one = self._with_tail(whole, index, user)
                     used += one.size
                     if used > per_bucket:
                         break
@@ -304,10 +306,10 @@ class LiveState:
         wanted = [c for part in self._columns for c in part]
         return [c for c in wanted if c in there or c in store.manifest.properties]
 
-    def _with_tail(self, t: Timelines, user: str) -> Slice:
+    def _with_tail(self, whole: Encoded, index: int, user: str) -> Slice:
         """Return one user's stored timeline with what waits on top."""
         tail = self._tail.get(user, ())
-        held = Slice.of(t, self._columns, len(tail))
+        held = Slice.of(whole, index, len(tail))
         for arrived in tail:
             held.insert(arrived, self._columns, self._type_codes, self._item_codes)
         return held
@@ -331,7 +333,7 @@ class LiveState:
             else:
                 t = self._read(store, code) or empty
         self.loaded += 1
-        return self._with_tail(t, user)
+        return self._with_tail(Encoded(t, self._columns), 0, user)
 
     def _read(self, store: Store, code: int) -> Timelines | None:
         from propend.events.store import as_timelines
