@@ -154,7 +154,10 @@ def test_decisions_for_many_are_those_for_each(site: Site) -> None:
     many = site.http.post("/v1/decisions", json={"users": [*users, "u30"]}).json()["decisions"]
     assert [d["user"] for d in many] == [*users, "u30"]
     assert len(site.live.log.decisions("u30")) == 1
-    answers, at = Answers(site.live), time.time_ns() // 1_000  # exploration is drawn anew at every moment
+    answers, at = (
+        Answers(site.live),
+        time.time_ns() // 1_000,
+    )  # exploration is drawn anew at every moment
     for found in answers.decisions(users, at):
         one = answers.decisions([found["user"]], at)[0]
         assert {**found, "number": 0} == {**one, "number": 0}
@@ -301,3 +304,36 @@ def test_health_metrics_description(site: Site) -> None:
     assert 'propend_requests_total{route="prediction",status="200"}' in text
     paths = site.http.get("/openapi.json").json()["paths"]
     assert "/v1/users/{user}/predictions/{task}" in paths
+
+
+def test_a_process_of_its_own_moves_what_was_seen_and_no_further(site: Site) -> None:
+    site.send(id="moved-1", type="cart", user="mover", item="i1")
+    before = site.http.get("/v1/users/mover/profile").json()
+    seen = site.live.state.position
+    site.live.move()
+    for _ in range(1_000):
+        if site.live.state.moved >= seen:
+            break
+        time.sleep(0.01)
+    assert site.live.state.moved == seen
+    assert site.live.inbox.read(0) == []
+    assert open_workspace(site.folder).store.code_of("mover") >= 0
+    after = site.http.get("/v1/users/mover/profile").json()
+    assert {**after, "at": 0} == {**before, "at": 0}
+    site.live._moving = None
+    site.live.move()  # nothing waits: no process is started
+    assert site.live._moving is None
+
+
+def test_a_mover_that_fails_says_why(site: Site) -> None:
+    from propend.errors import DataError
+    from propend.events.durable import exclusive
+
+    site.send(id="moved-2", type="cart", user="mover", item="i1")
+    with (
+        exclusive(site.folder / "live", "the live folder"),
+        pytest.raises(DataError, match="the live folder"),
+    ):
+        site.live.move()
+    assert site.live.inbox.read(0)
+    site.live.move()

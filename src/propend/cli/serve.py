@@ -41,8 +41,9 @@ def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | N
 @click.option(
     "--replay", is_flag=True, help="First try again what was refused (a mended key or rule)."
 )
+@click.option("--upto", type=int, hidden=True, help="Position of the last batch to move.")
 @json_option
-def move(folder: str, replay: bool, as_json: bool) -> None:
+def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
     """Move what the collector took in into the store."""
     from propend.pipeline.workspace import open_workspace
     from propend.serve.live import moving
@@ -52,7 +53,7 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
     with moving(workspace) as mover:
         inbox = mover.inbox
         taken, stayed = replay_rejected(inbox, workspace.config.live.keys) if replay else (0, 0)
-        moved = mover.drain()
+        moved = mover.drain(upto)
         if replay and mover.position():
             mover.replay()
         document: dict[str, Any] = {

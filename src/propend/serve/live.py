@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time as clock
 import traceback
@@ -63,21 +67,17 @@ def moving(workspace: Workspace) -> Iterator[Mover]:
     """Open a workspace's mover, with its inbox and identity facts, for one piece of work."""
     inbox, identity = open_live_inbox(workspace), open_identity(workspace)
     try:
-        yield _mover(workspace, inbox, identity)
+        yield Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            inbox,
+            identity,
+        )
     finally:
         identity.close()
         inbox.close()
-
-
-def _mover(workspace: Workspace, inbox: Inbox, identity: Identity) -> Mover:
-    return Mover(
-        workspace.config,
-        workspace.folder,
-        workspace.store_folder,
-        workspace.engine,
-        inbox,
-        identity,
-    )
 
 
 class Live:
@@ -93,7 +93,6 @@ class Live:
             workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
             tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
         )  # fmt: skip
-        self.mover = _mover(workspace, self.inbox, self.identity)
         self.models = Models(workspace.folder / "models", live.shadow)
         self.log = AnswerLog(folder / "log.db", self.state.forgotten)
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
@@ -102,6 +101,7 @@ class Live:
         self.visible: list[float] = []
         self.faults: dict[str, str] = {}
         self._stop = threading.Event()
+        self._moving: subprocess.Popen[str] | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self, *, move: bool = True) -> None:
@@ -109,7 +109,7 @@ class Live:
         while self.tail():
             pass
         self.models.refresh()
-        warm = threading.Thread(target=self.state.restore, name="live-restore", daemon=True)
+        warm = threading.Thread(target=self._restore, name="live-restore", daemon=True)
         warm.start()
         self._threads.append(warm)
         loops: list[tuple[str, Callable[[], object], float]] = [
@@ -129,8 +129,11 @@ class Live:
     def stop(self) -> None:
         """End the threads and close the files."""
         self._stop.set()
+        if self._moving is not None:  # may be cut off anywhere
+            self._moving.terminate()
         for thread in self._threads:
             thread.join(60)
+        gc.unfreeze()
         self.log.close()
         self.triggers.close()
         self.identity.close()
@@ -151,6 +154,11 @@ class Live:
 
     # ---- the work of the threads
 
+    def _restore(self) -> None:
+        """Fill the memory, and take what is in it out of the garbage collector's rounds, which would stop answers."""
+        self.state.restore()
+        gc.freeze()
+
     def tail(self) -> int:
         """Take in what is new and judge the triggers on it; returns how many events were new."""
         before = self.state.position
@@ -165,17 +173,30 @@ class Live:
         return max(len(events), 1)
 
     def move(self) -> None:
-        """Move what is waiting into the store, no further than the state and the triggers have seen."""
+        """Have what is waiting moved into the store, no further than the state and the triggers have seen.
+
+        A process of its own does it, at low priority: it takes neither the interpreter's lock nor a core from answers.
+        """
         upto = self.state.position
         if self.triggers.declared:
             upto = min(upto, self.triggers.position)
-        while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
-            pass
+        if upto <= self.state.moved:
+            return
+        command = [sys.executable, "-m", "propend", "move", str(self.workspace.folder)]
+        self._moving = subprocess.Popen(
+            [*command, "--upto", str(upto)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+        _yield_to_answers(self._moving.pid)
+        said = self._moving.communicate()[1].strip()
+        if self._moving.returncode and not self._stop.is_set():
+            raise DataError(said.splitlines()[-1] if said else "the mover was killed")
 
     def refit(self) -> None:
         """Fit the recommendations afresh on what the store knows."""
         from propend.recommend.batch import catalogue, fit_default
 
+        if threading.current_thread().name == "live-recommender":
+            _yield_to_answers(threading.get_native_id())
         store = self.state.store
         if store is None or not store.rows or not self.state.schema.item_ids:
             return
@@ -209,8 +230,8 @@ class Live:
         }  # fmt: skip
 
 
-def live_of(folder: Path) -> Live:
-    """Open a workspace folder's live side."""
-    from propend.pipeline.workspace import open_workspace
-
-    return Live(open_workspace(folder))
+def _yield_to_answers(task: int) -> None:
+    """Give a process or, where the system can, a thread low priority; what it starts inherits it."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "linux" or task != threading.get_native_id():
+            os.setpriority(os.PRIO_PROCESS, task, 10)
