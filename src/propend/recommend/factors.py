@@ -13,6 +13,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from propend.events.timelines import Column
+from propend.recommend.index import EXACT_UP_TO, Index
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION, top_k_products
 from propend.recommend.recommender import Items, Recommendations, Recommender, State
@@ -36,6 +37,7 @@ class Factors(Recommender):
     _user: F32
     _item: F32
     _bias: F32
+    _graph: tuple[F32, Index] | None = None
 
     @abstractmethod
     def _fold(self, histories: Histories) -> F32:
@@ -67,20 +69,29 @@ class Factors(Recommender):
         scores[np.diff(histories.offsets) == 0] = NO_OPINION
         return scores
 
+    def _near(self) -> Index:
+        """Return the index of a catalogue too large to be looked through, made when first asked."""
+        if self._graph is None or self._graph[0] is not self._item:
+            self._graph = (
+                self._item,
+                Index(self._item, bias=self._bias, queries=self._user, seed=self._seed),
+            )
+        return self._graph[1]
+
     def _recommend(
         self, histories: Histories, k: int, hide_seen: bool | None, allowed: Bool, at: int
     ) -> Recommendations:
         """Rank without ever holding the scores of a block."""
         del at
         hide = not self.repeats if hide_seen is None else hide_seen
-        items, scores = top_k_products(
-            self._vectors(histories),
-            self._item,
-            k,
-            bias=self._bias,
-            allowed=allowed,
-            seen=(histories.offsets, histories.items) if hide else None,
-        )
+        vectors = self._vectors(histories)
+        seen = (histories.offsets, histories.items) if hide else None
+        if len(self._item) > EXACT_UP_TO:
+            items, scores = self._near().search(vectors, k, allowed=allowed, seen=seen)
+        else:
+            items, scores = top_k_products(
+                vectors, self._item, k, bias=self._bias, allowed=allowed, seen=seen
+            )
         nobody = np.diff(histories.offsets) == 0
         items[nobody], scores[nobody] = -1, NO_OPINION
         source = np.zeros(items.shape, np.int8)

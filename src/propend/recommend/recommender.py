@@ -250,7 +250,8 @@ class Recommender(ABC):
         likeness = self._alike(codes)
         likeness[np.arange(len(codes)), codes] = NO_OPINION
         found, best = top_k(likeness, k, self._allowed(within, None))
-        nobody, source = np.full(len(codes), -1, np.int64), np.zeros(found.shape, np.int8)
+        source = np.zeros(found.shape, np.int8)
+        nobody = np.full(len(codes), -1, np.int64)
         return Recommendations(nobody, found, best, source, (self.label,))
 
     def audience(self, item: int, k: int = 100) -> tuple[I64, F32]:
@@ -426,6 +427,10 @@ class Recommender(ABC):
             if member is not None:
                 source[part] = np.take_along_axis(member, np.maximum(items[part], 0), axis=1)
         return Recommendations(histories.users, items, scores, source, self.members)
+
+    def _answer(self, users: I64, items: I32, scores: F32) -> Recommendations:
+        """Return lists that all come from the first member."""
+        return Recommendations(users, items, scores, np.zeros(items.shape, np.int8), self.members)
 
     def _told(
         self,
