@@ -201,7 +201,10 @@ def lastfm() -> list[Table]:
         )
         for name in chosen(with_)
     }
-    return [alone, social]
+    newcomers = splits.strangers(split, artists)
+    cold = compare(newcomers, models(), within=artists, ks=(10, 20))
+    cold["protocol"] += ", a fifth of the users with friends only"
+    return [alone, social, cold]
 
 
 def groceries() -> list[Table]:
