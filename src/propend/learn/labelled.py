@@ -110,6 +110,12 @@ class LabelledTable:
     kinds: tuple[Kind, ...] = ()
     """How each used column is read; other rows are read the same way (``read_like``)."""
 
+    def told(self) -> list[Any]:
+        """Return the labels for people: of many answers their texts, else the numbers."""
+        if self.classes:
+            return [self.classes[int(code)] for code in self.y]
+        return [float(value) for value in self.y]
+
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels."""
         digest = hashlib.sha256(np.ascontiguousarray(np.nan_to_num(self.X, nan=-1.0)).tobytes())

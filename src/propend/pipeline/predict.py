@@ -54,6 +54,8 @@ class Prediction:
     _X: F64
     _all: F64 | None = None
     """Probabilities [n, classes] of many answers."""
+    abstain: float | None = None
+    """Width of a user's interval beyond which the answer is "not enough data"."""
 
     @property
     def card(self) -> dict[str, Any]:
@@ -69,7 +71,8 @@ class Prediction:
     def scores(self) -> pa.Table:
         """Return user, score, its interval where there is one, and the strongest reasons, best score first.
 
-        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest.
+        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. With ``abstain`` a yes/no task
+        has an ``answer`` too: yes, no, or "not enough data".
         """
         reasons = [reasons_in_words(r) for r in self.fitted.reasons(self._X, 3)]
         columns: dict[str, Any] = {"user": pa.array(self.users, pa.string())}
@@ -90,24 +93,13 @@ class Prediction:
             low, high = self.fitted.bounds(self._X)
             if len(low) and not np.isnan(low).all():
                 columns |= {"low": low, "high": high}
+            if self.abstain is not None:
+                cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
+                sure = np.where(self.score >= cut, "yes", "no")
+                answer = np.where(high - low > self.abstain, "not enough data", sure)
+                columns["answer"] = pa.array(answer, pa.string())
         columns["reasons"] = pa.array(reasons, pa.string())
         return pa.table(columns).take(pa.array(np.lexsort((self.codes, -self.score))))
-
-    def abstaining(self, width: float) -> pa.Table:
-        """Return ``scores`` with an ``answer``: yes, no, or "not enough data" where the interval is wider than ``width``.
-
-        Raises ``ExpressionError`` where the task is no yes/no question.
-        """
-        if self.fitted.task.answer != "yes_no":
-            raise ExpressionError(
-                f"only a yes/no task can abstain, and {self.fitted.task.ask} is none; leave --abstain out"
-            )
-        table = self.scores
-        score = table["score"].to_numpy()
-        cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
-        unsure = table["high"].to_numpy() - table["low"].to_numpy() > width
-        answer = np.where(unsure, "not enough data", np.where(score >= cut, "yes", "no"))
-        return table.add_column(1, "answer", pa.array(answer, pa.string()))
 
     def explain(self, user: str, most: int = 5) -> list[Reason]:
         """Return why one user's score is what it is; raises ``DataError`` for a user who was not asked."""
@@ -152,15 +144,17 @@ def predict(
     options: Options | None = None,
     segments: Sequence[str] = (),
     contact: Contact | None = None,
+    abstain: float | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
 
     ``segments`` are features by which the test rows are judged apart, ``contact`` asks for the profit curve; both stand
-    in the card. With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
+    in the card. A user whose interval is wider than ``abstain`` is answered "not enough data". With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
+    _check_wishes(task, options, contact, segments, abstain)
     moment = schema.last + 1 if now is None else now
     _more_than_one_user(store, task)
     plan = plan_cutoffs(
@@ -172,6 +166,11 @@ def predict(
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
+    for name in segments:
+        if name not in frame.names:
+            raise ExpressionError(
+                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
+            )
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
     fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
     fitted.card["future"] = future
@@ -180,7 +179,9 @@ def predict(
     if contact is not None:
         fitted.card["profit"] = _profit(fitted, contact, seed)
     entry = registry.save(fitted) if registry is not None else None
-    return score(store, schema, engine, fitted, moment, entry)
+    made = score(store, schema, engine, fitted, moment, entry)
+    made.abstain = abstain
+    return made
 
 
 def score(
@@ -204,18 +205,37 @@ def score(
     return Prediction(fitted, entry, names, asked.user, scores, asked.X)
 
 
+def _check_wishes(
+    task: Task,
+    options: Options | None,
+    contact: Contact | None,
+    segments: Sequence[str],
+    abstain: float | None,
+) -> None:
+    """Refuse what does not fit the answer before anything is computed."""
+    which = f"task {task.name!r} ({task.ask})"
+    if options and options.quantile is not None and task.answer not in ("amount", "count"):
+        raise ExpressionError(
+            f"{which}: a quantile is of an amount or a count; leave --quantile out"
+        )
+    if contact is not None and task.answer != "yes_no":
+        raise ExpressionError(
+            f"{which}: a profit curve is of a yes/no question; leave --value and --cost out"
+        )
+    if abstain is not None and task.answer != "yes_no":
+        raise ExpressionError(f"{which}: only a yes/no task can abstain; leave --abstain out")
+    if segments and task.answer in ("which", "time"):
+        raise ExpressionError(
+            f"{which}: only yes/no answers and amounts are judged by segment; leave --segment out"
+        )
+
+
 def _segments(
     frame: Frame, fitted: Fitted, wanted: Sequence[str], seed: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Judge the champion's forward tests by segments of some features."""
     tests, found = fitted.tests, {}
-    if tests["champion"].ndim > 1:
-        raise ExpressionError("one of many is not judged by segment; leave --segment out")
     for name in wanted:
-        if name not in frame.names:
-            raise ExpressionError(
-                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
-            )
         j = frame.names.index(name)
         codes, names = segments_of(frame.X[tests["row"], j], frame.categories.get(j))
         found[name] = by_segment(
@@ -227,10 +247,6 @@ def _segments(
 
 def _profit(fitted: Fitted, contact: Contact, seed: int) -> dict[str, Any]:
     """The profit curve of contacting the best-scored users of the forward tests."""
-    if fitted.task.answer != "yes_no":
-        raise ExpressionError(
-            f"a profit curve is of a yes/no question, and {fitted.task.ask} is none; leave --value and --cost out"
-        )
     tests = fitted.tests
     return profit_curve(
         tests["truth"], tests["champion"], value=contact.value, cost=contact.cost,
