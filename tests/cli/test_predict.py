@@ -143,6 +143,20 @@ def test_other_answers(
     assert table.num_rows == scores.num_rows
 
 
+def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = call(
+        capsys, "predict", shop, "--impression", "view", "--click", "purchase", "--within", "5d", "--folds", 2,
+    )  # fmt: skip
+    assert document["baseline"]["base_rate"]["auroc"] == 0.5
+    scores = pq.read_table(document["scores"])
+    assert scores.column_names == ["user", "item", "time", "taken", "score"]
+    assert scores.num_rows == document["tested"] == document["scored"]
+    assert "metrics inside each fold" in document["protocol"]
+    assert "needs a workspace and two event types" in sentence(
+        capsys, "predict", shop, "--impression", "view"
+    )
+
+
 def test_a_quantile_of_an_amount(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask = "sum(purchase.value) next 15d for any(*) last 30d"
     document = call(capsys, "predict", shop, ask, "--folds", 2, "--quantile", 0.8)

@@ -64,6 +64,17 @@ __all__ = ["models", "predict"]
     help='Answer "not enough data" for users whose interval is wider.',
 )
 @click.option(
+    "--impression",
+    metavar="TYPE",
+    help="Ask per impression instead: events of this type show an item to a user.",
+)
+@click.option(
+    "--click", "clicked", metavar="TYPE", help="With --impression: the event that takes the item."
+)
+@click.option(
+    "--within", default="1d", show_default=True, help="With --impression: how soon after it."
+)
+@click.option(
     "--score",
     "score_files",
     multiple=True,
@@ -90,6 +101,9 @@ def predict(
     cost: float | None,
     budget: float | None,
     abstain: float | None,
+    impression: str | None,
+    clicked: str | None,
+    within: str,
     score_files: tuple[str, ...],
     more: tuple[str, ...],
     as_json: bool,
@@ -109,6 +123,12 @@ def predict(
             raise ConfigError("--abstain is for a log; a table's scores have no user to abstain on")
         made = _predict_table(
             files, label, folds or 5, out, seed, options, judged, score_files, columns
+        )
+        emit(made, as_json, lambda: _words(made))
+        return
+    if impression or clicked:
+        made = _predict_impressions(
+            folder, impression, clicked, within, folds or 3, out, seed, options
         )
         emit(made, as_json, lambda: _words(made))
         return
@@ -145,6 +165,42 @@ def predict(
         unsure = table["answer"].to_pylist().count("not enough data")
         document["abstained"] = {"width": abstain, "users": unsure}
     emit(document, as_json, lambda: _words(document))
+
+
+def _predict_impressions(
+    folder: str | None,
+    impression: str | None,
+    clicked: str | None,
+    within: str,
+    folds: int,
+    out: str | None,
+    seed: int,
+    options: Any,
+) -> dict[str, Any]:
+    if not (folder and impression and clicked):
+        raise ConfigError(
+            "per impression needs a workspace and two event types: propend predict DIR --impression view --click purchase --within 1d"
+        )
+    from propend.expression.duration import Duration
+    from propend.learn.card import told
+    from propend.pipeline.predict import predict_impressions, write_table
+    from propend.pipeline.workspace import open_workspace
+
+    opened = open_workspace(folder)
+    with progress_bar() as progress:
+        fitted, table = predict_impressions(
+            opened.store, opened.schema, opened.engine, impression, clicked, Duration.parse(within),
+            folds=folds, seed=seed, options=options, progress=progress,
+        )  # fmt: skip
+    target = Path(out) if out else opened.out / "scores" / f"{fitted.task.name}.parquet"
+    write_table(table, target)
+    return {
+        **told(fitted.card),
+        "task": fitted.task.title,
+        "name": fitted.task.name,
+        "scores": str(target),
+        "scored": table.num_rows,
+    }
 
 
 def _seconds(text: str | None) -> float | None:

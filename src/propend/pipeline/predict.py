@@ -17,6 +17,7 @@ from propend.engine import Engine
 from propend.errors import DataError, ExpressionError, NotEnoughDataError, nearest
 from propend.events.durable import write_parquet
 from propend.events.store import Store
+from propend.expression.duration import Duration
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
@@ -27,9 +28,10 @@ from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Fitted, Options, Reason, train
 from propend.tasks.cutoffs import plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
+from propend.tasks.impressions import build_impressions
 from propend.tasks.task import Task
 
-__all__ = ["Prediction", "predict", "score", "write_csv", "write_table"]
+__all__ = ["Prediction", "predict", "predict_impressions", "score", "write_csv", "write_table"]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
@@ -182,6 +184,41 @@ def predict(
     made = score(store, schema, engine, fitted, moment, entry)
     made.abstain = abstain
     return made
+
+
+def predict_impressions(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    shown: str,
+    taken: str,
+    within: Duration,
+    *,
+    folds: int = 3,
+    seed: int = 7,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[Fitted, pa.Table]:
+    """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
+
+    Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
+    """
+    asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
+    fitted = train(
+        asked.frame, asked.task, asked.plan, options=options, seed=seed, progress=progress
+    )
+    rows = fitted.tests["row"]
+    items = np.array(schema.item_ids, dtype=object)
+    table = pa.table(
+        {
+            "user": pa.array(store.names_of(asked.frame.user[rows]), pa.string()),
+            "item": pa.array(items[asked.item[rows]], pa.string()),
+            "time": pa.array(asked.time[rows], pa.timestamp("us", "UTC")),
+            "taken": fitted.tests["truth"] > 0,
+            "score": fitted.tests["champion"],
+        }
+    )
+    return fitted, table
 
 
 def score(

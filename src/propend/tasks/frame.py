@@ -22,7 +22,7 @@ from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
 from propend.tasks.task import Task
 
-__all__ = ["Frame", "build_frame", "evaluate_all", "profile_of", "scoring_frame"]
+__all__ = ["Frame", "build_frame", "evaluate_all", "profile_of", "scoring_frame", "stack"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -120,7 +120,7 @@ def build_frame(
         raise NotEnoughDataError(
             f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
         )
-    X, categories = _stack([part.values for part in parts], len(features))
+    X, categories = stack([part.values for part in parts], len(features))
     user, cutoff = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "cutoff")
     )
@@ -199,7 +199,7 @@ def profile_of(
     return found
 
 
-def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[str, ...]]]:
+def stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[str, ...]]]:
     """Stack buckets; text gets one code list for all of them, rare texts are missing."""
     lengths = [len(p[0].codes) if isinstance(p[0], Column) else len(p[0]) for p in parts]
     X = np.empty((sum(lengths), width), np.float64, order="F")
