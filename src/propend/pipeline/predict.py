@@ -56,8 +56,6 @@ class Prediction:
     _X: F64
     _all: F64 | None = None
     """Probabilities [n, classes] of many answers."""
-    abstain: float | None = None
-    """Width of a user's interval beyond which the answer is "not enough data"."""
 
     @property
     def card(self) -> dict[str, Any]:
@@ -73,8 +71,8 @@ class Prediction:
     def scores(self) -> pa.Table:
         """Return user, score, its interval where there is one, and the strongest reasons, best score first.
 
-        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. With ``abstain`` a yes/no task
-        has an ``answer`` too: yes, no, or "not enough data".
+        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. A yes/no task that may abstain has
+        an ``answer`` too: yes, no, or "not enough data" where the interval is wider than the card's ``abstain``.
         """
         reasons = [reasons_in_words(r) for r in self.fitted.reasons(self._X, 3)]
         columns: dict[str, Any] = {"user": pa.array(self.users, pa.string())}
@@ -95,10 +93,11 @@ class Prediction:
             low, high = self.fitted.bounds(self._X)
             if len(low) and not np.isnan(low).all():
                 columns |= {"low": low, "high": high}
-            if self.abstain is not None:
+            width = self.card.get("abstain")
+            if width is not None:
                 cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
                 sure = np.where(self.score >= cut, "yes", "no")
-                answer = np.where(high - low > self.abstain, "not enough data", sure)
+                answer = np.where(high - low > width, "not enough data", sure)
                 columns["answer"] = pa.array(answer, pa.string())
         columns["reasons"] = pa.array(reasons, pa.string())
         return pa.table(columns).take(pa.array(np.lexsort((self.codes, -self.score))))
@@ -180,10 +179,10 @@ def predict(
         fitted.card["segments"] = _segments(frame, fitted, segments, seed)
     if contact is not None:
         fitted.card["profit"] = _profit(fitted, contact, seed)
+    if abstain is not None:
+        fitted.card["abstain"] = abstain
     entry = registry.save(fitted) if registry is not None else None
-    made = score(store, schema, engine, fitted, moment, entry)
-    made.abstain = abstain
-    return made
+    return score(store, schema, engine, fitted, moment, entry)
 
 
 def predict_impressions(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
 from propend.tasks.task import Task
 
-__all__ = ["Frame", "build_frame", "evaluate_all", "profile_of", "scoring_frame", "stack"]
+__all__ = ["Frame", "build_frame", "evaluate_all", "map_population", "profile_of", "scoring_frame"]
 
+T = TypeVar("T")
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
@@ -89,11 +90,38 @@ def build_frame(
     *,
     labels: bool = True,
     most_rows: int = MOST_ROWS,
+    known: Mapping[int, tuple[str, ...]] | None = None,
 ) -> Frame:
     """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
 
+    ``known`` gives columns the codes of a fitted model, other texts are missing; else the most common texts get codes.
     Raises ``NotEnoughDataError`` where nobody is in the population at any cutoff.
     """
+    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
+    work = _reader(store, schema, task, features, cutoffs, labels, share)
+    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
+    if sum(len(part.user) for part in parts) == 0:
+        raise NotEnoughDataError(
+            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
+        )
+    X, categories = _stack([part.values for part in parts], len(features), known or {})
+    user, cutoff = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "cutoff")
+    )
+    y, classes = _labels([part.y for part in parts], task)
+    return Frame(X, y, user, cutoff, tuple(features), categories, share, classes)
+
+
+def _reader(
+    store: Store,
+    schema: Schema,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    labels: bool,
+    share: float = 1.0,
+) -> Callable[[int], _Part]:
+    """Return what evaluates one bucket (or a share of its users)."""
     users = store.table("users")
     attributes = (
         {}
@@ -101,7 +129,6 @@ def build_frame(
         else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
     )
     ids = None if users is None else users[USER].combine_chunks()
-    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
     columns = schema.columns_for([task.target, task.population, *features])
 
     def work(bucket: int) -> _Part:
@@ -115,17 +142,7 @@ def build_frame(
             timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels
         )
 
-    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
-    if sum(len(part.user) for part in parts) == 0:
-        raise NotEnoughDataError(
-            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
-        )
-    X, categories = stack([part.values for part in parts], len(features))
-    user, cutoff = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "cutoff")
-    )
-    y, classes = _labels([part.y for part in parts], task)
-    return Frame(X, y, user, cutoff, tuple(features), categories, share, classes)
+    return work
 
 
 def _labels(parts: list[Values], task: Task) -> tuple[F64, tuple[str, ...]]:
@@ -199,8 +216,10 @@ def profile_of(
     return found
 
 
-def stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[str, ...]]]:
-    """Stack buckets; text gets one code list for all of them, rare texts are missing."""
+def _stack(
+    parts: list[list[Values]], width: int, known: Mapping[int, tuple[str, ...]]
+) -> tuple[F64, dict[int, tuple[str, ...]]]:
+    """Stack buckets; text gets the known code list or one for all of them, rare texts are missing."""
     lengths = [len(p[0].codes) if isinstance(p[0], Column) else len(p[0]) for p in parts]
     X = np.empty((sum(lengths), width), np.float64, order="F")
     categories: dict[int, tuple[str, ...]] = {}
@@ -209,12 +228,20 @@ def stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[s
         if not isinstance(column[0], Column):
             X[:, j] = np.concatenate([np.asarray(c) for c in column])
             continue
-        X[:, j], categories[j] = _coded(column, MOST_CATEGORIES)
+        X[:, j], categories[j] = _coded(column, MOST_CATEGORIES, known.get(j))
     return X, categories
 
 
-def _coded(column: list[Values], most: int) -> tuple[F64, tuple[str, ...]]:
-    """Return buckets' texts as codes [rows] into one list of the ``most`` commonest that occur, sorted."""
+def _coded(
+    column: list[Values], most: int, known: tuple[str, ...] | None = None
+) -> tuple[F64, tuple[str, ...]]:
+    """Return buckets' texts as codes [rows] into the known list, or one of the ``most`` commonest that occur, sorted."""
+    common = tuple(_common(column, most)) if known is None else known
+    index = {text: code for code, text in enumerate(common)}
+    return np.concatenate([_recode(c, index) for c in column]), common
+
+
+def _common(column: list[Values], most: int) -> list[str]:
     counts: dict[str, int] = {}
     for c in column:
         assert isinstance(c, Column)
@@ -222,9 +249,7 @@ def _coded(column: list[Values], most: int) -> tuple[F64, tuple[str, ...]]:
         for code in np.flatnonzero(times):
             text = c.values[code]
             counts[text] = counts.get(text, 0) + int(times[code])
-    common = sorted(sorted(counts, key=lambda t: (-counts[t], t))[:most])
-    index = {text: code for code, text in enumerate(common)}
-    return np.concatenate([_recode(c, index) for c in column]), tuple(common)
+    return sorted(sorted(counts, key=lambda t: (-counts[t], t))[:most])
 
 
 def _recode(column: Values, index: dict[str, int]) -> F64:
@@ -245,18 +270,42 @@ def scoring_frame(
     categories: dict[int, tuple[str, ...]],
 ) -> Frame:
     """Evaluate features for everyone in the population at ``now``, with the codes a fitted model knows."""
-    frame = build_frame(
-        store, schema, engine, task, features, [now], labels=False, most_rows=1 << 62
-    )
-    X = frame.X
-    for j, known in categories.items():
-        index = {text: float(code) for code, text in enumerate(known)}
-        mapping = np.array([*(index.get(t, np.nan) for t in frame.categories[j]), np.nan])
-        codes = np.where(np.isnan(X[:, j]), len(frame.categories[j]), X[:, j]).astype(np.int64)
-        X[:, j] = mapping[codes]
-    return Frame(
-        X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share
-    )
+    return build_frame(
+        store, schema, engine, task, features, [now],
+        labels=False, most_rows=1 << 62, known=categories,
+    )  # fmt: skip
+
+
+def map_population(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    now: int,
+    categories: Mapping[int, tuple[str, ...]],
+    use: Callable[[Frame, pa.Array], T],
+) -> Iterator[T]:
+    """Evaluate features for everyone in the population at ``now``, bucket by bucket, and yield what ``use`` makes of each.
+
+    ``use`` gets a bucket's frame, with the codes a fitted model knows, and its users' ids; buckets without anybody are
+    left out. It runs beside the evaluation, in parallel where the engine can, and memory holds a few buckets.
+    """
+    read = _reader(store, schema, task, features, [now], labels=False)
+
+    def work(bucket: int) -> list[T]:
+        part = read(bucket)
+        if not len(part.user):
+            return []
+        X, found = _stack([part.values], len(features), categories)
+        frame = Frame(
+            X, np.full(len(part.user), np.nan), part.user, part.cutoff, tuple(features), found
+        )
+        ids = store.user_ids(bucket).take(pa.array(part.user // store.buckets))
+        return [use(frame, ids)]
+
+    for made in engine.map_buckets(work, sorted(store.manifest.runs)):
+        yield from made
 
 
 def evaluate_all(

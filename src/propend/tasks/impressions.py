@@ -22,7 +22,7 @@ from propend.features.evaluate import Rows, Values, evaluate, event_column
 from propend.features.schema import Schema
 from propend.names import DAY, ITEM
 from propend.tasks.cutoffs import Fold, Plan
-from propend.tasks.frame import Frame, stack
+from propend.tasks.frame import Frame, _stack
 from propend.tasks.task import Task
 
 __all__ = ["Impressions", "build_impressions"]
@@ -104,7 +104,7 @@ def build_impressions(
         raise NotEnoughDataError(
             f"no {shown!r} of an item was followed by {taken!r} of the same item and user within {within}; ask for a longer time"
         )
-    X, categories = stack([part.values for part in parts], len(parts[0].values))
+    X, categories = _stack([part.values for part in parts], len(parts[0].values), {})
     clicks = (np.concatenate([part.taken[i] for part in parts]) for i in (0, 1))
     history = _item_history(item, time, *clicks)
     X = np.column_stack([X, before, took, *history, item.astype(np.float64)])
