@@ -175,12 +175,12 @@ def predict(
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
     fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
     fitted.card["future"] = future
+    if abstain is not None:
+        fitted.card["abstain"] = abstain
     if segments:
         fitted.card["segments"] = _segments(frame, fitted, segments, seed)
     if contact is not None:
         fitted.card["profit"] = _profit(fitted, contact, seed)
-    if abstain is not None:
-        fitted.card["abstain"] = abstain
     entry = registry.save(fitted) if registry is not None else None
     return score(store, schema, engine, fitted, moment, entry)
 
