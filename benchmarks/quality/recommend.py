@@ -108,12 +108,17 @@ def _movie_models() -> dict[str, Recommender]:
     }
 
 
-def movielens_100k() -> list[Table]:
-    """Leave-one-out and forward, to show the gap."""
+def movielens_100k_log() -> Interactions:
+    """All ratings, with their times."""
     rows = np.loadtxt(DATA / "movielens-100k" / "ml-100k.inter", skiprows=1)
-    log = Interactions.of(
+    return Interactions.of(
         rows[:, 0].astype(int), rows[:, 1].astype(int), (rows[:, 3] * MICROSECONDS).astype(np.int64)
     )
+
+
+def movielens_100k() -> list[Table]:
+    """Leave-one-out and forward, to show the gap."""
+    log = movielens_100k_log()
     name = "movielens-100k"
     return [
         {"data": name, **compare(leave_one_out(log, seen="hidden"), _movie_models())},
@@ -121,21 +126,25 @@ def movielens_100k() -> list[Table]:
     ]
 
 
-def movielens_1m() -> list[Table]:
-    """Leave-one-out of the published file; it has no clock, so no forward row."""
+def movielens_1m_split() -> Split:
+    """The published file: train on all but the last item of each user, ask for it."""
     folder = DATA / "movielens-1m"
     _, lists = _lists(folder / "train" / "input.txt", first_is_user=False)
     _, answers = _lists(folder / "test" / "output.txt", first_is_user=False)
     size = 1 + max(max(max(part) for part in lists), max(a[-1] for a in answers))
     train = Interactions.from_lists(lists, n_items=size)
-    test = Interactions.from_lists([a[-1:] for a in answers], n_items=size)
-    table = compare(given(train, test), _movie_models())
+    return given(train, Interactions.from_lists([a[-1:] for a in answers], n_items=size))
+
+
+def movielens_1m() -> list[Table]:
+    """Leave-one-out of the published file; it has no clock, so no forward row."""
+    table = compare(movielens_1m_split(), _movie_models())
     table["published"] = {"SASRec BCE": [0.2392, 0.1259], "gSASRec": [0.3003, 0.1726]}
     return [{"data": "movielens-1m", **table}]
 
 
-def diginetica() -> list[Table]:
-    """Next item of a session prefix, repeats allowed: Recall@20 and MRR@20."""
+def diginetica_split() -> Split:
+    """Ask for the next item of each published session prefix."""
     _, lists = _lists(DATA / "diginetica" / "train_sessions.txt", first_is_user=False)
     pairs = [
         line.split("\t")
@@ -144,18 +153,15 @@ def diginetica() -> list[Table]:
     prefixes = [[int(i) for i in prefix.split()] for prefix, _ in pairs]
     targets = np.array([int(target) for _, target in pairs], np.int32)
     size = 1 + max(max(max(p) for p in lists), int(targets.max()), max(max(p) for p in prefixes))
-    train = Interactions.from_lists(lists, n_items=size)
-    split = _Prefixes.of(train, prefixes, targets)
+    return _Prefixes.of(Interactions.from_lists(lists, n_items=size), prefixes, targets)
+
+
+def sessions_table(split: Split, models: dict[str, Recommender]) -> list[Table]:
+    """Judge recommenders on session prefixes: Recall@20 (P@20 of the papers) and MRR@20."""
     rows = []
-    models = {
-        "popularity": create("popularity"),
-        "item_neighbours": create("item_neighbours", step=0.5),
-        "sequential_rules": create("sequential_rules"),
-        "session_neighbours": create("session_neighbours"),
-    }
     for name, model in models.items():
         start = time.perf_counter()
-        model.fit(train, at=split.at)
+        model.fit(split.train, at=split.at)
         fitted = time.perf_counter() - start
         ranks: Ranks = measure(model, split, 20)
         row = {"name": name, **_table(split, ranks, (20,), 0), "fit_seconds": round(fitted, 2)}
@@ -163,6 +169,17 @@ def diginetica() -> list[Table]:
     published = {"SR-GNN": [0.5073, 0.1759], "GCE-GNN": [0.5422, 0.1904]}
     head = {"data": "diginetica", "protocol": "session prefix → next item", "users": len(split)}
     return [{**head, "models": rows, "published": published}]
+
+
+def diginetica() -> list[Table]:
+    """Next item of a session prefix, repeats allowed: Recall@20 and MRR@20."""
+    models = {
+        "popularity": create("popularity"),
+        "item_neighbours": create("item_neighbours", step=0.5),
+        "sequential_rules": create("sequential_rules"),
+        "session_neighbours": create("session_neighbours"),
+    }
+    return sessions_table(diginetica_split(), models)
 
 
 class _Prefixes(Split):
@@ -192,8 +209,8 @@ class _Prefixes(Split):
         return self.prefixes
 
 
-def online_retail() -> list[Table]:
-    """Forward, last 30 days, repeats allowed: buy-again, neighbours, chain."""
+def online_retail_log() -> Interactions:
+    """Every line of a known customer that is no cancellation."""
     users: dict[str, int] = {}
     items: dict[str, int] = {}
     columns: list[tuple[int, int, int]] = []
@@ -211,7 +228,12 @@ def online_retail() -> list[Table]:
                     )
                 )
     user, item, when_ = np.array(columns).T
-    log = Interactions.of(user, item, when_)
+    return Interactions.of(user, item, when_)
+
+
+def online_retail() -> list[Table]:
+    """Forward, last 30 days, repeats allowed: buy-again, neighbours, chain."""
+    log = online_retail_log()
     models: dict[str, Recommender] = {
         "popularity": create("popularity"),
         "popularity, half-life 30 d": create("popularity", half_life=30.0),
