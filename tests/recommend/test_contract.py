@@ -39,6 +39,7 @@ DEEP = ("gru", "lstm", "cnn", "caser", "transformer", "hstu")
 FAST: dict[str, dict[str, Any]] = {
     "als": {"factors": 8, "rounds": 4},
     "bpr": {"factors": 8, "rounds": 5},
+    "distilled": {"teacher": "item_neighbours"},
     **{name: {"size": "tiny", "epochs": 2, "tokens": 256, "threads": 1} for name in DEEP},
 }
 CASES = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,14 @@ from propend.features.schema import Schema
 from propend.features.words import question_in_words
 from propend.learn.registry import Entry, Registry
 from propend.learn.train import Fitted, Reason, train
-from propend.tasks.cutoffs import plan_cutoffs
+from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
 from propend.tasks.task import Task
 
-__all__ = ["Prediction", "predict", "score", "write_csv", "write_table"]
+if TYPE_CHECKING:
+    from propend.learn.fusion import Fusion
+
+__all__ = ["Prediction", "fuse", "predict", "score", "write_csv", "write_table"]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
@@ -119,6 +122,43 @@ def predict(
     With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
+    frame, plan, moment = _asked(store, schema, engine, task, folds, now)
+    known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
+    if known is not None:
+        return score(store, schema, engine, known, moment)
+    fitted = train(frame, task, plan, seed=seed, progress=progress)
+    entry = registry.save(fitted) if registry is not None else None
+    return score(store, schema, engine, fitted, moment, entry)
+
+
+def fuse(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    *,
+    folds: int = 3,
+    size: str = "small",
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> tuple[Fusion, pa.Table]:
+    """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores.
+
+    Raises as ``predict``, and ``MissingExtraError`` without torch.
+    """
+    from propend.learn import fusion
+
+    frame, plan, moment = _asked(store, schema, engine, task, folds, None)
+    made = fusion.fuse(store, schema, frame, task, plan, size=size, seed=seed, progress=progress)
+    codes, scores = made.score(store, schema, engine, moment)
+    table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
+    return made, table.take(pa.array(np.lexsort((codes, -scores))))
+
+
+def _asked(
+    store: Store, schema: Schema, engine: Engine, task: Task, folds: int, now: int | None
+) -> tuple[Frame, Plan, int]:
+    """Return a task's rows, its plan of cutoffs and the moment users are scored at."""
     task.check(schema)
     if task.answer == "which":
         raise ExpressionError(
@@ -128,14 +168,11 @@ def predict(
     _more_than_one_user(store, task)
     plan = plan_cutoffs(schema.first, moment, task.horizon, folds=folds)
     features = derive_features(schema)
-    frame = build_frame(store, schema, engine, task, features, plan.cutoffs)
-    frame = _informative(frame)
-    known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
-    if known is not None:
-        return score(store, schema, engine, known, moment)
-    fitted = train(frame, task, plan, seed=seed, progress=progress)
-    entry = registry.save(fitted) if registry is not None else None
-    return score(store, schema, engine, fitted, moment, entry)
+    return (
+        _informative(build_frame(store, schema, engine, task, features, plan.cutoffs)),
+        plan,
+        moment,
+    )
 
 
 def score(

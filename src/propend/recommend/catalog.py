@@ -36,6 +36,7 @@ _PLACES: Final = {
     "caser": "propend.recommend.sequence:Caser",
     "transformer": "propend.recommend.sequence:Transformer",
     "hstu": "propend.recommend.sequence:Hstu",
+    "distilled": "propend.recommend.distilled:Distilled",
 }
 
 
