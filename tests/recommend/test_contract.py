@@ -46,6 +46,7 @@ FAST: dict[str, dict[str, Any]] = {
     "bpr": {"factors": 8, "rounds": 5},
     **{name: {"size": "tiny", "epochs": 2, "tokens": 256, "threads": 1} for name in SEQUENCE},
     **{name: {"width": 8, "epochs": 2, "batch": 256, "threads": 1} for name in GRAPH},
+    "distilled": {"teacher": "item_neighbours"},
 }
 CASES = [
     pytest.param(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from tests.models.sequence.worlds import cycles
 
 from propend.errors import MissingExtraError, ModelError
-from propend.recommend.catalog import create
+from propend.recommend.catalog import create, load
 from propend.recommend.evaluate import compare
 from propend.recommend.interactions import Interactions
 from propend.recommend.protocols import leave_one_out
@@ -90,6 +91,20 @@ def test_items_nobody_met_are_offered_only_by_their_attributes() -> None:
     assert np.isneginf(plain.scores([[0]])[0, 6])
     knowing = create("gru", features=True, **QUICK).fit(log, items=items)
     assert np.isfinite(knowing.scores([[0]])[0, 6])
+
+
+@pytest.mark.usefixtures("_torch")
+def test_distilled_lists_know_the_order_and_need_no_network(tmp_path: Path) -> None:
+    shelf = create("distilled", teacher="gru", settings=QUICK, neighbours=4).fit(walks())
+    after = shelf.recommend([[i] for i in range(12)], 1).items[:, 0]
+    assert (after == (np.arange(12) + 1) % 12).mean() > 0.9
+    shelf.save(tmp_path / "lists")
+    assert not any("weights" in name for name in shelf.state().arrays)
+    assert np.array_equal(
+        load(tmp_path / "lists").recommend([[3]], 4).items, shelf.recommend([[3]], 4).items
+    )
+    with pytest.raises(ModelError, match="its own teacher"):
+        create("distilled", teacher="distilled").fit(walks())
 
 
 @pytest.mark.usefixtures("_torch")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from propend.cli.output import emit, json_option, progress_bar, rows
 from propend.errors import ConfigError
+
+if TYPE_CHECKING:
+    from propend.pipeline.workspace import Workspace
 
 __all__ = ["models", "predict"]
 
@@ -43,6 +46,11 @@ __all__ = ["models", "predict"]
     "--out",
     type=click.Path(dir_okay=False),
     help="Where to write scores (Parquet, and CSV beside it).",
+)
+@click.option(
+    "--fuse",
+    metavar="SIZE",
+    help="Join a behaviour model of this size (tiny, small, base, large) to the aggregates, and say what it adds.",
 )
 @click.option("--seed", default=7, show_default=True)
 @click.option(
@@ -91,6 +99,7 @@ def predict(
     label: str | None,
     folds: int | None,
     out: str | None,
+    fuse: str | None,
     seed: int,
     search: str | None,
     balance: bool,
@@ -143,6 +152,9 @@ def predict(
     from propend.pipeline.workspace import open_workspace
 
     workspace = open_workspace(folder)
+    if fuse:
+        _fused(workspace, ask, name, folds or 3, fuse, out, as_json)
+        return
     with progress_bar() as progress:
         prediction = workspace.predict(
             ask, name=name, folds=3 if folds is None else folds, seed=seed, options=options,
@@ -227,6 +239,52 @@ def _contact(value: float | None, cost: float | None, budget: float | None) -> A
             raise ConfigError("a profit curve needs --value: what a positive contacted is worth")
         return None
     return Contact(value, cost or 0.0, budget)
+
+
+def _fused(
+    workspace: Workspace,
+    ask: str,
+    name: str | None,
+    folds: int,
+    size: str,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    from propend.pipeline.predict import write_table
+
+    with progress_bar() as progress:
+        fusion, scores = workspace.fuse(ask, name=name, folds=folds, size=size, progress=progress)
+    task = fusion.fitted.task
+    target = Path(out) if out else workspace.out / "scores" / f"{task.name}_fused.parquet"
+    write_table(scores, target)
+    document = {
+        **fusion.fitted.card,
+        "task": task.ask,
+        "name": task.name,
+        "ablation": fusion.table,
+        "remark": fusion.remark,
+        "scores": str(target),
+        "scored": len(scores),
+    }
+
+    def words() -> None:
+        click.echo(f"{task.name}: {fusion.fitted.card['protocol']}, data {document['data_hash']}")
+        if fusion.remark:
+            click.echo(fusion.remark)
+        else:
+            header = [n for n in fusion.table[0] if not n.endswith(" gained")]
+            main = header[2]
+            body = [
+                [
+                    *(round(row[n], 4) if isinstance(row[n], float) else row[n] for n in header),
+                    "{:+.4f} ({:+.4f} to {:+.4f})".format(*row[f"{main} gained"]),
+                ]
+                for row in fusion.table
+            ]
+            rows([*header, f"{main} gained"], body)
+        click.echo(f"scores of {len(scores):,} users: {target}")
+
+    emit(document, as_json, words)
 
 
 def _predict_table(

@@ -17,18 +17,31 @@ from propend.expression.nodes import Expression, Field
 from propend.features.schema import Schema
 from propend.learn import metrics
 from propend.learn.behaviour import BehaviourModel, pretrain
+from propend.learn.sequences import snapshots
 from propend.learn.train import Fitted, train
+from propend.models import catalog
+from propend.models.model import Model
 from propend.models.sequence.settings import Settings
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame, scoring_frame
 from propend.tasks.task import Task
 
-__all__ = ["Fusion", "ablation", "behaviour_columns", "fuse", "pretrained_for"]
+__all__ = [
+    "Fusion",
+    "ablation",
+    "behaviour_columns",
+    "distil",
+    "fine_tune",
+    "fuse",
+    "pretrained_for",
+]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int | None], None]
 
+LEAST_ROWS: Final = 100
+"""Fewest labelled rows that fine-tuning accepts."""
 TREES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (("trees", {}),)
 AMOUNT_TREES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (("trees", {"loss": "tweedie"}),)
 
@@ -193,3 +206,111 @@ def ablation(
 
 def _trees(task: Task) -> tuple[tuple[str, dict[str, Any]], ...]:
     return TREES if task.answer == "yes_no" else AMOUNT_TREES
+
+
+def fine_tune(
+    model: BehaviourModel,
+    store: Store,
+    frame: Frame,
+    task: Task,
+    rows: npt.NDArray[np.bool_],
+    *,
+    epochs: int = 5,
+    learning_rate: float = 3e-4,
+    batch: int = 64,
+    seed: int = 7,
+) -> Callable[[Store, I64, I64], F64]:
+    """Fine-tune a copy of a pretrained network, with a new head, on the task's own labelled ``rows``.
+
+    The latest training cutoff is held out to say which epoch is best. Returns a scorer of (store, user codes,
+    cutoffs): chances, or expected amounts by a zero-inflated log-normal.
+
+    Raises ``NotEnoughDataError`` for fewer than 100 labelled rows.
+    """
+    import copy
+
+    import torch
+    from torch.nn import functional
+
+    from propend.models.sequence.heads import zero_inflated_log_normal, ziln_mean
+    from propend.models.sequence.targets import SECOND
+
+    asked = np.flatnonzero(rows & ~np.isnan(frame.y))
+    if len(asked) < LEAST_ROWS:
+        raise NotEnoughDataError(
+            f"{len(asked)} labelled rows are too few to fine-tune on, {LEAST_ROWS} are needed: use the frozen vectors"
+        )
+    length = model.network.settings.length
+    yes_no = task.answer == "yes_no"
+    data = snapshots(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
+    moments, y = frame.cutoff[asked] // SECOND, torch.as_tensor(frame.y[asked], dtype=torch.float32)
+    later = frame.cutoff[asked] == frame.cutoff[asked].max()
+    if later.all():
+        later = np.random.default_rng(seed).random(len(asked)) < 0.2
+    fit, held = np.flatnonzero(~later), np.flatnonzero(later)
+
+    def loss_of(network: Any, head: Any, chosen: I64) -> Any:
+        out = head(network.last(data.take(chosen), moments[chosen]))
+        wanted = y[torch.from_numpy(chosen)]
+        if yes_no:
+            return functional.binary_cross_entropy_with_logits(out[:, 0], wanted)
+        return zero_inflated_log_normal(out, wanted)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = copy.deepcopy(model.network)
+        head = torch.nn.Linear(network.settings.width, 1 if yes_no else 3)
+        parts = torch.nn.ModuleList([network, head])
+        steps = torch.optim.AdamW(parts.parameters(), lr=learning_rate, weight_decay=0.01)
+        best, kept = np.inf, copy.deepcopy(parts.state_dict())
+        for epoch in range(epochs):
+            parts.train()
+            order = np.random.default_rng((seed, epoch)).permutation(fit)
+            for start in range(0, len(order), batch):
+                steps.zero_grad()
+                loss_of(network, head, order[start : start + batch]).backward()
+                torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+                steps.step()
+            parts.eval()
+            with torch.no_grad():
+                now = float(loss_of(network, head, held))
+            if now < best:
+                best, kept = now, copy.deepcopy(parts.state_dict())
+        parts.load_state_dict(kept)
+        parts.eval()
+
+    def score(store: Store, users: I64, cutoffs: I64) -> F64:
+        made = snapshots(store, model.coding, users, cutoffs, length)
+        with torch.no_grad():
+            out = head(network.last(made, cutoffs // SECOND))
+            found = torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)
+        return np.asarray(found.numpy(), np.float64)
+
+    return score
+
+
+def distil(
+    fusion: Fusion, store: Store, frame: Frame, *, seed: int = 7
+) -> tuple[Model, dict[str, float]]:
+    """Teach boosted trees on the aggregates alone to answer as the fusion does; return them and how well they do.
+
+    The student explains itself and is served without the network. It learns on the earlier rows of ``frame`` and
+    is compared with the teacher on those of its last cutoff: ``spearman``, and ``rmse`` beside the spread of the teacher.
+    """
+    X = frame.X
+    if fusion.model is not None:
+        days = fusion.fitted.task.horizon.days
+        columns, _ = behaviour_columns(fusion.model, store, frame.user, frame.cutoff, days)
+        X = np.hstack([frame.X, columns])
+    wanted = fusion.fitted.score(X)
+    test = frame.cutoff == frame.cutoff.max()
+    categories = {j: len(values) for j, values in frame.categories.items() if values}
+    student = catalog.create("trees", "amount").fit(
+        frame.X[~test], wanted[~test], columns=frame.names, categories=categories, seed=seed
+    )
+    said = student.predict(frame.X[test])
+    return student, {
+        "spearman": float(metrics.spearman(wanted[test], said)),
+        "rmse": float(metrics.rmse(wanted[test], said)),
+        "spread": float(wanted[test].std()),
+    }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +26,23 @@ from propend.learn.registry import Entry, Registry
 from propend.learn.segments import by_segment, segments_of
 from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Fitted, Options, Reason, train
-from propend.tasks.cutoffs import plan_cutoffs
+from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
 from propend.tasks.impressions import build_impressions
 from propend.tasks.task import Task
 
-__all__ = ["Prediction", "predict", "predict_impressions", "score", "write_csv", "write_table"]
+if TYPE_CHECKING:
+    from propend.learn.fusion import Fusion
+
+__all__ = [
+    "Prediction",
+    "fuse",
+    "predict",
+    "predict_impressions",
+    "score",
+    "write_csv",
+    "write_table",
+]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
@@ -157,14 +168,7 @@ def predict(
     """
     task.check(schema)
     _check_wishes(task, options, contact, segments, abstain)
-    moment = schema.last + 1 if now is None else now
-    _more_than_one_user(store, task)
-    plan = plan_cutoffs(
-        schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
-    )
-    features = derive_features(schema)
-    frame = build_frame(store, schema, engine, task, features, plan.cutoffs)
-    frame = _informative(frame)
+    frame, plan, moment = _asked(store, schema, engine, task, folds, now)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
@@ -184,6 +188,52 @@ def predict(
         fitted.card["profit"] = _profit(fitted, contact, seed)
     entry = registry.save(fitted, promote=promote) if registry is not None else None
     return score(store, schema, engine, fitted, moment, entry)
+
+
+def fuse(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    *,
+    folds: int = 3,
+    size: str = "small",
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> tuple[Fusion, pa.Table]:
+    """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores.
+
+    Raises as ``predict``, and ``MissingExtraError`` without torch.
+    """
+    from propend.learn import fusion
+
+    task.check(schema)
+    if task.answer not in ("yes_no", "amount", "count"):
+        raise ExpressionError(
+            f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
+        )
+    frame, plan, moment = _asked(store, schema, engine, task, folds, None)
+    made = fusion.fuse(store, schema, frame, task, plan, size=size, seed=seed, progress=progress)
+    codes, scores = made.score(store, schema, engine, moment)
+    table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
+    return made, table.take(pa.array(np.lexsort((codes, -scores))))
+
+
+def _asked(
+    store: Store, schema: Schema, engine: Engine, task: Task, folds: int, now: int | None
+) -> tuple[Frame, Plan, int]:
+    """Return a task's rows, its plan of cutoffs and the moment users are scored at."""
+    moment = schema.last + 1 if now is None else now
+    _more_than_one_user(store, task)
+    plan = plan_cutoffs(
+        schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
+    )
+    features = derive_features(schema)
+    return (
+        _informative(build_frame(store, schema, engine, task, features, plan.cutoffs)),
+        plan,
+        moment,
+    )
 
 
 def predict_impressions(

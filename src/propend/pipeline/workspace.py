@@ -32,6 +32,7 @@ from propend.tasks.task import Task
 
 if TYPE_CHECKING:
     from propend.learn.behaviour import BehaviourModel
+    from propend.learn.fusion import Fusion
 
 __all__ = ["Workspace", "open_workspace"]
 
@@ -263,6 +264,34 @@ class Workspace(Analytics, Offers):
 
         return pretrain_in(
             self.store, self.schema, self.folder / "behaviour", size, fresh=fresh, progress=progress
+        )
+
+    def fuse(
+        self,
+        ask: str | Task,
+        *,
+        name: str | None = None,
+        folds: int = 3,
+        size: str = "small",
+        progress: Progress | None = None,
+    ) -> tuple[Fusion, pa.Table]:
+        """Answer a question by aggregates and a behaviour model's columns in boosted trees.
+
+        Returns the fusion, whose ``table`` says what each part adds, and everyone's scores, best first.
+        """
+        from propend.pipeline.predict import fuse
+
+        task = ask if isinstance(ask, Task) else self._task(ask, name)
+        seed = self.config.workspace.seed
+        return fuse(
+            self.store,
+            self.schema,
+            self.engine,
+            task,
+            folds=folds,
+            size=size,
+            seed=seed,
+            progress=progress,
         )
 
     def knows(self, user: str) -> bool:

@@ -41,6 +41,7 @@ _PLACES: Final[dict[str, str]] = {
     "hstu": "propend.recommend.sequence:Hstu",
     "hetero_graph": "propend.recommend.graph:HeteroGraph",
     "lightgcn": "propend.recommend.graph:LightGCN",
+    "distilled": "propend.recommend.distilled:Distilled",
 }
 
 
