@@ -84,14 +84,18 @@ def generate(folder: Path, events: int) -> None:
 
 # ---- ours
 
+_OPEN: dict[Path, Any] = {}
+
 
 def _ours(folder: Path) -> Any:
+    from propend.analytics.scan import remember
     from propend.engine import connect
     from propend.events.store import Store
     from propend.features.schema import Schema
 
-    store = Store(folder / "store")
-    return store, Schema.of(store), connect("local", threads=2)
+    if folder not in _OPEN:  # as `propend.open` does: one store for all questions of a process
+        _OPEN[folder] = remember(Store(folder / "store"))
+    return _OPEN[folder], Schema.of(_OPEN[folder]), connect("local", threads=2)
 
 
 def propend_read(folder: Path) -> Any:

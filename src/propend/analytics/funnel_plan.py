@@ -257,18 +257,16 @@ class Plan:
         if self.who is not None:
             keep = self.who(timelines)[user]
             user, start, done = user[keep], start[keep], done[keep]
-        ends = d.ends if d.order != "any" else list(range(len(d.expanded)))
-        entered = done[:, ends[0]] >= 0
-        user, start, done = user[entered], start[entered][:, ends], done[entered][:, ends]
-        deepest = np.where(done >= 0, start, -1).max(axis=1, initial=-1)
-        if not len(user):
+        ends = np.array(d.ends if d.order != "any" else range(len(d.expanded)))
+        n = len(user)
+        kept, entry = np.empty((2, n), np.int64)
+        at, took = np.empty((2, n, len(ends)), np.int64)
+        n = kernels.resolve(timelines.time, start, done, ends, kept, entry, at, took)
+        if not n:
             return Entries.join([], len(ends))
-        at = np.where(done >= 0, timelines.time[done], -1)
-        took = np.where(done >= 0, at - timelines.time[start], -1)
-        label = None if self.label is None else self.label(timelines, user, deepest)
-        return Entries(
-            timelines.users[user].astype(np.int64), timelines.time[deepest], at, took, label
-        )
+        user, entry = user[kept[:n]], entry[:n]
+        label = None if self.label is None else self.label(timelines, user, entry)
+        return Entries(timelines.users[user], timelines.time[entry], at[:n], took[:n], label)
 
     def rows(self, timelines: Timelines) -> tuple[I64, I64, I64]:
         """Return user index [m], and per expanded step the entry's row and the row it was first reached at, [m, k]."""

@@ -55,7 +55,7 @@ def _hand_out(
 def _open(folder: str) -> Any:
     from propend.pipeline.workspace import open_workspace
 
-    return open_workspace(folder)
+    return open_workspace(folder, asks_often=False)
 
 
 def _seconds(value: float | None) -> str:

@@ -33,17 +33,21 @@ __all__ = ["Workspace", "open_workspace"]
 Progress = Callable[[str, int, int | None], None]
 
 
-def open_workspace(folder: str | Path, *, engine: str = "local", **options: object) -> Workspace:
+def open_workspace(
+    folder: str | Path, *, engine: str = "local", asks_often: bool = True, **options: object
+) -> Workspace:
     """Open a workspace folder; raises ``ConfigError`` where it has no ``propend.toml``."""
-    return Workspace(Path(folder), connect(engine, **options))
+    return Workspace(Path(folder), connect(engine, **options), asks_often=asks_often)
 
 
 class Workspace(Analytics):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, *, asks_often: bool = True) -> None:
         self.folder = folder
         self.engine = engine
+        self.asks_often = asks_often
+        """Whether decoded columns are kept at hand between questions; a single question is cheaper without."""
         self.config: Config = load(folder)
 
     def __repr__(self) -> str:
@@ -66,7 +70,9 @@ class Workspace(Analytics):
         """The timeline store; raises ``DataError`` where nothing was ingested yet."""
         if not Store.exists(self.store_folder):
             raise DataError(f"{self.folder} has no events yet; run: propend ingest {self.folder}")
-        return Store(self.store_folder)
+        from propend.analytics.scan import remember
+
+        return remember(Store(self.store_folder)) if self.asks_often else Store(self.store_folder)
 
     @cached_property
     def schema(self) -> Schema:
