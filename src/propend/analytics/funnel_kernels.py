@@ -284,11 +284,13 @@ def greedy(
     excluded: Any,
     unit: Any,
     done: Any,
+    unended: Any,
 ) -> int:
     """Every attempt of every unit, one after another: enter at the first chance, take each next step at the first chance.
 
     An attempt ends when it is complete, when the window (or the most time to the next step) has passed, or at an excluded
-    event; only then may the unit enter again. Writes ``unit[a]`` and ``done[a, k]``; returns the number of attempts.
+    event; only then may the unit enter again. Writes ``unit[a]`` and ``done[a, k]``, and in ``unended`` [units] the entry of an
+    attempt that is still open (−1: none); returns the number of attempts.
     """
     steps = len(optional)
     attempts = 0
@@ -331,6 +333,7 @@ def greedy(
                 attempts += 1
                 at = 0
                 row = i
+        unended[u] = done[attempts - 1, 0] if at >= 0 else -1
     return attempts
 
 

@@ -29,7 +29,18 @@ from propend.events.durable import sync_file
 from propend.events.store import Store, lean_timelines
 from propend.events.timelines import Column, Timelines, offsets_of
 
-__all__ = ["Adding", "Kept", "Part", "Question", "ask", "grown", "join"]
+__all__ = [
+    "Adding",
+    "Kept",
+    "Part",
+    "Question",
+    "ask",
+    "grown",
+    "join",
+    "pack",
+    "unpack",
+    "without_open",
+]
 
 I64 = npt.NDArray[np.int64]
 Part = dict[str, Any]
@@ -54,7 +65,7 @@ class Question(ABC):
 
     def whole(self, timelines: Timelines) -> Part:
         """Return the part of a bucket that is read at once."""
-        return self.take(None, timelines)
+        return self.of_state(self.take(None, timelines))
 
     def of_state(self, state: Part) -> Part:
         """Return the part that a state amounts to."""
@@ -90,16 +101,16 @@ class Adding(Question):
 
     def take(self, state: Part | None, timelines: Timelines) -> Part:
         """Add what is finished, keep what is open."""
-        t = timelines if state is None else join(_unpack(state), timelines)
+        t = timelines if state is None else join(unpack(state), timelines)
         waiting = self.open_(t)
         done = self.whole(t.select(~waiting))
         if state is not None:
-            done = self.add(_without_open(state), done)
-        return {**done, **_pack(t.select(waiting))}
+            done = self.add(without_open(state), done)
+        return {**done, **pack(t.select(waiting))}
 
     def of_state(self, state: Part) -> Part:
         """Return what is finished, and what is open as if it ended here."""
-        return self.add(_without_open(state), self.whole(_unpack(state)))
+        return self.add(without_open(state), self.whole(unpack(state)))
 
     def total(self, parts: Iterable[Part]) -> Part | None:
         """Return the sum of all parts, or ``None`` where there is none."""
@@ -269,7 +280,7 @@ def join(before: Timelines, after: Timelines) -> Timelines:
     )
 
 
-def _pack(t: Timelines) -> Part:
+def pack(t: Timelines) -> Part:
     """Return events as arrays of a state."""
     found: Part = {
         "open/user": t.users[t.user_of_row], "open/time": t.time, "open/type": t.type,
@@ -284,13 +295,17 @@ def _pack(t: Timelines) -> Part:
     return found
 
 
-def _unpack(state: Part) -> Timelines:
+def unpack(state: Part) -> Timelines:
+    """Return the events of a state."""
     users, offsets = offsets_of(state["open/user"])
     numbers, texts = "open/number/", "open/code/"
     return Timelines(
         users,
         offsets,
-        *(state[f"open/{name}"] for name in ("time", "type", "item", "seq")),
+        state["open/time"],
+        state["open/type"],
+        state["open/item"],
+        state["open/seq"],
         {n.removeprefix(numbers): v for n, v in state.items() if n.startswith(numbers)},
         {
             n.removeprefix(texts): Column(
@@ -302,5 +317,6 @@ def _unpack(state: Part) -> Timelines:
     )
 
 
-def _without_open(state: Part) -> Part:
+def without_open(state: Part) -> Part:
+    """Return a state but for its events."""
     return {name: value for name, value in state.items() if not name.startswith("open/")}

@@ -151,10 +151,6 @@ class RetentionQuestion(_Sides):
         )  # fmt: skip
         return found
 
-    def whole(self, timelines: Timelines) -> Part:
-        """Return a bucket's counts."""
-        return self.of_state(self.take(None, timelines))
-
     def of_state(self, state: Part) -> Part:
         """Return cohort sizes and returns [p, p + 1]."""
         back = np.zeros((self.periods, self.periods + 1), np.int64)
@@ -307,10 +303,6 @@ class ElapsedQuestion(_Sides):
             found["first"], found["came"],
         )  # fmt: skip
         return found
-
-    def whole(self, timelines: Timelines) -> Part:
-        """Return a bucket's counts."""
-        return self.of_state(self.take(None, timelines))
 
     def of_state(self, state: Part) -> Part:
         """Return per cohort its size, who was observed to the end of each bracket, and who of them was back."""
