@@ -232,7 +232,7 @@ def _change(q: TrendQuestion, total: Part, values: Any, last: int, span: int) ->
                 "rate": float(parts["rate"][g]),
                 "contribution": float(parts["mix"][g] + parts["rate"][g]),
             }
-            for g, n in enumerate((*names, "(none)"))
+            for g, n in enumerate((*names, "(none)") if names else ())
         ]
     else:  # periods cannot be added: their average, group by group
         a, b = (_average(values[s]) for s in (before, after))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.config import Config
-from propend.errors import ConfigError, NotEnoughDataError, nearest
+from propend.errors import ConfigError, NotEnoughDataError, PropendError, nearest
 from propend.events.clock import moment
 from propend.events.store import Store
 from propend.expression.nodes import Expression
@@ -377,6 +377,30 @@ class Analytics:
         nodes = self._nodes(channel, incremental)
         question = AttributionQuestion(nodes, self.schema, goal, **asked)
         return self._ask("attribution", question, incremental)
+
+    def saved(self) -> list[dict[str, Any]]:
+        """Return every definition of ``propend.toml`` as ``kind``, ``name`` and ``answer``, in the order of the verbs.
+
+        Where the log cannot answer one, ``answer`` is ``{"missing": the sentence that says why}``.
+        """
+        c = self.config
+        asked: list[tuple[str, str, Callable[[str], Any]]] = [
+            *(("funnel", f.name, lambda n: self.funnel(n).to_dict()) for f in c.funnels),
+            *(("retention", r.name, lambda n: self.retention(name=n)) for r in c.retention),
+            *(("paths", p.name, lambda n: self.paths(name=n)) for p in c.paths),
+            *(("trend", t.name, self.trend) for t in c.trends),
+            *(("lifecycle", x.name, lambda n: self.lifecycle(name=n)) for x in c.lifecycle),
+            *(("attribution", a.name, lambda n: self.attribution(name=n)) for a in c.attribution),
+        ]
+        found = []
+        for kind, name, ask in asked:
+            try:
+                answer = ask(name)
+            except PropendError as error:
+                answer = {"missing": str(error)}
+            kind = "survival" if "censored" in answer else "sankey" if "anchor" in answer else kind
+            found.append({"kind": kind, "name": name, "answer": answer})
+        return found
 
     def stages(self, memory: str = "90d") -> dict[str, Any]:
         """Return how many users stand in each stage now: declared in ``[stages]`` of ``propend.toml``, or proposed."""

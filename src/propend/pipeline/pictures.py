@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, Final
 
-__all__ = ["as_page", "table_of"]
+__all__ = ["as_page", "picture", "table_of"]
 
 WIDE: Final = 860
 _STYLE: Final = """
@@ -102,7 +102,7 @@ def as_page(kind: str, title: str, d: dict[str, Any]) -> str:
     data = json.dumps(d, ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{_picture(kind, d)}{note}"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{picture(kind, d)}{note}"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
         f'<script type="application/json" id="data">{data}</script></html>'
     )
@@ -116,7 +116,12 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _picture(kind: str, d: dict[str, Any]) -> str:
+def picture(kind: str, d: dict[str, Any]) -> str:
+    """Return the answer's picture as inline SVG; colours are the page's variables (``--ink``, ``--bar``, ``--warm``, ``--line``).
+
+    >>> picture("funnel", {"steps": [{"event": "view", "users": 3, "conversion": 1.0}]})[:4]
+    '<svg'
+    """
     if kind == "funnel":
         return _bars([(s["event"], s["users"], s["conversion"]) for s in d["steps"]])
     if kind == "compared":
