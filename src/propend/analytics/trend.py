@@ -233,6 +233,7 @@ def _change(q: TrendQuestion, total: Part, values: Any, last: int, span: int) ->
                 "contribution": float(parts["mix"][g] + parts["rate"][g]),
             }
             for g, n in enumerate((*names, "(none)") if names else ())
+            if w0[g] or w1[g] or t0[g] or t1[g]
         ]
     else:  # periods cannot be added: their average, group by group
         a, b = (_average(values[s]) for s in (before, after))
