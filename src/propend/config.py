@@ -17,13 +17,17 @@ __all__ = [
     "FILE_NAME",
     "ApiKey",
     "AskConfig",
+    "AttributionConfig",
     "CleanConfig",
     "Config",
     "DecideConfig",
     "EventSource",
     "FunnelConfig",
+    "LifecycleConfig",
     "LiveConfig",
+    "PathsConfig",
     "RecommendConfig",
+    "RetentionConfig",
     "Source",
     "TableSource",
     "TrendConfig",
@@ -199,6 +203,54 @@ class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True)
     by: str | None = None
 
 
+class RetentionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A retention table or survival curve, by name."""
+
+    name: str
+    unit: str = "month"
+    start: str | None = None
+    back: str | None = None
+    mode: str = "on"
+    recurring: bool = False
+    brackets: str = ""
+    """Days on each user's own clock, for example ``1-2,7-8,30-31``."""
+    survival: bool = False
+
+
+class PathsConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sessions and paths, by name; with ``after`` or ``before`` what sessions do around a node."""
+
+    name: str
+    gap: str = "30min"
+    declared: bool = False
+    of: str = "type"
+    length: int = 8
+    top: int = 20
+    collapse: bool = True
+    after: str | None = None
+    before: str | None = None
+    depth: int = 4
+
+
+class LifecycleConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """New, returning, resurrected and dormant users, by name."""
+
+    name: str
+    unit: str = "week"
+    of: str | None = None
+
+
+class AttributionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An attribution of conversions to channels, by name."""
+
+    name: str
+    conversion: str = "purchase"
+    channel: str = "channel"
+    touch: str = "*"
+    lookback: str = "30d"
+    half_life: str = "7d"
+
+
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a push costs and earns, and how many may be sent."""
 
@@ -322,7 +374,11 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clean: CleanConfig = CleanConfig()
     tasks: tuple[AskConfig, ...] = ()
     funnels: tuple[FunnelConfig, ...] = ()
+    retention: tuple[RetentionConfig, ...] = ()
+    paths: tuple[PathsConfig, ...] = ()
     trends: tuple[TrendConfig, ...] = ()
+    lifecycle: tuple[LifecycleConfig, ...] = ()
+    attribution: tuple[AttributionConfig, ...] = ()
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     recommend: RecommendConfig = RecommendConfig()
@@ -378,7 +434,11 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
         ("task", [t.name for t in config.tasks]),
         ("events source", [s.name for s in config.events]),
         ("funnel", [f.name for f in config.funnels]),
+        ("retention table", [f.name for f in config.retention]),
+        ("set of paths", [f.name for f in config.paths]),
         ("trend", [f.name for f in config.trends]),
+        ("lifecycle", [f.name for f in config.lifecycle]),
+        ("attribution", [f.name for f in config.attribution]),
     ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -414,8 +474,12 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "clean": CleanConfig,
     "tasks": AskConfig,
     "funnels": FunnelConfig,
+    "retention": RetentionConfig,
+    "paths": PathsConfig,
     "trends": TrendConfig,
     "recommend": RecommendConfig,
+    "lifecycle": LifecycleConfig,
+    "attribution": AttributionConfig,
     "decide": DecideConfig,
     "live": LiveConfig,
     "api": ApiKey,

@@ -343,19 +343,26 @@ class Store:
         wanted = list(dict.fromkeys([*keys, *columns]))
         parts = []
         for run in runs:
-            file = pq.ParquetFile(self.folder / run.file, memory_map=True)
-            there = [c for c in wanted if c in file.schema_arrow.names]
-            filters = None if users is None else pc.field(USER).isin(users)
-            file.close()
-            part = pq.read_table(
-                self.folder / run.file,
-                columns=there,
-                filters=filters,
-                memory_map=True,
-                partitioning=None,
-                use_threads=False,
-                read_dictionary=[c for c in there if pa.types.is_dictionary(schema.field(c).type)],
-            )
+            path = self.folder / run.file
+            about = pq.read_metadata(path, memory_map=True)
+            names = set(about.schema.names)
+            there = [c for c in wanted if c in names]
+            coded = [c for c in there if pa.types.is_dictionary(schema.field(c).type)]
+            if users is None:  # mapped, nothing buffered: two thirds of the time of read_table
+                with pq.ParquetFile(
+                    path, metadata=about, memory_map=True, pre_buffer=False, read_dictionary=coded
+                ) as file:
+                    part = file.read(columns=there, use_threads=False)
+            else:
+                part = pq.read_table(
+                    path,
+                    columns=there,
+                    filters=pc.field(USER).isin(users),
+                    memory_map=True,
+                    partitioning=None,
+                    use_threads=False,
+                    read_dictionary=coded,
+                )
             for name in wanted:
                 if name not in there:
                     part = part.append_column(

@@ -29,7 +29,7 @@ from propend.features.profile import Profiles
 from propend.features.segments import segments
 from propend.learn.card import told
 from propend.learn.registry import code_version, plain
-from propend.names import DAY, USER
+from propend.names import CHANNEL, DAY, USER
 from propend.pipeline.communities import communities
 from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
@@ -149,6 +149,7 @@ def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
         store, schema, engine, unit="month" if schema.days > 90 else "week"
     )
     found |= _more_of_the_past(workspace)
+    found["saved"] = workspace.saved()
     show("look back", 3, 3)
     return found
 
@@ -161,7 +162,10 @@ def _more_of_the_past(workspace: Workspace) -> dict[str, Any]:
         "lifecycle": lambda: workspace.lifecycle("month" if long else "week"),
         "paths": lambda: workspace.paths(top=6),
         "trend": lambda: workspace.trend("users(*)", "day"),
+        "stages": workspace.stages,
     }
+    if CHANNEL in workspace.schema.texts:
+        asked["attribution"] = workspace.attribution
     for name, ask in asked.items():
         try:
             found[name] = ask()

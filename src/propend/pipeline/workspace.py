@@ -39,17 +39,21 @@ __all__ = ["Workspace", "open_workspace"]
 Progress = Callable[[str, int, int | None], None]
 
 
-def open_workspace(folder: str | Path, *, engine: str = "local", **options: object) -> Workspace:
+def open_workspace(
+    folder: str | Path, *, engine: str = "local", asks_often: bool = True, **options: object
+) -> Workspace:
     """Open a workspace folder; raises ``ConfigError`` where it has no ``propend.toml``."""
-    return Workspace(Path(folder), connect(engine, **options))
+    return Workspace(Path(folder), connect(engine, **options), asks_often=asks_often)
 
 
 class Workspace(Analytics, Offers):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, *, asks_often: bool = True) -> None:
         self.folder = folder
         self.engine = engine
+        self.asks_often = asks_often
+        """Whether decoded columns are kept at hand between questions; a single question is cheaper without."""
         self.config: Config = load(folder)
 
     def __repr__(self) -> str:
@@ -76,9 +80,12 @@ class Workspace(Analytics, Offers):
         """
         if not Store.exists(self.store_folder):
             raise DataError(f"{self.folder} has no events yet; run: propend ingest {self.folder}")
+        from propend.analytics.scan import remember
+
         base = Store(self.store_folder)
         links = links_of(self.folder / "live" / "identity.db") if self.config.live.join_ids else []
-        return join(base, links, self.folder / "people")
+        joined = join(base, links, self.folder / "people")
+        return remember(joined) if self.asks_often else joined
 
     @cached_property
     def schema(self) -> Schema:
