@@ -225,7 +225,7 @@ class Live:
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
             "fired_p99": float(np.quantile(fired, 0.99)),
-            "faults": dict(self.faults), "rejected": self.inbox.counts()["rejected"],
+            "faults": dict(self.faults), "rejected": self.inbox.refused(),
         }  # fmt: skip
 
 

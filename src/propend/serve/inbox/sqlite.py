@@ -21,6 +21,7 @@ _TABLES: Final = (
        marks text not null, body blob not null)""",
     """create table if not exists rejected (number integer primary key autoincrement, received integer not null,
        key text not null, dialect text not null, route text not null, reason text not null, body blob not null)""",
+    "create index if not exists rejected_received on rejected (received)",  # counting reads it, and no body
 )
 _NAMES: Final = "create table if not exists names (name blob primary key, position integer not null, place integer not null) without rowid"
 
@@ -260,6 +261,10 @@ class SqliteInbox:
             Rejected(*row)
             for row in self._read(lambda c: c.execute(query, (after, limit)).fetchall())
         ]
+
+    def refused(self) -> int:
+        """Return how many rejected entries are kept; see :class:`Inbox`."""
+        return int(self._read(lambda c: c.execute("select count(*) from rejected").fetchone())[0])
 
     def release(self, numbers: Sequence[int]) -> None:
         """Forget rejected entries; see :class:`Inbox`."""
