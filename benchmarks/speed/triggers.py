@@ -34,7 +34,7 @@ move = "1h"
 key = "web"
 [[live.triggers]]
 name = "spends"
-when = "sum(purchase.value) last 30d >= 100 and none(return) last 30d"
+when = "sum(purchase.value) last 30d >= 100 and count(view) last 30d >= 3"
 url = "http://127.0.0.1:{port}/hook"
 secret = "s"
 [[live.triggers]]
@@ -106,6 +106,13 @@ def main() -> None:
                 ask(connection, "/v1/events", {"events": past})
             while ask(connection, "/lag")["not_visible"]:
                 time.sleep(0.05)
+            before = -1.0
+            while (
+                cpu(server.pid) - before > 0.15
+            ):  # the past is judged, too, before the load begins
+                before = cpu(server.pid)
+                time.sleep(1.0)
+            connection = http.client.HTTPConnection(host, timeout=30)
             floor = []
             for _ in range(300):
                 begun = time.perf_counter()
@@ -123,6 +130,7 @@ def main() -> None:
             while len(receiver.came) < len(sent) and time.time() < until:
                 time.sleep(0.05)
             used = cpu(server.pid) - before
+            connection = http.client.HTTPConnection(host, timeout=30)
             fired = {f["user"]: f for f in ask(connection, "/v1/outbox")["fired"]}
             hooks = [receiver.came[u][0] - sent[u] for u in sent if u in receiver.came]
             outbox = [fired[u]["fired"] / 1e6 - sent[u] for u in sent if u in fired]

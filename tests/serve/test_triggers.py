@@ -170,6 +170,25 @@ def test_a_real_receiver_gets_it_signed_once_more_after_a_fault(tmp_path: Path) 
     thread.join(5)
 
 
+def test_what_has_no_address_stays_in_the_outbox_and_holds_up_nobody(tmp_path: Path) -> None:
+    silent = TriggerConfig(name="silent", when="any(purchase)")
+    inbox, state, triggers = make(tmp_path, silent, SPENDS)
+    send(inbox, 1, START, type="purchase", value=200)
+    judge(state, triggers)
+    seen: list[str] = []
+    assert triggers.deliver(lambda url, *_: seen.append(url), most=1) == 1
+    assert [f["trigger"] for f in triggers.outbox("waiting")] == ["silent"]
+    triggers.close()
+
+
+def test_an_unknown_word_is_told(tmp_path: Path) -> None:
+    inbox, state, triggers = make(tmp_path, TriggerConfig(name="typo", when="any(purchse)"))
+    send(inbox, 1, START, type="purchase", value=200)
+    assert judge(state, triggers) == 0
+    assert "purchase" in triggers.faults["typo"]
+    triggers.close()
+
+
 def test_a_bad_address_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no http"):
         make(tmp_path, TriggerConfig(name="x", when="any(view)", url="ftp://x"))

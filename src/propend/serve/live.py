@@ -109,6 +109,7 @@ class Live:
         while self.tail():
             pass
         self.models.refresh()
+        self.triggers.warm()
         warm = threading.Thread(target=self._restore, name="live-restore", daemon=True)
         warm.start()
         self._threads.append(warm)
@@ -225,7 +226,8 @@ class Live:
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
             "fired_p99": float(np.quantile(fired, 0.99)),
-            "faults": dict(self.faults), "rejected": self.inbox.refused(),
+            "faults": {**self.faults, **{f"trigger {name}": fault for name, fault in self.triggers.faults.items()}},
+            "rejected": self.inbox.refused(),
         }  # fmt: skip
 
 

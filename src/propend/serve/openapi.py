@@ -23,12 +23,11 @@ def _array(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-_USER = {
-    "name": "user",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "minLength": 1},
-}
+def _path(name: str, schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+_USER = _path("user", {"type": "string", "minLength": 1})
 _AT = {
     "name": "at", "in": "query", "schema": {"type": "string"},
     "description": "As of when: ISO 8601 or UTC microseconds; default now.",
@@ -86,18 +85,8 @@ def describe() -> dict[str, Any]:
     >>> sorted(describe()["paths"])[0]
     '/health'
     """
-    task = {
-        "name": "task",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "minLength": 1},
-    }
-    number = {
-        "name": "number",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1, "maximum": 1 << 53},
-    }
+    task = _path("task", {"type": "string", "minLength": 1})
+    number = _path("number", {"type": "integer", "minimum": 1, "maximum": 1 << 53})
     reasons = _query(
         "reasons", {"type": "integer", "minimum": 0, "maximum": 20}, "How many reasons."
     )
