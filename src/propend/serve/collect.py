@@ -62,6 +62,10 @@ _CORS: Final = [
 ]
 
 
+_SMALL: Final = 64 << 10
+"""Bytes of a body that is opened at once; a larger one is opened by another thread if it is compressed."""
+
+
 class Collector:
     """An ASGI application over an inbox. ``keys`` maps write keys to sources; without any, every key is taken.
 
@@ -82,7 +86,7 @@ class Collector:
 
     async def start(self) -> None:
         """Start the writer inside the running loop."""
-        self._kept = self.inbox.counts()["rejected"]
+        self._kept = self.inbox.refused()
         self.writer.start()
 
     async def stop(self) -> None:
@@ -162,12 +166,12 @@ class Collector:
         query = _query(scope["query_string"])
         path = scope["path"]
         try:
-            body = inflate(
-                raw,
-                headers.get(b"content-encoding", b"").decode("latin-1")
-                or query.get("compression", ""),
-                self.limits.inflated,
-            )
+            encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+            encoding = encoding or query.get("compression", "")
+            if len(raw) <= _SMALL or raw[:1] in (b"{", b"["):
+                body = inflate(raw, encoding, self.limits.inflated)
+            else:  # may be a bomb, and the others need not wait for it
+                body = await asyncio.to_thread(inflate, raw, encoding, self.limits.inflated)
         except TooLarge:
             self.counts["too_large"] += 1
             await self._refuse(

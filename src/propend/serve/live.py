@@ -227,7 +227,8 @@ class Live:
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
             "fired_p99": float(np.quantile(fired, 0.99)),
-            "faults": {**self.faults, **{f"trigger {name}": fault for name, fault in self.triggers.faults.items()}}, "rejected": self.inbox.counts()["rejected"],
+            "faults": {**self.faults, **{f"trigger {name}": fault for name, fault in self.triggers.faults.items()}},
+            "rejected": self.inbox.refused(),
         }  # fmt: skip
 
 

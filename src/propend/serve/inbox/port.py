@@ -91,6 +91,10 @@ class Inbox(Protocol):
         """Return what could not be taken, oldest first."""
         ...
 
+    def refused(self) -> int:
+        """Return how many rejected entries are kept; quick, however many names and batches there are."""
+        ...
+
     def release(self, numbers: Sequence[int]) -> None:
         """Forget rejected entries that were taken after all."""
         ...

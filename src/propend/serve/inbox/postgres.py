@@ -144,6 +144,10 @@ class PostgresInbox:
             for row in self._run(lambda c: c.execute(query, (after, limit)).fetchall())
         ]
 
+    def refused(self) -> int:
+        """Return how many rejected entries are kept; see :class:`Inbox`."""
+        return int(self._run(lambda c: c.execute("select count(*) from rejected").fetchone()[0]))
+
     def release(self, numbers: Sequence[int]) -> None:
         """Forget rejected entries; see :class:`Inbox`."""
         self._run(

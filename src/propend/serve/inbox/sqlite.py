@@ -21,6 +21,7 @@ _TABLES: Final = (
        marks text not null, body blob not null)""",
     """create table if not exists rejected (number integer primary key autoincrement, received integer not null,
        key text not null, dialect text not null, route text not null, reason text not null, body blob not null)""",
+    "create index if not exists rejected_received on rejected (received)",  # counting reads it, and no body
 )
 _NAMES: Final = "create table if not exists names (name blob primary key, position integer not null, place integer not null) without rowid"
 
@@ -30,8 +31,10 @@ _TOGETHER: Final = 64
 """Rows of one insert statement."""
 _WHOLE: Final = 128 << 20
 """Bytes of log after which it is begun again from its start."""
-_TRIMMED: Final = 128
+_TRIMMED: Final = 32
 """Batches that one transaction removes, so that no request waits long behind it."""
+_BETWEEN: Final = 0.01
+"""Seconds from one such transaction to the next, at least: SQLite's waiting writers look again after 1 to 25 ms."""
 
 
 @lru_cache(maxsize=_TOGETHER)
@@ -226,6 +229,7 @@ class SqliteInbox:
         """Remove the batches up to a position, a few at a time; see :class:`Inbox`."""
         total = 0
         while True:
+            began = time.perf_counter()
             gone: int = self._guarded(
                 self._keeper,
                 self._keeper_lock,
@@ -240,7 +244,7 @@ class SqliteInbox:
             total += gone
             if gone < _TRIMMED:
                 return total
-            time.sleep(0.002)  # requests that wait come between
+            time.sleep(max(_BETWEEN, time.perf_counter() - began))
 
     def reject(self, rejected: Sequence[Rejected]) -> None:
         """Keep what could not be taken; see :class:`Inbox`."""
@@ -260,6 +264,10 @@ class SqliteInbox:
             Rejected(*row)
             for row in self._read(lambda c: c.execute(query, (after, limit)).fetchall())
         ]
+
+    def refused(self) -> int:
+        """Return how many rejected entries are kept; see :class:`Inbox`."""
+        return int(self._read(lambda c: c.execute("select count(*) from rejected").fetchone())[0])
 
     def release(self, numbers: Sequence[int]) -> None:
         """Forget rejected entries; see :class:`Inbox`."""
