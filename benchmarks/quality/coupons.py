@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
-from benchmarks.quality.prediction import BESIDE, DATA, NESTED, show
+from benchmarks.quality.prediction import DATA, kept, options, show
 from propend.engine import connect
 from propend.events.declare import declare
 from propend.events.guess import guess
 from propend.learn.lifetimes import lifetime_holdout
-from propend.learn.registry import plain
-from propend.learn.table import cross_validate, read_table
+from propend.learn.table import read_table
 from propend.pipeline.workspace import open_workspace
 
 ROWS = """
@@ -58,7 +58,7 @@ ORDER BY c.start, c.campaign_id, c.household_id
 """
 
 
-def coupons() -> str:
+def coupons(only: Sequence[str] = (), out: Path | None = None) -> str:
     """Return the coupon table as Markdown."""
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "rows.csv"
@@ -67,9 +67,7 @@ def coupons() -> str:
         table = read_table(
             [str(file)], "redeemed", connect(), Path(place), ignore=["household_id"], order="start"
         )
-    fit = cross_validate(table, folds=4, models=NESTED, beside=BESIDE)
-    card = {**plain(fit.card), "target": "reported"}
-    return show("coupons", card)
+    return show("coupons", kept("coupons", table, "reported", 4, only, out))
 
 
 def lifetimes() -> str:
@@ -97,5 +95,7 @@ def lifetimes() -> str:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print(lifetimes(), flush=True)
-    print(coupons(), flush=True)
+    given = options(__doc__).parse_args()
+    if not given.only:
+        print(lifetimes(), flush=True)
+    print(coupons(given.only, given.out), flush=True)

@@ -1,28 +1,39 @@
-"""Speed of the live side: load from a second process on 127.0.0.1, bounded; each figure beside its floor in the same run.
+"""Speed of the live side: load from a second process on 127.0.0.1, bounded; each figure beside its floor in the same round.
 
-    python benchmarks/speed/live.py [--seconds 4] [--users 20000]
+    python benchmarks/speed/live.py [--seconds 4] [--rounds 3] [--only collect|api]
 
-Prints one JSON document. The server runs as it is started by hand, in its own process; its CPU seconds are read from
-``/proc``. Floors: a bare ASGI answer on the same server, and a bare ``fdatasync``.
+Prints one JSON document: every run, and the median of each figure over the rounds with its ratio to the floor. The
+server runs as it is started by hand, in its own process; its CPU seconds are read from ``/proc``. Floors: a bare ASGI
+answer on the same server, and a bare ``fdatasync``. Rates come from wrk where it is installed (its own CPU is printed:
+below one core it was not the bottleneck), else from asyncio streams; latencies at a fixed rate from blocking sockets,
+with the server on one core and the load on another.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
+import itertools
 import json
 import os
+import resource
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 TICKS = os.sysconf("SC_CLK_TCK")
+MARK = "________-____-____-____-____________"
 BARE = """
 import sys, uvicorn
 async def app(scope, receive, send):
@@ -33,6 +44,41 @@ async def app(scope, receive, send):
 import socket
 s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(256); print("listening on http://127.0.0.1:%d" % s.getsockname()[1], file=sys.stderr, flush=True)
 uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")).run(sockets=[s])
+"""
+
+
+WRK = r"""
+wrk.method = "POST"
+wrk.headers["content-type"] = "application/json"
+local parts, n, seed = {}, 0, ""
+function init(args)
+  local file = io.open(args[1], "r")
+  local text = file:read("*a")
+  file:close()
+  seed = args[2]
+  local from = 1
+  while true do
+    local a, b = text:find(args[3], from, true)
+    parts[#parts + 1] = text:sub(from, (a or 0) - 1)
+    if not a then break end
+    from = b + 1
+  end
+end
+function request()
+  n = n + 1
+  local out = {}
+  for i = 1, #parts - 1 do
+    out[2 * i - 1] = parts[i]
+    out[2 * i] = string.format("%s-%08d-%03d", seed, n, i)
+  end
+  out[#out + 1] = parts[#parts]
+  return wrk.format(nil, nil, nil, table.concat(out))
+end
+function done(summary, latency)
+  local e = summary.errors
+  io.write(string.format('\nJSON{"requests":%d,"seconds":%f,"p50_ms":%f,"p99_ms":%f,"bad":%d}\n', summary.requests,
+    summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, e.status + e.connect + e.read + e.write + e.timeout))
+end
 """
 
 
@@ -48,7 +94,10 @@ def memory(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def start(command: list[str]) -> tuple[subprocess.Popen[str], str]:
+def start(command: list[str], core: int | None = None) -> tuple[subprocess.Popen[str], str]:
+    """Start a server, on one core if asked; returns it and its address."""
+    if core is not None and shutil.which("taskset"):
+        command = ["taskset", "-c", str(core), *command]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     line = server.stderr.readline()
@@ -59,10 +108,15 @@ def start(command: list[str]) -> tuple[subprocess.Popen[str], str]:
     return server, line.split("listening on ")[1].split()[0]
 
 
+def stop(server: subprocess.Popen[str]) -> None:
+    server.terminate()
+    server.wait()
+
+
 def body(events: int) -> bytes:
     rng = np.random.default_rng(7)
     messages = [
-        {"type": "track", "event": "Product Viewed", "userId": f"u{rng.integers(1_000_000)}", "messageId": "________-____-____-____-____________", "timestamp": "2026-11-20T10:00:00.000Z",
+        {"type": "track", "event": "Product Viewed", "userId": f"u{rng.integers(1_000_000)}", "messageId": MARK, "timestamp": "2026-11-20T10:00:00.000Z",
          "properties": {"product_id": f"p{i}", "price": 12.5, "category": "shoes", "url": "https://shop.example/products/long-name-of-a-product"},
          "context": {"library": {"name": "analytics-python", "version": "2.4.0"}, "page": {"path": "/products", "referrer": "https://search.example/"}}}
         for i in range(events)
@@ -72,94 +126,165 @@ def body(events: int) -> bytes:
     ).encode()
 
 
-async def load(
-    url: str, requests: Any, connections: int, seconds: float, rate: float | None = None
+def with_wrk(
+    url: str, template: bytes, connections: int, seconds: float, scratch: Path
 ) -> dict[str, float]:
-    """Keep ``connections`` open and send; ``requests`` yields (method, path, body). ``rate``: at most so many a second."""
+    """Post as fast as answers come, every event with an id of its own, from wrk."""
+    script, file = scratch / "wrk.lua", scratch / "body.json"
+    script.write_text(WRK)
+    file.write_bytes(template)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), f"{url}/v1/batch"]  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    asked = [*command, "--", str(file), uuid.uuid4().hex[:20], MARK]
+    out = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    result: dict[str, float] = json.loads(out.split("JSON")[1])
+    took = result.pop("seconds")
+    return {
+        **result,
+        "per_second": result["requests"] / took,
+        "generator_cores": used / took,
+    }
+
+
+async def with_asyncio(
+    url: str, template: bytes, connections: int, seconds: float
+) -> dict[str, float]:
+    """The same where wrk is missing; the generator is then slower than the server."""
     host, port = url.removeprefix("http://").split(":")
+    parts = template.split(MARK.encode())
     latencies: list[float] = []
     bad = 0
-    end = time.perf_counter() + seconds
-    began = time.perf_counter()
-    sent = 0
+    began, cpu_before = time.perf_counter(), time.process_time()
 
     async def one() -> None:
-        nonlocal bad, sent
+        nonlocal bad
         reader, writer = await asyncio.open_connection(host, int(port))
-        while time.perf_counter() < end:
-            if rate is not None:
-                due = began + sent / rate
-                sent += 1
-                wait = due - time.perf_counter()
-                if wait > 0:
-                    await asyncio.sleep(wait)
-            method, path, data = next(requests)
-            head = f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+        while time.perf_counter() < began + seconds:
+            base = uuid.uuid4().hex[:24].encode()
+            ids = (base + b"%012d" % i for i in range(len(parts) - 1))
+            pairs = itertools.zip_longest(parts, ids, fillvalue=b"")
+            data = b"".join(itertools.chain.from_iterable(pairs))
+            head = f"POST /v1/batch HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
             started = time.perf_counter()
             writer.write(head.encode() + data)
-            status = await reader.readline()
-            length = 0
-            while (line := await reader.readline()) != b"\r\n":
-                if line[:15].lower() == b"content-length:":
-                    length = int(line[15:])
-            if length:
-                await reader.readexactly(length)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = answer.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+            await reader.readexactly(int(length or 0))
             latencies.append(time.perf_counter() - started)
-            bad += b" 200" not in status and b" 204" not in status
+            bad += b" 200" not in answer[:15]
         writer.close()
 
     await asyncio.gather(*(one() for _ in range(connections)))
     took = time.perf_counter() - began
     q = np.quantile(latencies, [0.5, 0.99]) * 1e3
     return {
-        "requests": len(latencies),
-        "bad": bad,
-        "per_second": len(latencies) / took,
-        "p50_ms": float(q[0]),
-        "p99_ms": float(q[1]),
-    }
+        "requests": len(latencies), "bad": bad, "per_second": len(latencies) / took, "p50_ms": float(q[0]), "p99_ms": float(q[1]),
+        "generator_cores": (time.process_time() - cpu_before) / took,
+    }  # fmt: skip
 
 
-def posts(template: bytes, path: str) -> Any:
-    mark = b"________-____-____-____-____________"
-    parts = template.split(mark)
-    while True:  # every event its own id: dedupe is exercised
-        base = uuid.uuid4().hex[:24].encode()
-        yield (
-            "POST",
-            path,
-            b"".join(
-                p + (base + b"%012d" % i if i < len(parts) - 1 else b"")
-                for i, p in enumerate(parts)
-            ),
+def paced(
+    url: str, paths: Iterator[str], connections: int, seconds: float, rate: float | None
+) -> dict[str, float]:
+    """Get from so many connections at a fixed rate (or as fast as answers come), over blocking sockets."""
+    host, port = url.removeprefix("http://").split(":")
+    latencies: list[float] = []
+    bad: list[bytes] = []
+    turn = itertools.count()
+    began = time.perf_counter()
+
+    def one() -> None:
+        wire = socket.create_connection((host, int(port)))
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            due = began + next(turn) / rate if rate else time.perf_counter()
+            if due > began + seconds:
+                break
+            time.sleep(max(0.0, due - time.perf_counter()))
+            asked = f"GET {next(paths)} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+            started = time.perf_counter()
+            wire.sendall(asked)
+            answer = wire.recv(65_536)
+            while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < int(
+                answer.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+            ):
+                answer += wire.recv(65_536)
+            latencies.append(time.perf_counter() - started)
+            if b" 200" not in answer[:15]:
+                bad.append(answer[:15])
+        wire.close()
+
+    threads = [threading.Thread(target=one) for _ in range(connections)]
+    before = time.process_time()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - began
+    q = np.quantile(latencies, [0.5, 0.99]) * 1e3
+    return {
+        "requests": len(latencies), "bad": len(bad), "per_second": len(latencies) / took, "p50_ms": float(q[0]), "p99_ms": float(q[1]),
+        "generator_cores": (time.process_time() - before) / took,
+    }  # fmt: skip
+
+
+class Runs:
+    """What was measured, and its medians."""
+
+    def __init__(self, seconds: float, scratch: Path) -> None:
+        self.seconds, self.scratch = seconds, scratch
+        self.all: list[dict[str, Any]] = []
+
+    def _one(self, name: str, server: subprocess.Popen[str], work: Any, events: int) -> None:
+        work(0.5)
+        before = cpu(server.pid)
+        result: dict[str, Any] = work(self.seconds)
+        used = cpu(server.pid) - before
+        result |= {
+            "name": name, "cpu_seconds": used, "events_per_second": result["per_second"] * events,
+            "events_per_cpu_second": result["requests"] * events / max(used, 1e-9), "rss_mb": memory(server.pid),
+        }  # fmt: skip
+        self.all.append(result)
+        print(
+            f"{name}: {result['events_per_second']:.0f} events/s, {result['events_per_cpu_second']:.0f} per CPU-second, "
+            f"p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms, load {os.getloadavg()[0]:.1f}",
+            file=sys.stderr,
         )
 
+    def post(
+        self, name: str, server: subprocess.Popen[str], url: str, events: int, connections: int
+    ) -> None:
+        template = body(events)
 
-def measured(
-    name: str,
-    server: subprocess.Popen[str],
-    url: str,
-    requests: Any,
-    connections: int,
-    seconds: float,
-    events: int = 1,
-    rate: float | None = None,
-) -> dict[str, Any]:
-    asyncio.run(load(url, requests, connections, 0.5, rate))
-    before = cpu(server.pid)
-    result: dict[str, Any] = asyncio.run(load(url, requests, connections, seconds, rate))
-    used = cpu(server.pid) - before
-    result |= {
-        "name": name,
-        "cpu_seconds": used,
-        "events_per_cpu_second": result["requests"] * events / max(used, 1e-9),
-        "rss_mb": memory(server.pid),
-    }
-    print(
-        f"{name}: {result['per_second']:.0f}/s, {result['events_per_cpu_second']:.0f} events per CPU-second, p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms",
-        file=sys.stderr,
-    )
-    return result
+        def work(seconds: float) -> dict[str, float]:
+            if shutil.which("wrk"):
+                return with_wrk(url, template, connections, max(seconds, 1), self.scratch)
+            return asyncio.run(with_asyncio(url, template, connections, seconds))
+
+        self._one(name, server, work, events)
+
+    def get(
+        self, name: str, server: subprocess.Popen[str], url: str, paths: Iterator[str], connections: int, rate: float | None,
+    ) -> None:  # fmt: skip
+        self._one(name, server, lambda seconds: paced(url, paths, connections, seconds, rate), 1)
+
+    def medians(self) -> dict[str, dict[str, float]]:
+        """The median of each figure by name, and its ratio to that of the floor the name says it is beside."""
+        figures = ("events_per_second", "events_per_cpu_second", "p50_ms", "p99_ms", "rss_mb", "generator_cores")  # fmt: skip
+        names = dict.fromkeys(r["name"] for r in self.all)
+        found = {
+            name: {f: float(np.median([r[f] for r in self.all if r["name"] == name])) for f in figures}
+            for name in names
+        }  # fmt: skip
+        for name, values in found.items():
+            floor = found.get("floor: /health" if "/s" in name else f"floor: bare ASGI, {name.partition(', ')[2]}")  # fmt: skip
+            if floor is not None and floor is not values:
+                values["p50_of_floor"] = values["p50_ms"] / floor["p50_ms"]
+                values["p99_of_floor"] = values["p99_ms"] / floor["p99_ms"]
+                values["rate_of_floor"] = values["events_per_cpu_second"] / floor["events_per_cpu_second"]  # fmt: skip
+        return found
 
 
 def fsync_floor(folder: Path, n: int = 200) -> dict[str, float]:
@@ -238,142 +363,92 @@ async def freshness(url: str, n: int) -> dict[str, float]:
     return {"p50_ms": float(q[0]), "p99_ms": float(q[1]), "events": n}
 
 
+def collect(runs: Runs, folder: Path) -> None:
+    """One round: bare answers, then the collector on a fresh inbox."""
+    shapes = ((50, 32), (1, 32), (1, 64))
+    server, url = start([sys.executable, "-c", BARE])
+    for events, connections in shapes:
+        runs.post(f"floor: bare ASGI, {events} a request, {connections} connections", server, url, events, connections)  # fmt: skip
+    stop(server)
+    folder.mkdir()
+    (folder / "propend.toml").write_text('[workspace]\nzone = "UTC"\n[live.keys]\nkey = "web"\n')
+    command = [sys.executable, "-m", "propend", "serve", str(folder), "--only", "collect", "--port", "0"]  # fmt: skip
+    server, url = start(command)
+    for events, connections in shapes:
+        runs.post(f"collector, {events} a request, {connections} connections", server, url, events, connections)  # fmt: skip
+    stop(server)
+
+
+def settled(url: str) -> None:
+    """Wait until the recommendations are fitted: what is fitted in the background is no part of an answer."""
+    import urllib.request
+
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(f"{url}/v1/users/u1/recommendations"):
+                return
+        except OSError:
+            time.sleep(0.5)
+
+
+def answer(runs: Runs, folder: Path, users: int, rounds: int) -> dict[str, Any]:
+    """The API: every round on the same server, which is on one core while the load is on another."""
+    both = os.sched_getaffinity(0)
+    server, url = start(
+        [sys.executable, "-m", "propend", "serve", str(folder), "--port", "0"], min(both)
+    )
+    settled(url)
+    if len(both) > 1:
+        os.sched_setaffinity(0, both - {min(both)})
+    rng = np.random.default_rng(3)
+    names = [f"u{u}" for u in rng.integers(0, users, 50_000)]
+
+    def asked(path: str) -> Iterator[str]:
+        return (path.format(name) for name in itertools.cycle(names))
+
+    plain = "/v1/users/{}/predictions/buys"
+    for _ in range(rounds):
+        runs.get("floor: /health", server, url, asked("/health"), 4, 500)
+        runs.get("prediction, no reasons, 500/s", server, url, asked(f"{plain}?reasons=0"), 4, 500)
+        runs.get("prediction, 3 reasons, 200/s", server, url, asked(plain), 4, 200)
+        runs.get("recommendations, 100/s", server, url, asked("/v1/users/{}/recommendations"), 4, 100)  # fmt: skip
+    seen = asyncio.run(freshness(url, 200))
+    rss = memory(server.pid)
+    stop(server)
+    os.sched_setaffinity(0, both)
+    return {"freshness": seen, "api_rss_mb": rss}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--seconds", type=float, default=4)
+    arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--users", type=int, default=20_000)
     arguments.add_argument("--items", type=int, default=50_000)
     arguments.add_argument("--only", choices=["collect", "api"])
     asked = arguments.parse_args()
-    results: dict[str, Any] = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "runs": []}
-    fifty, single = body(50), body(1)
+    results: dict[str, Any] = {
+        "cores": os.cpu_count(), "load": os.getloadavg()[0], "generator": "wrk" if shutil.which("wrk") else "asyncio",
+        "protocol": f"{asked.rounds} rounds of {asked.seconds:g} s a cell, medians; floors in the same round",
+        "data": hashlib.sha256(body(50) + body(1)).hexdigest()[:16],
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        results["fdatasync"] = fsync_floor(folder)
-        server, url = start([sys.executable, "-c", BARE])
-        results["runs"].append(
-            measured(
-                "floor: bare ASGI, 50 events",
-                server,
-                url,
-                posts(fifty, "/v1/batch"),
-                32,
-                asked.seconds,
-                50,
-            )
-        )
-        results["runs"].append(
-            measured(
-                "floor: bare ASGI, 1 event",
-                server,
-                url,
-                posts(single, "/v1/batch"),
-                32,
-                asked.seconds,
-            )
-        )
-        server.kill()
-        server.wait()
+        runs = Runs(asked.seconds, folder)
         if asked.only != "api":
-            (folder / "c").mkdir()
-            (folder / "c" / "propend.toml").write_text(
-                '[workspace]\nzone = "UTC"\n[live.keys]\nkey = "web"\n'
-            )
-            server, url = start(
-                [
-                    sys.executable,
-                    "-m",
-                    "propend",
-                    "serve",
-                    str(folder / "c"),
-                    "--only",
-                    "collect",
-                    "--port",
-                    "0",
-                ]
-            )
-            results["runs"].append(
-                measured(
-                    "collector, 50 events",
-                    server,
-                    url,
-                    posts(fifty, "/v1/batch"),
-                    32,
-                    asked.seconds,
-                    50,
-                )
-            )
-            results["runs"].append(
-                measured(
-                    "collector, 1 event", server, url, posts(single, "/v1/batch"), 32, asked.seconds
-                )
-            )
-            server.terminate()
-            server.wait()
+            floors = []
+            for n in range(asked.rounds):
+                floors.append(fsync_floor(folder))
+                collect(runs, folder / f"c{n}")
+            results["fdatasync"] = {
+                f: float(np.median([one[f] for one in floors])) for f in floors[0]
+            }
         if asked.only != "collect":
             shop(folder / "s", asked.users, asked.items)
-            server, url = start(
-                [sys.executable, "-m", "propend", "serve", str(folder / "s"), "--port", "0"]
-            )
-            time.sleep(12)
-            rng = np.random.default_rng(3)
-            names = [f"u{u}" for u in rng.integers(0, asked.users, 50_000)]
-
-            def gets(path: str) -> Any:
-                while True:
-                    for name in names:
-                        yield "GET", path.format(name), b""
-
-            results["runs"].append(
-                measured("floor: /health", server, url, gets("/health"), 1, asked.seconds, rate=500)
-            )
-            results["runs"].append(
-                measured(
-                    "prediction, no reasons, 500/s",
-                    server,
-                    url,
-                    gets("/v1/users/{}/predictions/buys?reasons=0"),
-                    4,
-                    asked.seconds,
-                    rate=500,
-                )
-            )
-            results["runs"].append(
-                measured(
-                    "prediction, no reasons, 1 connection",
-                    server,
-                    url,
-                    gets("/v1/users/{}/predictions/buys?reasons=0"),
-                    1,
-                    asked.seconds,
-                )
-            )
-            results["runs"].append(
-                measured(
-                    "prediction, 3 reasons, 200/s",
-                    server,
-                    url,
-                    gets("/v1/users/{}/predictions/buys"),
-                    4,
-                    asked.seconds,
-                    rate=200,
-                )
-            )
-            results["runs"].append(
-                measured(
-                    "recommendations, 100/s",
-                    server,
-                    url,
-                    gets("/v1/users/{}/recommendations"),
-                    4,
-                    asked.seconds,
-                    rate=100,
-                )
-            )
-            results["freshness"] = asyncio.run(freshness(url, 200))
-            results["api_rss_mb"] = memory(server.pid)
-            server.terminate()
-            server.wait()
+            log = hashlib.sha256((folder / "s" / "log.parquet").read_bytes())
+            results["log"] = log.hexdigest()[:16]
+            results |= answer(runs, folder / "s", asked.users, asked.rounds)
+    results |= {"medians": runs.medians(), "runs": runs.all, "load_after": os.getloadavg()[0]}
     json.dump(results, sys.stdout, indent=1)
 
 

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -219,14 +219,23 @@ class Client:
 
     def decide(self, user: str) -> dict[str, Any]:
         """Decide about a user; the server logs the decision with its propensity."""
-        return self._ask(f"/v1/users/{_quoted(user)}/decision", post=True)
+        return self._ask(f"/v1/users/{_quoted(user)}/decision", body=b"")
 
-    def _ask(self, path: str, *, post: bool = False, **query: Any) -> dict[str, Any]:
+    def many(self, users: Sequence[str], **question: Any) -> list[dict[str, Any]]:
+        """Return one answer per user to ``task="…"``, ``expression="…"``, or ``ask="profile"`` and the like (see the API)."""
+        asked = json.dumps({"users": list(users), **question}).encode()
+        return list(self._ask("/v1/answers", body=asked)["answers"])
+
+    def decide_many(self, users: Sequence[str]) -> list[dict[str, Any]]:
+        """Decide about each of many users as if alone; the server logs each decision."""
+        asked = json.dumps({"users": list(users)}).encode()
+        return list(self._ask("/v1/decisions", body=asked)["decisions"])
+
+    def _ask(self, path: str, *, body: bytes | None = None, **query: Any) -> dict[str, Any]:
         """Return an answer; raises ``DataError`` with the server's sentence."""
         url = f"{self.url}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        request = urllib.request.Request(
-            url, b"" if post else None, {"Authorization": f"Bearer {self.key}"}
-        )
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        request = urllib.request.Request(url, body, headers)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 return dict(json.load(answer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
@@ -17,13 +17,17 @@ __all__ = [
     "FILE_NAME",
     "ApiKey",
     "AskConfig",
+    "AttributionConfig",
     "CleanConfig",
     "Config",
     "DecideConfig",
     "EventSource",
     "FunnelConfig",
+    "LifecycleConfig",
     "LiveConfig",
+    "PathsConfig",
     "RecommendConfig",
+    "RetentionConfig",
     "Source",
     "TableSource",
     "TrendConfig",
@@ -117,6 +121,25 @@ class TableSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True)
     attributes: dict[str, str] = {}
 
 
+class TieSource(Source, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of ties between users (friends, followers): one row each, two columns with user ids."""
+
+    user: str = "user"
+    friend: str = "friend"
+    since: str | None = None
+    """Column with the moment a tie began, a date or a time in UTC; without one a tie has always been."""
+
+
+class CommunityConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether profiles say which community a user belongs to, and what ties users together."""
+
+    by: Literal["none", "items", "friends"] = "none"
+    types: tuple[str, ...] = ()
+    """Event types whose items tie users; empty: all."""
+    resolution: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    """Above 1 more and smaller communities, below 1 fewer."""
+
+
 class CleanConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The cleaning rules. ``quarantine`` sets rows aside with the reason, ``flag`` only counts them."""
 
@@ -178,6 +201,54 @@ class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True)
     measure: str
     unit: str = "day"
     by: str | None = None
+
+
+class RetentionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A retention table or survival curve, by name."""
+
+    name: str
+    unit: str = "month"
+    start: str | None = None
+    back: str | None = None
+    mode: str = "on"
+    recurring: bool = False
+    brackets: str = ""
+    """Days on each user's own clock, for example ``1-2,7-8,30-31``."""
+    survival: bool = False
+
+
+class PathsConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sessions and paths, by name; with ``after`` or ``before`` what sessions do around a node."""
+
+    name: str
+    gap: str = "30min"
+    declared: bool = False
+    of: str = "type"
+    length: int = 8
+    top: int = 20
+    collapse: bool = True
+    after: str | None = None
+    before: str | None = None
+    depth: int = 4
+
+
+class LifecycleConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """New, returning, resurrected and dormant users, by name."""
+
+    name: str
+    unit: str = "week"
+    of: str | None = None
+
+
+class AttributionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An attribution of conversions to channels, by name."""
+
+    name: str
+    conversion: str = "purchase"
+    channel: str = "channel"
+    touch: str = "*"
+    lookback: str = "30d"
+    half_life: str = "7d"
 
 
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -283,6 +354,8 @@ class LiveConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     triggers: tuple[TriggerConfig, ...] = ()
     shadow: dict[str, int] = {}
     """Task → model version that answers silently beside the current one."""
+    join_ids: bool = True
+    """Whether batch answers join all ids of a person, as live ones do."""
     move: str = "30s"
     """How often the inbox is moved into the store."""
     memory_mb: int = 512
@@ -296,10 +369,16 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events: tuple[EventSource, ...] = ()
     items: TableSource | None = None
     users: TableSource | None = None
+    friends: TieSource | None = None
+    communities: CommunityConfig = CommunityConfig()
     clean: CleanConfig = CleanConfig()
     tasks: tuple[AskConfig, ...] = ()
     funnels: tuple[FunnelConfig, ...] = ()
+    retention: tuple[RetentionConfig, ...] = ()
+    paths: tuple[PathsConfig, ...] = ()
     trends: tuple[TrendConfig, ...] = ()
+    lifecycle: tuple[LifecycleConfig, ...] = ()
+    attribution: tuple[AttributionConfig, ...] = ()
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     recommend: RecommendConfig = RecommendConfig()
@@ -342,6 +421,10 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
                 raise ConfigError(
                     f"{where}: no time zone {zone!r}; use an IANA name such as 'Europe/Berlin'"
                 ) from None
+    if config.communities.by == "friends" and config.friends is None:
+        raise ConfigError(
+            f"{where}: communities by friends need a table of them; add [friends] with files, user and friend"
+        )
     first, last = config.decide.hours
     if not 0 <= first <= last <= 23:
         raise ConfigError(
@@ -351,7 +434,11 @@ def parse(data: dict[str, Any], where: str = FILE_NAME) -> Config:
         ("task", [t.name for t in config.tasks]),
         ("events source", [s.name for s in config.events]),
         ("funnel", [f.name for f in config.funnels]),
+        ("retention table", [f.name for f in config.retention]),
+        ("set of paths", [f.name for f in config.paths]),
         ("trend", [f.name for f in config.trends]),
+        ("lifecycle", [f.name for f in config.lifecycle]),
+        ("attribution", [f.name for f in config.attribution]),
     ):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -382,11 +469,17 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "events": EventSource,
     "items": TableSource,
     "users": TableSource,
+    "friends": TieSource,
+    "communities": CommunityConfig,
     "clean": CleanConfig,
     "tasks": AskConfig,
     "funnels": FunnelConfig,
+    "retention": RetentionConfig,
+    "paths": PathsConfig,
     "trends": TrendConfig,
     "recommend": RecommendConfig,
+    "lifecycle": LifecycleConfig,
+    "attribution": AttributionConfig,
     "decide": DecideConfig,
     "live": LiveConfig,
     "api": ApiKey,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from tests.analytics.conftest import START, TYPES, as_log, write_store
 
+from propend.analytics.breakdown import touch
 from propend.analytics.funnel import compare, funnel, funnels
 from propend.analytics.funnel_plan import Funnel
 from propend.errors import PropendError
@@ -343,23 +346,44 @@ def test_breakdowns_add_up(make_log, by):
     assert all(0 <= g["against_rest"]["q_value"] <= 1 for g in document["groups"])
 
 
-def test_breakdown_by_touch(make_log):
-    log = make_log(1)
-    result = funnel(*log.asked, ["view", "purchase"], "3d", by="first.channel")
-    expected = {}
-    for events in log.users.values():
-        found = every_path(events, [is_type("view"), is_type("purchase")], window=3 * DAY)
-        if not found:
-            continue
-        deepest = max(s for s, _, _ in found)
-        first = min(t for s, _, t in found if s == deepest)
-        entry = max(e for s, e, t in found if s == deepest and t == first)
-        known = [e.channel for e in events if e.channel is not None and e.time <= entry]
-        name = known[0] if known else "(none)"
-        expected[name] = expected.get(name, 0) + 1
-    shown = {name: group.users(0) for name, group in result.groups().items()}
-    assert sum(shown.values()) == sum(expected.values())
-    assert all(abs(shown[n] - expected.get(n, 0)) <= 6 for n in shown)  # ties at the entry's moment
+@pytest.mark.parametrize("first", [True, False])
+def test_touches_up_to_an_event(first):
+    rng = np.random.default_rng(4)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(1, 9, 60))])
+    known = rng.random(offsets[-1]) < 0.3
+    user = np.repeat(np.arange(60), np.diff(offsets))
+    found = touch(offsets, known, user, np.arange(len(user)), first=first)
+    for row, u in enumerate(user):
+        there = [i for i in range(offsets[u], row + 1) if known[i]]
+        assert found[row] == ((there[0] if first else there[-1]) if there else -1)
+
+
+def test_touches_of_one_moment_stand_in_stored_order(tmp_path):
+    """The first touch is the first known channel in the stored order, the last one the entry's own or the latest before it."""
+    user = [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    channel = ["ads", "email", None, "search", None, None, "search", "email", "ads"]
+    time = [0, 0, 0, 5, 0, 1, 2, 0, 0]
+    kinds = ["search", "view", "view", "purchase", "view", "purchase", "cart", "cart", "view"]
+    events = {
+        "user": np.array(user),
+        "time": START + np.array(time) * 10**6,
+        "type": np.array([TYPES.index(k) for k in kinds]),
+        "item": np.zeros(9, int),
+        "value": np.zeros(9),
+        "channel": np.array(channel, object),
+    }
+    log = as_log(write_store(tmp_path / "s", events), events)
+    shown = {}
+    for by in ("first.channel", "last.channel", "channel"):
+        result = funnel(*log.asked, ["view", "purchase"], "1d", by=by)
+        label = result.entries.label
+        shown[by] = [
+            None if c < 0 else label.values[c]
+            for _, c in sorted(zip(result.entries.user, label.codes, strict=True))
+        ]
+    assert shown["first.channel"] == ["ads", None, "email"]
+    assert shown["last.channel"] == ["email", None, "ads"]  # user 0 enters by the later view
+    assert shown["channel"] == [None, None, "ads"]
 
 
 def test_audience_and_segments(make_log):

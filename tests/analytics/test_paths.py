@@ -8,7 +8,8 @@ from itertools import groupby, pairwise
 import pytest
 
 from propend.analytics.lifecycle import lifecycle, stickiness
-from propend.analytics.paths import paths, sankey
+from propend.analytics.paths import paths
+from propend.analytics.sankey import sankey
 from propend.errors import ConfigError
 from propend.names import DAY
 

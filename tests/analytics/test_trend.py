@@ -17,9 +17,33 @@ START = 1_704_067_200_000_000
 WEEK = np.array([1.0, 1.0, 1.1, 1.1, 1.3, 0.7, 0.6])
 
 
-@pytest.mark.parametrize(
-    "measure", ["users(view)", "count(view)", "sum(view.value)", "mean(view.value)"]
-)
+def quantile(values, share):
+    return float(np.quantile(values, share)) if values else None
+
+
+POOLED = {
+    "users(view)": lambda rows: len({u for u, _ in rows}),
+    "count(view)": len,
+    "sum(view.value)": lambda rows: sum(e.value for _, e in rows),
+    "mean(view.value)": lambda rows: np.mean([e.value for _, e in rows]) if rows else None,
+    "min(view.value)": lambda rows: min((e.value for _, e in rows), default=None),
+    "max(view.value)": lambda rows: max((e.value for _, e in rows), default=None),
+    "std(view.value)": lambda rows: np.std([e.value for _, e in rows]) if rows else None,
+    "median(view.value)": lambda rows: quantile([e.value for _, e in rows], 0.5),
+    "quantile(view.value, 0.9)": lambda rows: quantile([e.value for _, e in rows], 0.9),
+    "distinct(view.item)": lambda rows: len({e.item for _, e in rows}),
+    "distinct(view.channel)": lambda rows: len({e.channel for _, e in rows} - {None}),
+    "distinct(view.value)": lambda rows: len({e.value for _, e in rows}),
+    "count(view) / users(view)": lambda rows: (
+        len(rows) / len({u for u, _ in rows}) if rows else None
+    ),
+    "count(view where item = 'i1') / count(view)": lambda rows: (
+        sum(e.item == 1 for _, e in rows) / len(rows) if rows else None
+    ),
+}
+
+
+@pytest.mark.parametrize("measure", POOLED)
 def test_measures(make_log, measure):
     log = make_log(14, days=60)
     found = trend(*log.asked, measure, "day", "channel")
@@ -29,25 +53,61 @@ def test_measures(make_log, measure):
             if e.type == "view":
                 day = (e.time - START) // DAY
                 for g in {e.channel, "(all)"} - {None}:
-                    groups[g][day].append((user, e.value))
-
-    def expected(rows):
-        values = [v for _, v in rows]
-        return {
-            "users": len({u for u, _ in rows}),
-            "count": len(rows),
-            "sum": sum(values),
-            "mean": np.mean(values) if values else None,
-        }[measure.split("(")[0]]
-
+                    groups[g][day].append((user, e))
     for name, series in [("(all)", found["values"]), *found["groups"].items()]:
         for day, value in enumerate(series):
-            want = expected(groups[name][day])
+            want = POOLED[measure](groups[name][day])
             assert value == (None if want is None else pytest.approx(want))
+    assert list(found["groups"]) == sorted(
+        found["groups"], key=lambda g: -sum(e.channel == g for ev in log.users.values() for e in ev)
+    )
     change = found["change"]
-    if not measure.startswith("users"):
+    assert change["change"] == pytest.approx(change["after"] - change["before"])
+    if measure.startswith(("mean", "count(view where")):
         parts = sum(g["contribution"] for g in change["groups"])
-        assert measure.startswith(("count", "sum")) or parts == pytest.approx(change["change"])
+        assert parts == pytest.approx(change["change"])
+        assert all(
+            g["mix"] + g["rate"] == pytest.approx(g["contribution"]) for g in change["groups"]
+        )
+
+
+PER_USER = {
+    "any(purchase) last 3d": lambda ev, end: any(
+        e.type == "purchase" and e.time >= end - 3 * DAY for e in ev
+    ),
+    "count(view) >= 2 and none(cart)": lambda ev, _: (
+        sum(e.type == "view" for e in ev) >= 2 and not any(e.type == "cart" for e in ev)
+    ),
+    "days_since(view)": lambda ev, end: next(
+        ((end - e.time) / DAY for e in reversed(ev) if e.type == "view"), None
+    ),
+}
+
+
+@pytest.mark.parametrize("measure", PER_USER)
+def test_expressions_of_users(make_log, measure):
+    log = make_log(14, days=60)
+    found = trend(*log.asked, measure, "week", "channel")
+    for name in ("(all)", *found["groups"]):
+        for week, value in enumerate(found["values"] if name == "(all)" else found["groups"][name]):
+            begin, end = START + 7 * week * DAY, START + 7 * (week + 1) * DAY
+            asked = []
+            for events in log.users.values():
+                known = [e for e in events if e.time < end]
+                if any(e.time >= begin and name in ("(all)", e.channel) for e in known):
+                    asked.append(PER_USER[measure](known, end))
+            asked = [float(x) for x in asked if x is not None]
+            assert value == (pytest.approx(np.mean(asked)) if asked else None)
+
+
+@pytest.mark.parametrize("by", ["first.channel", "cohort.week", "item", "value"])
+def test_breakdowns_of_events_add_up(make_log, by):
+    log = make_log(14, days=60)
+    found = trend(*log.asked, "count(view)", "week", by, most=40)
+    total = np.sum(list(found["groups"].values()), axis=0)
+    assert (total <= np.array(found["values"])).all()
+    if by != "first.channel":
+        assert total.tolist() == found["values"]
 
 
 def test_quiet_series_seldom_alarm():
@@ -75,6 +135,13 @@ def test_planted_anomaly_and_change_are_found():
         shifted += any(abs(c["at"] - 40) <= 2 for c in changes(d))
     assert found >= 19
     assert shifted >= 19
+
+
+def test_a_log_without_a_whole_period(make_log):
+    log = make_log(14, users=5, most=3, days=3)
+    found = trend(*log.asked, "users(*)", "month")
+    assert found["whole"][0] >= found["whole"][1]
+    assert (found["adjusted"], found["anomalies"], found["changes"]) == ([], [], [])
 
 
 def test_season_is_removed():
@@ -125,8 +192,16 @@ def test_without_censoring_it_is_the_empirical_share():
 
 def test_bad_input(make_log):
     with pytest.raises(PropendError, match="no measure over time"):
-        trend(*make_log(0).asked, "any(view)")
+        trend(*make_log(0).asked, "1 +")
     with pytest.raises(PropendError, match="no event type"):
         trend(*make_log(0).asked, "users(vew)")
+    with pytest.raises(PropendError, match="no quantile between"):
+        trend(*make_log(0).asked, "quantile(view.value)")
+    with pytest.raises(PropendError, match=r"use distinct\(view.channel\)|use distinct\(channel\)"):
+        trend(*make_log(0).asked, "median(view.channel)")
+    with pytest.raises(PropendError, match="is a text"):
+        trend(*make_log(0).asked, "last(view.channel)")
+    with pytest.raises(PropendError, match="write 'last' instead"):
+        trend(*make_log(0).asked, "any(view) next 3d")
     with pytest.raises(NotEnoughDataError, match="no curve"):
         survival(*make_log(0).asked, "view", "purchase where value > 100000")

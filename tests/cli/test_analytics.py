@@ -52,6 +52,32 @@ by = "channel"
 name = "sales"
 measure = "sum(purchase.value)"
 by = "profile.country"
+[[retention]]
+name = "weekly"
+unit = "week"
+start = "view"
+[[retention]]
+name = "first days"
+brackets = "1-2,2-8"
+[[retention]]
+name = "to the first sale"
+start = "view"
+back = "purchase"
+survival = true
+[[paths]]
+name = "visits"
+gap = "2d"
+length = 3
+[[paths]]
+name = "before buying"
+gap = "2d"
+before = "purchase"
+[[lifecycle]]
+name = "viewers"
+of = "view"
+[[attribution]]
+name = "credit"
+lookback = "5d"
 """
     )
     open_workspace(folder).ingest()
@@ -96,6 +122,17 @@ def test_the_documented_form(shop, capsys):
         ["trend", "users(view)", "--by", "channel"],
         ["lifecycle"],
         ["attribution"],
+        ["funnel", "buying"],
+        ["retention", "weekly"],
+        ["retention", "first days"],
+        ["retention", "to the first sale"],
+        ["paths", "visits"],
+        ["paths", "before buying"],
+        ["lifecycle", "viewers"],
+        ["attribution", "credit"],
+        ["trend", "users(purchase) / users(*)", "--unit", "week", "--by", "profile.country"],
+        ["trend", "median(purchase.value)", "--by", "channel"],
+        ["trend", "any(purchase) last 7d", "--by", "first.channel"],
     ],
 )
 def test_every_verb_three_ways(shop, capsys, tmp_path, args):
@@ -138,6 +175,15 @@ def test_audience_file(shop, capsys, tmp_path):
         (["funnel", "--compare-at", "2024-01-20", "--compare-who", "any(view)"], "compare either"),
         (["retention", "--brackets", "a-b"], "not brackets"),
         (["retention", "--survival"], "needs --start and --back"),
+        (["retention", "weakly"], "did you mean 'weekly'"),
+        (["retention", "--brackets", "1-2", "--recurring"], "leave out mode and recurring"),
+        (["paths", "visit"], "did you mean 'visits'"),
+        (["paths", "--from", "view", "--to", "cart"], "only one of the two"),
+        (["funnel", "buying", "--steps", "view,cart"], "not both"),
+        (["funnel", "buying", "--who", "any(view)", "--incremental"], "leave out 'incremental'"),
+        (["trend", "any(view) last 3d", "--incremental"], "leave out 'incremental'"),
+        (["trend", "nothing at all"], "no measure over time"),
+        (["attribution", "credits"], "did you mean 'credit'"),
         (["trend", "sum(purchase.valeu)"], "valeu"),
         (["attribution", "--channel", "chanel"], "did you mean 'channel'"),
     ],
@@ -151,14 +197,41 @@ def test_bad_input_is_one_sentence(shop, capsys, args, words):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_kept_funnel_and_erasure(shop, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["funnel", "--steps", "view,purchase"],
+        ["funnel", "buying"],
+        ["funnel", "--steps", "view,purchase", "--per", "total", "--by", "week"],
+        ["retention", "weekly"],
+        ["retention", "first days"],
+        ["retention", "to the first sale"],
+        ["paths", "visits"],
+        ["paths", "--of", "channel"],
+        ["paths", "before buying"],
+        ["trend", "count(view)", "--by", "channel"],
+        ["lifecycle"],
+        ["attribution", "credit"],
+    ],
+)
+def test_kept_answers_and_erasure(shop, capsys, tmp_path, args):
     copy = tmp_path / "shop"
     shutil.copytree(shop, copy)
-    asked = ["funnel", copy, "--steps", "view,purchase", "--json"]
+    verb, *rest = args
+    asked = [verb, copy, *rest, "--json"]
     whole = json.loads(ask(capsys, *asked))
-    assert json.loads(ask(capsys, *asked, "--incremental")) == whole
-    assert json.loads(ask(capsys, *asked, "--incremental")) == whole
+    for _ in range(2):
+        assert json.loads(ask(capsys, *asked, "--incremental")) == whole
     assert list((copy / "kept").glob("*.npz"))
     open_workspace(copy).forget("u3")
     assert not list((copy / "kept").glob("*.npz"))
     assert json.loads(ask(capsys, *asked, "--incremental")) == json.loads(ask(capsys, *asked))
+
+
+def test_a_saved_definition_is_the_same_question(shop):
+    workspace = open_workspace(shop)
+    assert workspace.retention(name="weekly") == workspace.retention("week", "view")
+    assert workspace.retention("day", name="weekly") == workspace.retention("day", "view")
+    assert workspace.paths(name="visits", top=2) == workspace.paths(gap="2d", length=3, top=2)
+    assert workspace.attribution(name="credit") == workspace.attribution(lookback="5d")
+    assert workspace.lifecycle(name="viewers") == workspace.lifecycle(of="view")

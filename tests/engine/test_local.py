@@ -122,3 +122,31 @@ def test_query_and_map() -> None:
     assert connect("local", threads=1).name == "local"
     with pytest.raises(ConfigError, match="no engine 'spark'; known: local"):
         connect("spark")
+
+
+def test_a_malformed_json_line_is_set_aside_alone(tmp_path: Path) -> None:
+    lines = [
+        '{"u": "a", "n": 1}',
+        '{"u": "b", "n',
+        '{"u": "c", "n": 3}',
+        "[1, 2]",
+        "",
+        "plain text",
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    scan = engine.scan(Source(files=("log.jsonl",)), tmp_path, {"u": "u", "n": "n"})
+    assert [(r["u"], r["n"]) for b in scan.batches for r in b.to_pylist()] == [("a", 1), ("c", 3)]
+    assert [(r.line, r.text) for r in scan.rejected] == [
+        (2, lines[1]),
+        (4, "[1, 2]"),
+        (6, "plain text"),
+    ]
+    assert {r.file for r in scan.rejected} == {str(tmp_path / "log.jsonl")}
+
+
+def test_a_json_array_reads_and_a_broken_one_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[\n {"u": "a"},\n {"u": "b"}\n]')
+    assert [r["u"] for r in rows(Source(files=("a.json",)), tmp_path, {"u": "u"})] == ["a", "b"]
+    (tmp_path / "b.json").write_text('[{"u": "a"}, {"u": ')
+    with pytest.raises(DataError, match=r"b\.json: the JSON array does not read to its end"):
+        rows(Source(files=("b.json",)), tmp_path, {"u": "u"})

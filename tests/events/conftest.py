@@ -23,7 +23,8 @@ def engine() -> LocalEngine:
 @pytest.fixture
 def take_in(tmp_path: Path, engine: LocalEngine) -> Callable[..., tuple[Store, IngestReport]]:
     def run(conf: Config, name: str = "store") -> tuple[Store, IngestReport]:
-        report = ingest(conf, tmp_path, tmp_path / name, engine)[-1]
+        reports = ingest(conf, tmp_path, tmp_path / name, engine)
+        report = [r for r in reports if not r.table][-1]
         assert report.rows_in == report.rows_kept + report.rows_quarantined
         return Store(tmp_path / name), report
 

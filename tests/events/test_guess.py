@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ from propend.engine import Engine, connect
 from propend.errors import ConfigError, DataError
 from propend.events.columns import Column, parse_number, time_format
 from propend.events.declare import declare, to_toml
-from propend.events.guess import Finding, Guess, guess
+from propend.events.guess import Finding, Guess, _span, guess
 from propend.events.propose import LogShape, propose_tasks
 from propend.expression.parse import parse_question
 
@@ -501,3 +502,27 @@ def test_tables_without_time(data_folder: Path, engine: Engine, folder: str, lab
     assert said(found, "table").column == label
     assert f"propend predict --table {data_folder}" in said(found, "table").reason
     assert "propend predict" in to_toml(found)
+
+
+def test_a_json_array_and_a_users_table_with_repeated_rows(tmp_path: Path, engine: Engine) -> None:
+    log = [
+        {
+            "user_id": f"u{i % 50}",
+            "time": f"2024-01-{1 + i % 28:02d}T10:00:00Z",
+            "event": "view",
+            "item": f"i{i % 7}",
+        }
+        for i in range(300)
+    ]
+    (tmp_path / "log.json").write_text(json.dumps(log, indent=1))
+    people = [f"u{i},{20 + i}" for i in range(50)] + ["u3,23", "u4,24"]
+    (tmp_path / "people.csv").write_text("\n".join(["user_id,age", *people]) + "\n")
+    found = guess([tmp_path / "log.json", tmp_path / "people.csv"], engine, tmp_path)
+    assert found.config["events"][0]["roles"]["user"] == "user_id"
+    assert found.config["users"]["key"] == "user_id"
+
+
+def test_one_broken_date_does_not_stretch_the_log() -> None:
+    days = np.arange(120, dtype=float) * 86_400 + 1.7e9
+    assert _span(np.append(days, 0.0)) == (days[0], days[-1])
+    assert _span(np.array([0.0, 86_400.0])) == (0.0, 86_400.0)

@@ -698,3 +698,32 @@ def test_a_failed_run_can_be_run_again(
             take_in(config(path))
     assert not (tmp_path / "store").exists()
     assert take_in(config(path))[1].rows_kept == 1
+
+
+def test_a_table_accounts_for_every_row(tmp_path: Path, engine: LocalEngine) -> None:
+    log = tmp_path / "a.csv"
+    log.write_text("user,time,type\nu1,2024-01-01,buy\nu2,2024-01-02,buy\n")
+    lines = ["id,tier", "u1,tin", "u2,tin", ",gold", "u1,gold", "u3,a,b"]
+    (tmp_path / "users.csv").write_text("\n".join(lines) + "\n")
+    conf = config(log, roles={"user": "user", "time": "time", "type": "type"})
+    users = TableSource(name="users", files=("users.csv",), key="id")
+    conf = Config(workspace=conf.workspace, events=conf.events, users=users)
+    for again in (False, True):
+        report = ingest(conf, tmp_path, tmp_path / "store", engine)[-1]
+        assert (report.source, report.table, report.rows_in, report.rows_kept) == (
+            "[users]",
+            True,
+            5,
+            2,
+        ), again
+        assert report.quarantine == {"no user": 1, "repeated key": 1, "malformed line": 1}
+    store = Store(tmp_path / "store")
+    table = store.table("users")
+    assert table is not None
+    assert {r["user"]: r["tier"] for r in table.to_pylist()} == {"u1": "gold", "u2": "tin"}
+    aside = [r for r in store.quarantine().to_pylist() if r["source"] == "[users]"]
+    assert [(r["row"], r["reason"], r["user"]) for r in aside if r["user"]] == [
+        (1, "repeated key", "u1")
+    ]
+    store.forget("u1")
+    assert not [r for r in store.quarantine().to_pylist() if r["user"] == "u1"]

@@ -198,3 +198,13 @@ def test_other_tools_read_the_files(tmp_path: Path, take_in: TakeIn, engine: Loc
     assert found["user_id"].to_pylist() == [f"u{i}" for i in range(1, 9)]
     assert found["value"].to_pylist() == list(range(1, 9))
     assert found.schema.field("time").type == pa.timestamp("us", "UTC")
+
+
+def test_a_damaged_file_is_named(take_in: TakeIn, shop: Config) -> None:
+    store, _ = take_in(shop)
+    run = next(store.folder.glob("events/**/*.parquet"))
+    run.write_bytes(run.read_bytes()[:-40])
+    with pytest.raises(
+        DataError, match=rf"{run.name} is damaged \(.*\); put it back from a backup, or remove"
+    ):
+        Store(store.folder).timelines(0)

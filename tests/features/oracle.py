@@ -234,6 +234,10 @@ def aggregate(a: Aggregate, world: World, user: int, cutoff: int) -> Value:
             return value_of(values[0])
         case "last":
             return value_of(values[-1])
+        case "second_last":
+            return value_of(values[-2]) if n > 1 else None
+        case "third_last":
+            return value_of(values[-3]) if n > 2 else None
         case "days_since":
             return (cutoff - times[-1]) / DAY
         case "days_since_first":

@@ -30,7 +30,7 @@ from propend.expression import (
     Window,
     parse,
 )
-from propend.expression.nodes import BACKWARD_ONLY, FORWARD_ONLY, NEEDS_FIELD
+from propend.expression.nodes import BACKWARD_ONLY, FORWARD_ONLY, NEEDS_FIELD, PICKS
 from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.schema import Schema
 
@@ -191,7 +191,7 @@ def aggregates(
 
 
 def _is_text(a: Aggregate) -> bool:
-    return a.function in ("first", "last", "next") and a.field in TEXT_FIELDS
+    return a.function in PICKS and a.field in TEXT_FIELDS
 
 
 def expressions(forward: bool | None = None) -> st.SearchStrategy[Expression]:
@@ -199,7 +199,7 @@ def expressions(forward: bool | None = None) -> st.SearchStrategy[Expression]:
     any_aggregate = aggregates(forward=forward)
     picks = tuple(
         f
-        for f in ("first", "last", "next")
+        for f in sorted(PICKS)
         if forward is None or (f in FORWARD_ONLY) == forward or f not in FORWARD_ONLY
     )
     return _logic(

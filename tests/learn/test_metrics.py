@@ -226,3 +226,95 @@ def test_two_hundred_draws_of_many_rows_are_quick() -> None:
     start = time.perf_counter()
     bootstrap_interval(metrics.auroc, y, p, n=200)
     assert time.perf_counter() - start < 6
+
+
+# -------------------------------------------------------------------------------- inside folds
+
+
+def test_a_constant_has_no_skill_however_the_level_moves() -> None:
+    """Each fold's base rate, learnt before it, ranks nobody: AUROC is .5 inside folds, though not over all rows."""
+    rng = np.random.default_rng(0)
+    fold = np.repeat([0, 1, 2], 400)
+    level = np.array([0.2, 0.4, 0.6])[fold]
+    y = (rng.random(1200) < level).astype(float)
+    assert metrics.auroc(y, level) > 0.6
+    found = metrics.yes_no_metrics(y, level, strata=fold)
+    assert found["auroc"] == 0.5
+    close(found["average_precision"], y.mean())
+    close(found["top_decile_lift"], 1.0)
+    interval = bootstrap_interval(metrics.auroc, y, level, strata=fold, n=20)
+    assert (interval.low, interval.value, interval.high) == (0.5, 0.5, 0.5)
+    close(metrics.amount_metrics(y, level, strata=fold)["gini"], 0.0)
+
+
+@thorough
+@given(st.lists(row, min_size=6, max_size=30), st.integers(1, 3))
+def test_inside_folds_is_the_average_one_would_write_down(
+    rows: list[tuple[float, float, float]], folds: int
+) -> None:
+    y, p, w = columns(rows)
+    fold = np.arange(len(y)) % folds
+    total = pairs = 0.0
+    for k in range(folds):
+        here = fold == k
+        positive, everyone = (w * y)[here].sum(), w[here].sum()
+        if positive * (everyone - positive) > 0:
+            size = positive * (everyone - positive)
+            total += size * metrics.auroc(y[here], p[here], w[here])
+            pairs += size
+    close(
+        metrics.within(metrics.auroc, y, p, w, strata=fold),
+        total / pairs if pairs else float("nan"),
+    )
+    close(metrics.within(metrics.brier, y, p, w, strata=fold), metrics.brier(y, p, w))
+    if w.sum():
+        table = metrics.lift_by_decile(y, p, w, strata=fold)
+        close(table.weight.sum(), w.sum())
+        close(table.total.sum(), (w * y).sum())
+
+
+def test_folds_are_one_per_row() -> None:
+    with pytest.raises(DataError, match="one fold per row"):
+        metrics.within(metrics.auroc, [0, 1], [0.1, 0.2], strata=[0])
+
+
+# -------------------------------------------------------------------------------- times, counts, quantiles
+
+
+@thorough
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([-4.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0]),
+            st.sampled_from([0.0, 1.0, 2.5, 4.0]),
+            st.sampled_from([0.0, 1.0, 2.0]),
+        ),
+        max_size=25,
+    )
+)
+def test_concordance_agrees_with_every_pair_written_out(
+    rows: list[tuple[float, float, float]],
+) -> None:
+    y, p, w = columns(rows)
+    right = everyone = 0.0
+    for i in range(len(y)):
+        for j in range(len(y)):
+            if y[i] > 0 and (y[i] < abs(y[j]) or (y[i] == -y[j])):
+                everyone += w[i] * w[j]
+                right += w[i] * w[j] * (1.0 if p[i] < p[j] else 0.5 if p[i] == p[j] else 0.0)
+    close(metrics.c_index(y, p, w), right / everyone if everyone else float("nan"))
+
+
+@thorough
+@given(st.lists(st.tuples(amount, amount, st.sampled_from([0.5, 1.0])), min_size=1, max_size=20))
+def test_counts_and_quantiles_agree(rows: list[tuple[float, float, float]]) -> None:
+    y, p, w = columns(rows)
+    close(
+        metrics.pinball(y, p, w, quantile=0.8),
+        peer.mean_pinball_loss(y, p, sample_weight=w, alpha=0.8),
+    )
+    close(
+        metrics.poisson_deviance(y, p + 0.1, w),
+        peer.mean_poisson_deviance(y, p + 0.1, sample_weight=w),
+    )
+    close(metrics.share_below(y, p, w), np.average(y <= p, weights=w))

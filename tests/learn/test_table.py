@@ -9,8 +9,13 @@ import pytest
 
 from propend.engine import connect
 from propend.errors import ConfigError, DataError, ModelError, NotEnoughDataError, PropendError
+from propend.learn import metrics
+from propend.learn.fitting import Rows
+from propend.learn.labelled import read_like
 from propend.learn.leaks import LeakError
+from propend.learn.search import best_settings
 from propend.learn.table import Candidate, LabelledTable, _fold_of, cross_validate, read_table
+from propend.learn.train import Options
 from propend.models import create, load
 
 
@@ -86,7 +91,7 @@ BAD = {
     "an unknown group": ({}, {"group": "ownr"}, ConfigError, "no column 'ownr'"),
     "a time that is none": ({"day": lambda i: f"d{i}"}, {"order": "day"}, DataError, "not a time in every row"),
     "a time with gaps": ({"day": lambda i: "" if i == 9 else "2024-01-01"}, {"order": "day"}, DataError, "missing in 1 rows"),
-    "texts as label": ({"kind": lambda i: f"k{i % 7}"}, {"label": "kind"}, DataError, "7 different texts"),
+    "texts as label": ({"kind": lambda i: f"k{i}"}, {"label": "kind"}, DataError, "300 different texts, of which 0 have 10 rows"),
 }  # fmt: skip
 
 
@@ -116,8 +121,126 @@ def test_odd_columns_are_left_out_and_said_or_served(tmp_path: Path) -> None:
     assert set(table.left_out) == {"constant", "empty", "customer_id", "code"}
     assert np.isfinite(table.X[~np.isnan(table.X)]).all()
     joined = table.columns.index("joined")
-    assert joined in table.categories  # a date as text is a category of its values
+    assert joined not in table.categories  # a date as text is a number of days
+    assert table.X[:2, joined].tolist() == [19723.0, 19724.0]
+    assert table.noted["joined"] == "dates, read as days since 1970"
+    assert table.noted["infinite"] == "34 infinite values, read as missing"
     assert np.isfinite(cross_validate(table, folds=2, draws=10, models=("logistic",)).scores).all()
+
+
+def test_a_hundred_thousand_categories_of_a_table_are_told_by_their_rate(tmp_path: Path) -> None:
+    """Half of 120,000 shops sell: nothing but the shop says so, and only rates learnt on other rows may tell."""
+    rng = np.random.default_rng(0)
+    shop = np.r_[np.arange(100_000), rng.integers(0, 1_000, 20_000)]
+    y = np.where(rng.random(120_000) < np.where(shop % 2, 0.8, 0.2), "yes", "no")
+    file = tmp_path / "shops.csv"
+    lines = (f"s{s},{rng.normal():.4f},{a}" for s, a in zip(shop, y, strict=True))
+    file.write_text("shop,other,bought\n" + "\n".join(lines))
+    table = read(file)
+    assert len(table.categories[table.columns.index("shop")]) == 100_000
+    assert "100,000 different values, told by their rate" in table.noted["shop"]
+    trees = Candidate("trees", "trees", {"trees": 20, "threads": 1})
+    fit = cross_validate(table, folds=2, draws=5, models=(trees,))
+    known = shop < 1_000
+    auroc = metrics.auroc((y == "yes")[known], fit.scores[known])
+    assert auroc > 0.75
+    once = shop >= 1_000  # shops with one row have no other rows to learn from: no skill, no leak
+    assert abs(metrics.auroc((y == "yes")[once], fit.scores[once]) - 0.5) < 0.02
+
+
+def test_one_of_many_is_judged_by_what_stands_first(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    hint = rng.integers(0, 3, 600)
+    kind = np.where(rng.random(600) < 0.7, np.array(["boots", "hats", "socks"])[hint], "boots")
+    kind[:4] = "gloves"
+    file = write(tmp_path, 600, hint=lambda i: str(hint[i]), kind=lambda i: kind[i])
+    table = read(file, label="kind", ignore=["bought"])
+    assert table.classes == ("boots", "socks", "hats", "(another)")
+    assert (
+        table.noted["kind"] == "1 answers with few rows (4 in all) are told together as '(another)'"
+    )
+    fit = cross_validate(table, folds=3, draws=20, models=("logistic",), refit=True)
+    card = fit.card
+    assert card["metrics"]["top_1"] > card["baseline"]["base_rate"]["top_1"]
+    assert card["margins"]["base_rate"]["log_loss"]["high"] < 0
+    assert card["verdict"]["answer"] == "use"
+    assert np.allclose(fit.scores.sum(axis=1), 1)
+    assert fit.score(table.X[:2]).shape == (2, 4)
+
+
+def test_sentences_are_told_by_their_words(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    words = ["the parcel came late", "质量很好 谢谢", "nice shop and fast", "refund me my money"]
+    said = [f"{words[int(c)]} number {i}" for i, c in enumerate(rng.integers(0, 4, 400))]
+    file = write(tmp_path, 400, comment=lambda i: said[i])
+    lines = file.read_text().splitlines()
+    y = ["yes" if "refund" in s or "质量" in s else "no" for s in said]
+    flip = rng.random(400) < 0.2
+    y = [("no" if a == "yes" else "yes") if f else a for a, f in zip(y, flip, strict=True)]
+    told = [lines[0] + ",unhappy", *(f"{line},{a}" for line, a in zip(lines[1:], y, strict=True))]
+    file.write_text("\n".join(told), encoding="utf-8")
+    table = read(file, label="unhappy")
+    assert {"comment says 'refund'", "comment says '质量'", "comment says 'my money'"} <= set(
+        table.columns
+    )
+    fit = cross_validate(table, folds=2, draws=10, models=("logistic",))
+    assert fit.card["metrics"]["auroc"] > 0.7
+
+
+def test_rows_to_come_are_read_and_scored_alike(tmp_path: Path) -> None:
+    table = read(write(tmp_path, 400, price=lambda i: f"{i % 50}.5"))
+    fit = cross_validate(table, folds=2, draws=5, models=("logistic",), refit=True)
+    later = tmp_path / "later.csv"
+    later.write_text("city,visits,price\nc1,0.5,inf\nnowhere,many,3.5\n", encoding="utf-8")
+    X, noted = read_like([str(later)], table, connect(), tmp_path)
+    assert noted == {
+        "city": "1 rows hold a value never seen before, read as missing",
+        "visits": "1 rows are no number, read as missing",
+        "price": "1 infinite values, read as missing",
+    }
+    assert np.isfinite(fit.score(X)).all()
+    later.write_text("visits\n0.5\n", encoding="utf-8")
+    X, noted = read_like([str(later)], table, connect(), tmp_path)
+    assert noted["city"] == "the column is not there: read as missing in every row"
+    assert np.isfinite(fit.score(X)).all()
+    later.write_text("something,else\n1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="none of the columns the model learnt from"):
+        read_like([str(later)], table, connect(), tmp_path)
+
+
+def test_options_of_training(tmp_path: Path) -> None:
+    """Class weights leave probabilities calibrated; a quantile is one; noise columns are left out; folds choose all."""
+    rng = np.random.default_rng(3)
+    noise = rng.normal(size=(900, 6))
+    columns = {f"noise{j}": (lambda i, j=j: f"{noise[i, j]:.4f}") for j in range(6)}
+    table = read(write(tmp_path, 900, **columns, spent=lambda i: f"{(i * 37) % 101}.5"), ignore=["spent"])  # fmt: skip
+    plain, even, stable = (
+        cross_validate(table, folds=3, draws=5, models=("logistic",), options=o).card["metrics"]
+        for o in (Options(), Options(balance=True), Options(select=True))
+    )
+    assert abs(even["auroc"] - plain["auroc"]) < 0.01
+    assert even["ece"] < 0.08
+    assert stable["auroc"] > plain["auroc"] - 0.005
+    amounts = read(tmp_path / "table.csv", label="spent", ignore=["bought"])
+    card = cross_validate(amounts, folds=3, draws=20, options=Options(quantile=0.8)).card
+    assert abs(card["metrics"]["below"] - 0.8) < 0.06
+    assert set(card["baseline"]) == {"constant_quantile"}
+    with pytest.raises(ConfigError, match="a quantile is of an amount"):
+        cross_validate(table, options=Options(quantile=0.8))
+
+
+def test_the_search_chooses_nothing_on_test_rows(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="searching settings needs the extra 'search'")
+    table = read(write(tmp_path, 500))
+    options = Options(search=1.0)
+    fit = cross_validate(table, folds=2, draws=5, models=("logistic",), options=options)
+    assert set(fit.card["search"]["chosen"]) == {"logistic"}
+    assert fit.card["metrics"]["auroc"] > 0.6
+    # a fold's settings come from its training rows alone: other test labels, the same proposals and losses
+    X, y = table.X, table.y
+    rows = [Rows(X[a], y[a], table.columns, {1: 3}) for a in (slice(0, 200), slice(200, 400))]
+    found = best_settings("logistic", {}, "yes_no", *rows, "log_loss", 0.0)
+    assert found == {}
 
 
 def test_a_hundred_thousand_categories_are_read_and_fitted() -> None:

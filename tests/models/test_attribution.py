@@ -22,6 +22,34 @@ def test_they_are_lightgbms_own(answer: str) -> None:
     assert np.abs(Attribution.of(model._text, 4).of_rows(odd) - theirs).max() < 1e-10
 
 
+@pytest.mark.parametrize("rows", [1, 63, 65, 513])
+def test_any_number_of_rows_and_threads(rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    X = rng.normal(size=(600, 2)).round(
+        1
+    )  # two columns, deep trees: every path splits again by the same one
+    X[rng.random(X.shape) < 0.1] = np.nan
+    y = np.nansum(np.sin(3 * X), axis=1)
+    model = create("trees", "amount", trees=15, leaves=40, rows_per_leaf=3, threads=1).fit(X, y)
+    theirs = model._booster.predict(X[:rows], pred_contrib=True, num_threads=1)
+    ours = Attribution.of(model._text, 2)
+    assert np.abs(ours.of_rows(X[:rows]) - theirs).max() < 1e-10
+    assert np.array_equal(ours.of_rows(X[:rows]), ours.of_rows(X[:rows], threads=2))
+
+
+def test_zero_as_missing_goes_the_way_of_missing() -> None:
+    import lightgbm
+
+    rng = np.random.default_rng(0)
+    X = rng.integers(-2, 3, (500, 3)).astype(float)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    y = (np.nan_to_num(X) ** 2).sum(1)
+    settings = {"zero_as_missing": True, "verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5}
+    booster = lightgbm.train(settings, lightgbm.Dataset(X, y), 10)
+    ours = Attribution.of(booster.model_to_string(), 3).of_rows(X)
+    assert np.abs(ours - booster.predict(X, pred_contrib=True)).max() < 1e-10
+
+
 def test_trees_of_several_classes_are_refused() -> None:
     rows = sample("which", rows=300)
     model = create("trees", "which", trees=3, threads=1).fit(**rows)

@@ -16,6 +16,8 @@ FAST = {
     "mlp": {"hidden": (8,), "epochs": 40, "dropout": 0.0},
     "stacking": {"models": ("naive", "decision_tree"), "folds": 2},
     "blending": {"models": ("naive", "decision_tree")},
+    "encoded": {"most_levels": 2},
+    "hazard_trees": {"trees": 20, "threads": 1},
     "random_forest": {"trees": 20, "threads": 1},
     "extra_trees": {"trees": 20, "threads": 1},
 }
@@ -25,7 +27,7 @@ VARIANTS = {
     "bg_nbd": [{"total": "money", "days": "channel"}],
     "logistic": [{"penalty": "l1"}, {"penalty": "elastic_net", "strength": 3.0}],
     "linear": [{"penalty": "l1"}, {"family": "tweedie"}],
-    "trees": [{"loss": "tweedie"}],
+    "trees": [{"loss": "tweedie"}, {"loss": "quantile", "quantile": 0.7}],
     "two_part": [{"base": "linear"}, {"size": "gamma"}, {"base": "linear", "size": "gamma"}],
     "scorecard": [{"column": "frequency", "direction": "up"}, {"direction": "any"}],
 }

@@ -30,3 +30,24 @@ def test_section():
 
 def test_nothing_to_show():
     assert "No look at lifecycle" in as_html({})
+
+
+def test_saved_definitions_channels_and_stages():
+    results = {
+        **RESULTS,
+        "attribution": {
+            "conversion": "purchase", "note": "who was there",
+            "channels": [{"channel": "<mail>", "touches": 7, "conversions": {"first": 1.0, "last": 2.0, "markov": 1.5, "shapley": 1.5}}],
+        },
+        "stages": {"memory": "90d", "stages": [{"stage": "action", "events": ["buy"], "users": 12}]},
+        "saved": [
+            {"kind": "funnel", "name": "check<out>", "answer": {"steps": [{"event": "view", "users": 3, "conversion": 1.0}]}},
+            {"kind": "trend", "name": "odd one", "answer": {"missing": "no event type 'vew' in the log; did you mean 'view'?"}},
+        ],
+    }  # fmt: skip
+    page = as_html(results)
+    assert "check&lt;out&gt;" in page
+    assert '<figure class="saved"><svg' in page
+    assert "no event type &#39;vew&#39; in the log" in page
+    assert "&lt;mail&gt;" in page
+    assert "Where users stand now" in page

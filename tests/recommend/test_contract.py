@@ -32,13 +32,26 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ease": [{"support": 5}],
     "als": [{"features": 1.0}, {"biases": False, "weighted": True}],
     "graph_filter": [{"factors": 4}],
+    "transformer": [
+        {"features": True, "time_bias": "query"},
+        {"loss": "sampled", "negatives": 8, "temperature": 0.1},
+    ],
+    "hstu": [{"time_bias": "event", "loss": "gbce", "negatives": 8}],
 }
+SEQUENCE = ("gru", "lstm", "cnn", "caser", "transformer", "hstu")
+GRAPH = ("lightgcn", "hetero_graph")
+DEEP = (*SEQUENCE, *GRAPH)
 FAST: dict[str, dict[str, Any]] = {
     "als": {"factors": 8, "rounds": 4},
     "bpr": {"factors": 8, "rounds": 5},
+    **{name: {"size": "tiny", "epochs": 2, "tokens": 256, "threads": 1} for name in SEQUENCE},
+    **{name: {"width": 8, "epochs": 2, "batch": 256, "threads": 1} for name in GRAPH},
+    "distilled": {"teacher": "item_neighbours"},
 }
 CASES = [
-    (name, {**FAST.get(name, {}), **extra})
+    pytest.param(
+        name, {**FAST.get(name, {}), **extra}, marks=[pytest.mark.deep] if name in DEEP else []
+    )
     for name in names()
     if not issubclass(find(name), Staged)
     for extra in [{}, *VARIANTS.get(name, [])]
@@ -47,6 +60,9 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
 def test_contract(name: str, settings: dict[str, Any]) -> None:
+    if name in DEEP:
+        pytest.importorskip("torch", reason=f"'{name}' needs the extra 'deep'")
+
     def factory() -> Recommender:
         return create(name, **settings)
 

@@ -13,7 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
+from propend.client import Client
+from propend.learn.intervals import bounds
 from propend.pipeline.workspace import open_workspace
+from propend.serve.answers import Answers
 from propend.serve.api import Api
 from propend.serve.collect import Collector
 from propend.serve.live import Live
@@ -107,6 +110,75 @@ def test_predictions_equal_batch(site: Site) -> None:
     assert one["version"] == 1
 
 
+def test_predictions_carry_interval_and_version(site: Site) -> None:
+    fitted = site.live.models.of("buys").fitted
+    got = site.http.get("/v1/users/u1/predictions/buys").json()
+    low, high = got["interval"]
+    assert 0 <= low <= got["score"] <= high <= 1
+    ends = [float(v[0]) for v in bounds(fitted.card["uncertainty"], [got["score"]])]
+    assert (low, high) == (min(ends[0], got["score"]), max(ends[1], got["score"]))
+
+
+def test_every_answer_has_a_batch_variant_and_joins_a_persons_ids(site: Site) -> None:
+    site.send(id="j1", type="view", anonymous="joined-a", item="i1")
+    site.send(id="j2", type="cart", user="joined-u", anonymous="joined-a", item="i2")
+    site.send(id="j3", type="purchase", user="joined-u", item="i2", value=9)
+    at = time.time_ns() // 1_000
+    users = ["u1", "joined-u", "joined-a"]
+    asked: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
+        ({"ask": "profile"}, "profile", {}),
+        ({"expression": "count(*)"}, "value", {"expression": "count(*)"}),
+        ({"ask": "member", "expression": "any(cart)"}, "member", {"expression": "any(cart)"}),
+        ({"task": "buys", "reasons": 2}, "predictions/buys", {"reasons": 2}),
+        ({"ask": "recommendations", "k": 4}, "recommendations", {"k": 4}),
+        ({"ask": "identity"}, "identity", {}),
+    ]
+    for body, path, query in asked:
+        many = site.http.post("/v1/answers", json={"users": users, "at": at, **body}).json()
+        for user, found in zip(users, many["answers"], strict=True):
+            one = site.http.get(f"/v1/users/{user}/{path}", params={"at": at, **query}).json()
+            assert {**found, "at": 0} == {**one, "at": 0}
+    counts = site.http.post("/v1/answers", json={"users": users, "expression": "count(*)"}).json()
+    assert [a["value"] for a in counts["answers"]][1:] == [3.0, 3.0]
+    got = site.http.post("/v1/answers", json={"users": ["nobody", "u1"], "ask": "profile"}).json()
+    assert "nobody" in got["answers"][0]["error"]
+    assert got["answers"][1]["events"] > 0
+    client = Client(site.url, "all")
+    assert client.many(["joined-a"], expression="count(*)")[0]["value"] == 3.0
+    assert client.decide_many(["u4"])[0]["user"] == "u4"
+    client.close()
+
+
+def test_decisions_for_many_are_those_for_each(site: Site) -> None:
+    users = [f"u{n}" for n in range(30, 60)]
+    many = site.http.post("/v1/decisions", json={"users": [*users, "u30"]}).json()["decisions"]
+    assert [d["user"] for d in many] == [*users, "u30"]
+    assert len(site.live.log.decisions("u30")) == 1
+    answers, at = (
+        Answers(site.live),
+        time.time_ns() // 1_000,
+    )  # exploration is drawn anew at every moment
+    for found in answers.decisions(users, at):
+        one = answers.decisions([found["user"]], at)[0]
+        assert {**found, "number": 0} == {**one, "number": 0}
+    reader = {"Authorization": "Bearer reader"}
+    assert httpx.post(f"{site.url}/v1/decisions", json={"users": ["u1"]}, headers=reader).status_code == 403  # fmt: skip
+
+
+def test_an_erased_user_is_answered_for_by_nobody(site: Site) -> None:
+    """Erased beside the running server: not decided about, not logged; the next one in a batch is."""
+    site.send(id="gone-1", type="purchase", user="Gone-77", item="i1", value=9)
+    site.live.move()
+    opened = open_workspace(site.folder)
+    assert opened.forget("Gone-77")["events"] == 1
+    assert site.http.post("/v1/users/Gone-77/decision").status_code == 404
+    many = site.http.post("/v1/decisions", json={"users": ["Gone-77", "u61"]}).json()["decisions"]
+    assert ("error" in many[0], many[1]["user"]) == (True, "u61")
+    assert site.http.get("/v1/users/Gone-77/predictions/buys").status_code == 200
+    assert [p for p in site.live.log.predictions("buys") if p.user == "Gone-77"] == []
+    assert site.http.get("/v1/users/Gone-77/profile").status_code == 404
+
+
 def test_p_in_an_expression(site: Site) -> None:
     got = site.http.get("/v1/users/u1/value", params={"expression": "p(buys) >= 0"})
     assert got.json()["value"] == 1.0
@@ -150,7 +222,11 @@ def test_faults_are_one_sentence(site: Site) -> None:
         got = site.http.get(path)
         assert got.status_code == status, (path, got.text)
         assert word in got.json()["error"]
-    assert site.http.post("/v1/answers", json={"users": ["u1"]}).status_code == 400
+    for body in ({"users": ["u1"]}, {"users": "u1"}, {"users": ["u1"], "task": 5}, {"users": ["u1"], "task": "buys", "expression": "x"},
+                 {"users": ["u1"], "ask": "all"}, {"users": ["u1"], "task": "buys", "reasons": 99}):  # fmt: skip
+        assert site.http.post("/v1/answers", json=body).status_code == 400
+    assert site.http.post("/v1/answers", json={"users": ["u1"], "task": "bays"}).status_code == 404
+    assert site.http.post("/v1/decisions", json={}).status_code == 400
     assert site.http.post("/v1/answers", content=b"[" * 10_000).status_code == 400
     assert site.http.post("/v1/identity/999/undo").status_code == 404
 
@@ -242,3 +318,36 @@ def test_health_metrics_description(site: Site) -> None:
     assert 'propend_requests_total{route="prediction",status="200"}' in text
     paths = site.http.get("/openapi.json").json()["paths"]
     assert "/v1/users/{user}/predictions/{task}" in paths
+
+
+def test_a_process_of_its_own_moves_what_was_seen_and_no_further(site: Site) -> None:
+    site.send(id="moved-1", type="cart", user="mover", item="i1")
+    before = site.http.get("/v1/users/mover/profile").json()
+    seen = site.live.state.position
+    site.live.move()
+    for _ in range(1_000):
+        if site.live.state.moved >= seen:
+            break
+        time.sleep(0.01)
+    assert site.live.state.moved == seen
+    assert site.live.inbox.read(0) == []
+    assert open_workspace(site.folder).store.code_of("mover") >= 0
+    after = site.http.get("/v1/users/mover/profile").json()
+    assert {**after, "at": 0} == {**before, "at": 0}
+    site.live._moving = None
+    site.live.move()  # nothing waits: no process is started
+    assert site.live._moving is None
+
+
+def test_a_mover_that_fails_says_why(site: Site) -> None:
+    from propend.errors import DataError
+    from propend.events.durable import exclusive
+
+    site.send(id="moved-2", type="cart", user="mover", item="i1")
+    with (
+        exclusive(site.folder / "live", "the live folder"),
+        pytest.raises(DataError, match="the live folder"),
+    ):
+        site.live.move()
+    assert site.live.inbox.read(0)
+    site.live.move()

@@ -25,6 +25,7 @@ CHROMIUM = (
 
 
 def test_the_snippet_is_small() -> None:
+    print(f"the snippet has {len(snippet()):,} bytes as served")  # noqa: T201
     assert len(snippet()) <= 3_000
 
 
@@ -86,4 +87,22 @@ def test_chromium_sends_each_event_once(tmp_path: Path, running: Any, page: Any)
         for b in inbox.read(0)
         for f in BY_NAME[b.dialect].events(b)
     )
+    inbox.close()
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
+def test_what_is_done_last_leaves_with_a_beacon(tmp_path: Path, running: Any, page: Any) -> None:
+    """The page goes away before the timer that would send by fetch; fetch itself is broken, so only the beacon can."""
+    inbox = SqliteInbox(tmp_path / "inbox")
+    with running(Collector(inbox, {"key": "shop"})) as url:
+        script = f'<script src="{url}/propend.js" data-host="{url}" data-key="key"></script>'
+        leave = 'window.fetch = function () { return new Promise(function () {}); }; propend.track("cart", {item: "last"}); location.href = "about:blank";'
+        page(f"{script}<script>{leave}</script>", "three")
+        for _ in range(100):
+            if inbox.last():
+                break
+            time.sleep(0.05)
+    assert [(a.event.type, a.event.item) for a in take(inbox, 0).events] == [("cart", "last")]
     inbox.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 import time
 import zlib
 from collections.abc import Iterator
@@ -376,6 +377,34 @@ def test_a_broken_disk_is_503_and_heals(server: Server, monkeypatch: pytest.Monk
         assert server.http.get("/health").status_code == 503
     assert server.http.post("/v1/track", json=TRACK, headers=BASIC).status_code == 200
     assert server.http.get("/health").status_code == 200
+
+
+def test_others_are_answered_while_a_bomb_is_opened(server: Server) -> None:
+    import threading
+
+    bomb = gzip.compress(b"0" * (256 << 20), 9)  # 250 kB
+    assert len(bomb) > 64 << 10
+    statuses: list[int] = []
+
+    def attack() -> None:
+        with httpx.Client(base_url=str(server.http.base_url), timeout=60) as other:
+            statuses.extend(other.post("/v1/batch", content=bomb).status_code for _ in range(3))
+
+    thread = threading.Thread(target=attack)
+    thread.start()
+    good = [server.http.post("/v1/track", json=TRACK, headers=BASIC).status_code for _ in range(5)]
+    thread.join()
+    assert statuses == [413] * 3
+    assert good == [200] * 5
+
+
+def test_a_large_zipped_batch_is_taken(server: Server) -> None:
+    draw = random.Random(1)
+    batch = [{**TRACK, "messageId": draw.randbytes(30).hex()} for _ in range(2_500)]
+    zipped = gzip.compress(json.dumps({"batch": batch}).encode(), 1)
+    assert len(zipped) > 64 << 10
+    assert server.http.post("/v1/batch", content=zipped, headers=BASIC).status_code == 200
+    assert len(server.events()) == 2_500
 
 
 def test_overload_is_429(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

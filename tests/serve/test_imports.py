@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from propend.errors import ConfigError, DataError
-from propend.serve.imports import _SNOWPLOW, SHAPES, import_files
+from propend.serve.imports import _GA4_KEY, _SNOWPLOW, SHAPES, import_files
 from propend.serve.inbox import SqliteInbox
 from propend.serve.move import take
 
@@ -29,6 +29,19 @@ def segment(folder: Path) -> Path:
         "m1,a1,u1,product_added,Product Added,2026-03-04 05:06:07.000 UTC,2026-03-04 05:06:09 UTC,p1,3.5,ads\n"
         "m2,a1,,product_viewed,Product Viewed,2026-03-04 05:06:07.000 UTC,2026-03-04 05:06:09 UTC,p1,3.5,\n"
     )
+    return path
+
+
+def rudderstack(folder: Path) -> Path:
+    """The tracks table as RudderStack loads it into Snowflake: names in capitals, typed times, the client's own time too."""
+    path = folder / "TRACKS.parquet"
+    rows = [
+        {"ID": f"m{n}", "ANONYMOUS_ID": "a1", "USER_ID": "u1", "EVENT": e.lower().replace(" ", "_"), "EVENT_TEXT": e, "TIMESTAMP": WHEN,
+         "ORIGINAL_TIMESTAMP": WHEN + timedelta(hours=3), "SENT_AT": WHEN, "RECEIVED_AT": WHEN, "UUID_TS": WHEN, "CHANNEL": "web",
+         "CONTEXT_LIBRARY_NAME": "RudderLabs JavaScript SDK", "CONTEXT_USER_AGENT": "Mozilla/5.0", "PRODUCT_ID": "p1", "PRICE": 3.5}
+        for n, e in enumerate(["Product Added", "Product Viewed"])
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
     return path
 
 
@@ -136,7 +149,7 @@ def snowplow(folder: Path) -> Path:
 
 MAKE = {
     "segment": segment,
-    "rudderstack": segment,
+    "rudderstack": rudderstack,
     "mixpanel": mixpanel,
     "amplitude": amplitude,
     "ga4": ga4,
@@ -162,12 +175,74 @@ def test_each_shape(shape: str, tmp_path: Path) -> None:
     inbox.close()
 
 
+def ga4_row(**changed: Any) -> dict[str, Any]:
+    row = {"event_date": "20260304", "event_timestamp": MICROS, "event_name": "view_item", "user_pseudo_id": "c.1", "event_bundle_sequence_id": 7,
+           "batch_page_id": 1, "batch_ordering_id": 2, "batch_event_index": 3, "event_params": [{"key": "page", "value": {"string_value": "a"}}]}  # fmt: skip
+    return {**row, **changed}
+
+
+def ga4_file(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_ga4_events_are_named_by_seven_columns(tmp_path: Path) -> None:
+    """Each of the seven columns alone makes another event; what lies outside them does not."""
+    seven = {"user_pseudo_id": "c.2", "event_timestamp": MICROS + 1, "event_name": "add_to_cart", "event_bundle_sequence_id": 8, "batch_page_id": 9,
+             "batch_ordering_id": 9, "batch_event_index": 9}  # fmt: skip
+    assert set(seven) == set(_GA4_KEY)
+    others = {"event_date": "20260305", "event_params": [], "device": {"category": "mobile"}}
+    rows = [ga4_row(), *(ga4_row(**{name: value}) for name, value in {**seven, **others}.items())]
+    inbox = SqliteInbox(tmp_path / "inbox")
+    import_files(inbox, [ga4_file(tmp_path / "events_20260304.json", *rows)], "ga4", "ga")
+    assert len(take(inbox, 0).events) == 8
+    inbox.close()
+
+
+def test_ga4_days_that_change_for_three_days_add_what_is_late_once(tmp_path: Path) -> None:
+    """The same day's table exported on three days: each time a few late events more, under other file names."""
+    day = [ga4_row(batch_event_index=n, event_timestamp=MICROS + n) for n in range(9)]
+    inbox = SqliteInbox(tmp_path / "inbox")
+    exports = [day[:5], day[:7][::-1], day]
+    for n, rows in enumerate(exports):
+        path = ga4_file(tmp_path / f"events_20260304_export{n}.json", *rows)
+        assert import_files(inbox, [path], "ga4", "ga")["rows"] == len(rows)
+    taken = take(inbox, 0)
+    assert sorted(a.event.time for a in taken.events) == [MICROS + n for n in range(9)]
+    assert taken.repeats == 12
+    assert all(
+        a.received == a.event.time for a in taken.events
+    )  # known when it happened, late or not
+    inbox.close()
+
+
+def test_mixpanel_repeats_are_told_by_four_fields(tmp_path: Path) -> None:
+    def row(**changed: Any) -> dict[str, Any]:
+        properties = {"time": MICROS // 1_000_000, "distinct_id": "u1", "$insert_id": "i"}
+        return {"event": "x", "properties": {**properties, **changed}}
+
+    rows = [row(), row(), row(colour="red"), row(distinct_id="u2"), row(**{"$insert_id": "j"}), row(time=MICROS // 1_000_000 + 1)]  # fmt: skip
+    path = tmp_path / "export.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    inbox = SqliteInbox(tmp_path / "inbox")
+    import_files(inbox, [path], "mixpanel", "mp")
+    assert len(take(inbox, 0).events) == 4
+    inbox.close()
+
+
 def test_faults_are_one_sentence(tmp_path: Path) -> None:
     inbox = SqliteInbox(tmp_path / "inbox")
     with pytest.raises(ConfigError, match="mixpanel"):
         import_files(inbox, [], "mixpannel", "x")
     with pytest.raises(DataError, match="no file"):
         import_files(inbox, [tmp_path / "none.csv"], "segment", "x")
+    (tmp_path / "torn.zip").write_bytes(amplitude(tmp_path).read_bytes()[:-30])
+    (tmp_path / "torn.json.gz").write_bytes(gzip.compress(b'{"event_name": "x"}' * 99)[:-20])
+    for name, shape in (("torn.zip", "amplitude"), ("torn.json.gz", "ga4")):
+        with pytest.raises(DataError, match="damaged archive"):
+            import_files(inbox, [tmp_path / name], shape, "x")
+    odd = ga4_file(tmp_path / "odd.json", ga4_row(event_params=[5, {"key": "a", "value": 3}, None]))
+    assert import_files(inbox, [odd], "ga4", "x")["rows"] == 1
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(DataError, match="no Parquet"):
         import_files(inbox, [tmp_path / "x.parquet"], "posthog", "x")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from propend.config import TriggerConfig
 from propend.errors import ConfigError
@@ -92,6 +96,96 @@ def test_deliveries_are_signed_tried_again_and_end_as_dead_letters(tmp_path: Pat
     triggers.revive(triggers.outbox()[0]["number"])
     assert triggers.deliver(lambda *_: None) == 1
     assert triggers.outbox("sent")
+    triggers.close()
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    amounts=st.lists(st.sampled_from([-60.0, 10.0, 40.0, 120.0]), min_size=1, max_size=12),
+    crashes=st.sets(st.integers(0, 11)),
+    lost=st.booleans(),
+)
+def test_the_outbox_holds_each_crossing_once(
+    tmp_path_factory: pytest.TempPathFactory, amounts: list[float], crashes: set[int], lost: bool
+) -> None:
+    """Against a slow oracle, with the process dying after any event, before or after it was judged."""
+    folder = tmp_path_factory.mktemp("crossings")
+    inbox, state, triggers = make(folder, SPENDS)
+    for n, amount in enumerate(amounts):
+        send(inbox, n, START + n * HOUR, type="purchase", value=amount)
+        events = state.refresh()
+        if not (lost and n in crashes):
+            triggers.judge(events, state.position)
+        if n in crashes:
+            triggers.close()
+            inbox.close()
+            inbox, state, triggers = make(folder, SPENDS)
+            judge(state, triggers)
+    expected, total, held = [], 0.0, False
+    for n, amount in enumerate(amounts):
+        total += amount
+        if total >= 100 and not held:
+            expected.append(START + n * HOUR + 2)  # judged just after it was received
+        held = total >= 100
+    assert [f["at"] for f in triggers.outbox()] == expected
+    triggers.close()
+    inbox.close()
+
+
+def test_a_real_receiver_gets_it_signed_once_more_after_a_fault(tmp_path: Path) -> None:
+    got: list[tuple[str, bytes, dict[str, str]]] = []
+    answers = [500, 302, 204]
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append((self.path, body, dict(self.headers)))
+            status = answers[len(got) - 1]
+            self.send_response(status)
+            if status == 302:
+                self.send_header("location", "/elsewhere")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    receiver = HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=receiver.serve_forever, daemon=True)
+    thread.start()
+    hook = TriggerConfig(
+        name="spends", when="any(purchase)", url=f"http://127.0.0.1:{receiver.server_port}/hook", secret="s",
+    )  # fmt: skip
+    inbox, state, triggers = make(tmp_path, hook, waits=(0.0, 0.0, 0.0))
+    send(inbox, 1, START, type="purchase", value=200)
+    judge(state, triggers)
+    assert [triggers.deliver() for _ in range(4)] == [0, 0, 1, 0]
+    assert triggers.outbox("sent")[0]["tries"] == 3
+    assert [path for path, _, _ in got] == ["/hook"] * 3  # a redirect is not followed
+    for _, body, headers in got:
+        assert headers["X-Propend-Signature"] == signature("s", headers["X-Propend-Time"], body)
+    assert len({headers["X-Propend-Delivery"] for _, _, headers in got}) == 1
+    triggers.close()
+    receiver.shutdown()
+    receiver.server_close()
+    thread.join(5)
+
+
+def test_what_has_no_address_stays_in_the_outbox_and_holds_up_nobody(tmp_path: Path) -> None:
+    silent = TriggerConfig(name="silent", when="any(purchase)")
+    inbox, state, triggers = make(tmp_path, silent, SPENDS)
+    send(inbox, 1, START, type="purchase", value=200)
+    judge(state, triggers)
+    seen: list[str] = []
+    assert triggers.deliver(lambda url, *_: seen.append(url), most=1) == 1
+    assert [f["trigger"] for f in triggers.outbox("waiting")] == ["silent"]
+    triggers.close()
+
+
+def test_an_unknown_word_is_told(tmp_path: Path) -> None:
+    inbox, state, triggers = make(tmp_path, TriggerConfig(name="typo", when="any(purchse)"))
+    send(inbox, 1, START, type="purchase", value=200)
+    assert judge(state, triggers) == 0
+    assert "purchase" in triggers.faults["typo"]
     triggers.close()
 
 

@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.quality.recommend.tables import SETS, Table
+from benchmarks.quality.recommend.tables import CHOSEN, SETS, Table
 
 WANTED = ("hr@10", "ndcg@10", "recall@10", "recall@20", "ndcg@20", "mrr@20", "coverage")
 
@@ -56,8 +56,10 @@ def main() -> None:
     """Run the named data sets, default all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="*", default=list(SETS))
+    parser.add_argument("--models", nargs="*", default=[], help="beginnings of their names")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    CHOSEN.extend(chosen.models)
     tables: list[Table] = []
     for name in chosen.data:
         for made in SETS[name]():

@@ -144,7 +144,7 @@ def lastfm() -> Split:
     )
 
 
-def lastfm_friends(loudness: float = 1.0) -> tuple[Split, npt.NDArray[np.bool_]]:
+def lastfm_friends(loudness: float = 0.5) -> tuple[Split, npt.NDArray[np.bool_]]:
     """LastFM with its friendships as further interactions, and which items are artists.
 
     A friend is an item beyond the artists that the user has "met": what a log says with an event whose
@@ -163,6 +163,25 @@ def lastfm_friends(loudness: float = 1.0) -> tuple[Split, npt.NDArray[np.bool_]]
     )
     artists = np.arange(train.n_items) < size
     return _with_train(plain, train), artists
+
+
+def strangers(split: Split, items: npt.NDArray[np.bool_], share: float = 0.2) -> Split:
+    """Take all ``items`` from a random share of the users asked and ask only them: their friends remain."""
+    log = split.train
+    friends = np.unique(log.user[~items[log.item]])
+    able = np.flatnonzero(np.isin(split.users, friends))
+    rows = np.sort(np.random.default_rng(0).permutation(able)[: int(share * len(split))])
+    asked = _rows_of(split, rows)
+    kept = log.select(~(np.isin(log.user, asked.users) & items[log.item]))
+    return _with_train(asked, kept)
+
+
+def _rows_of(split: Split, rows: npt.NDArray[np.int64]) -> Split:
+    """Return the split for some of its users."""
+    lengths = np.diff(split.offsets)[rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(offsets[-1]) + np.repeat(split.offsets[rows] - offsets[:-1], lengths)
+    return replace(split, users=split.users[rows], offsets=offsets, truth=split.truth[places])
 
 
 def _with_train(split: Split, train: Interactions) -> Split:
@@ -193,11 +212,7 @@ def validation(split: Split, seed: int = 1, most: int = 5_000) -> Split:
     if len(cut) <= most:
         return cut
     rows = np.sort(np.random.default_rng(seed).permutation(len(cut))[:most])
-    lengths = np.diff(cut.offsets)[rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.arange(offsets[-1]) + np.repeat(cut.offsets[rows] - offsets[:-1], lengths)
-    asked = (cut.users[rows], offsets, cut.truth[places])
-    return Split(cut.protocol, cut.train, *asked, cut.at, cut.seen)
+    return _rows_of(cut, rows)
 
 
 def _last_sessions(log: Interactions, most: int) -> Split:

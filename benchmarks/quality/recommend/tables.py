@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.quality.recommend import splits
+from propend.recommend import evaluate
 from propend.recommend.batch import default_chain
 from propend.recommend.catalog import create
-from propend.recommend.evaluate import _table, compare, measure, per_user
+from propend.recommend.evaluate import _table, measure, per_user
 from propend.recommend.hybrid import Hybrid
 from propend.recommend.popularity import Popularity
 from propend.recommend.protocols import Split, data_hash
@@ -22,6 +24,22 @@ from propend.recommend.rules import Baskets, frequent_sets
 
 Table = dict[str, Any]
 Models = dict[str, Recommender]
+F64 = npt.NDArray[np.float64]
+
+
+CHOSEN: list[str] = []
+"""Beginnings of the names of the recommenders to run; none: all."""
+
+
+def chosen(models: Models) -> Models:
+    """Return the recommenders asked for."""
+    wanted = tuple(CHOSEN)
+    return {n: m for n, m in models.items() if not wanted or n.startswith(wanted)}
+
+
+def compare(split: Split, models: Models, **options: Any) -> Table:
+    """Judge the recommenders asked for; popularity always stands in the table."""
+    return evaluate.compare(split, chosen(models), **options)
 
 
 def gowalla() -> list[Table]:
@@ -29,9 +47,9 @@ def gowalla() -> list[Table]:
     models: Models = {
         "item_neighbours": create("item_neighbours", weighting="unit", shrink=1.0),
         "random_walk": create("random_walk", neighbours=200),
-        "ease (200 nearest)": create("ease", strength=100.0, support=200),
+        "ease (200 nearest)": create("ease", strength=100.0, support=200, item_power=0.5),
         "slim": create("slim"),
-        "als": create("als", factors=128),
+        "als": create("als", factors=128, unmet=0.01, strength=0.03, biases=False),
         "graph_filter": create("graph_filter"),
     }
     published = {
@@ -55,7 +73,7 @@ def beauty() -> list[Table]:
         "sequential_rules": create("sequential_rules", step=0.8),
         "session_neighbours": create("session_neighbours", fade=4.0, near=4.0),
         "ease": create("ease", strength=200.0, step=0.8),
-        "als": create("als"),
+        "als": create("als", factors=256, unmet=0.003, strength=0.1, biases=False),
         "bpr": create("bpr"),
         "graph_filter": create("graph_filter"),
     }
@@ -108,13 +126,17 @@ def movielens_1m() -> list[Table]:
 
 def diginetica() -> list[Table]:
     """Next item of a session prefix, repeats allowed: Recall@20 and MRR@20."""
-    split = splits.diginetica()
     models: Models = {
         "popularity": create("popularity"),
         "item_neighbours": create("item_neighbours", step=0.5),
         "sequential_rules": create("sequential_rules"),
         "session_neighbours": create("session_neighbours"),
     }
+    return sessions_table(splits.diginetica(), models)
+
+
+def sessions_table(split: Split, models: Models) -> list[Table]:
+    """Judge recommenders on session prefixes: Recall@20 (P@20 of the papers) and MRR@20."""
     rows = []
     for name, model in models.items():
         start = time.perf_counter()
@@ -150,8 +172,9 @@ def online_retail() -> list[Table]:
     singles = [row for row in table["models"] if row["name"] not in ("chain", "hybrid")]
     best = max(singles, key=lambda row: row["ndcg@10"])["name"]
     table["lead"] = {
-        f"{name} over {best}, ndcg@10": lead(split, models[name], models[best])
+        f"{name} over {best}, ndcg@10": lead(ndcg(models[name], split), ndcg(models[best], split))
         for name in ("chain", "hybrid")
+        if name in chosen(models)
     }
     return [table]
 
@@ -165,16 +188,27 @@ def lastfm() -> list[Table]:
             "user_neighbours": create("user_neighbours", weighting="given"),
             "random_walk": create("random_walk"),
             "ease": create("ease", strength=50.0, support=200),
-            "als": create("als", unmet=0.1, biases=False, weighted=True),
+            "als": create("als", unmet=0.03, strength=0.3, biases=False, weighted=True),
             "graph_filter": create("graph_filter", factors=128),
         }
 
-    alone = compare(splits.lastfm(), models(), ks=(10, 20))
+    plain = splits.lastfm()
     split, artists = splits.lastfm_friends()
-    social = compare(split, models(), within=artists, ks=(10, 20))
+    without, with_ = models(), models()
+    alone = compare(plain, without, ks=(10, 20))
+    social = compare(split, with_, within=artists, ks=(10, 20))
     alone["protocol"] += ", without friends"
     social["protocol"] += ", with friends"
-    return [alone, social]
+    social["lead"] = {
+        f"{name} with over without friends, ndcg@10": lead(
+            ndcg(with_[name], split, artists), ndcg(without[name], plain)
+        )
+        for name in chosen(with_)
+    }
+    newcomers = splits.strangers(split, artists)
+    cold = compare(newcomers, models(), within=artists, ks=(10, 20))
+    cold["protocol"] += ", a fifth of the users with friends only"
+    return [alone, social, cold]
 
 
 def groceries() -> list[Table]:
@@ -258,9 +292,13 @@ def _figures(model: Recommender, split: Split, ks: tuple[int, ...]) -> Table:
     return {**row, "fit_seconds": 0.0, "users_per_second": round(len(split) / ranks.seconds)}
 
 
-def lead(split: Split, one: Recommender, other: Recommender, k: int = 10) -> list[float]:
-    """Return how much further ``one`` is in NDCG, and its 95 % interval: the same users drawn for both."""
-    ahead, behind = (per_user(measure(m, split, k), k)["ndcg"] for m in (one, other))
+def ndcg(model: Recommender, split: Split, within: Any = None, k: int = 10) -> F64:
+    """Return each user's NDCG of a fitted model."""
+    return per_user(measure(model, split, k, within=within), k)["ndcg"]
+
+
+def lead(ahead: F64, behind: F64) -> list[float]:
+    """Return the mean difference and its 95 % interval, the same users drawn for both."""
     gain = ahead - behind
     draws = np.random.default_rng(0).integers(0, len(gain), (2_000, len(gain)))
     low, high = np.quantile(gain[draws].mean(axis=1), [0.025, 0.975])

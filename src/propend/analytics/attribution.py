@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numba as nb
 import numpy as np
 
-from propend.analytics.nodes import nodes_of
-from propend.analytics.scan import sweep
+from propend.analytics.kept import Adding, Part, ask
+from propend.analytics.nodes import Nodes, nodes_of
 from propend.analytics.steps import Step, columns_for, masks
 from propend.engine import Engine
 from propend.errors import ConfigError, NotEnoughDataError
@@ -20,7 +20,7 @@ from propend.expression.nodes import Expression
 from propend.features.schema import Schema
 from propend.names import CHANNEL, VALUE
 
-__all__ = ["MODELS", "attribution"]
+__all__ = ["MODELS", "AttributionQuestion", "attribution", "check_channel"]
 
 MODELS: Final = {
     "first": "all to the first touch before the conversion",
@@ -119,28 +119,126 @@ def collect(
     return found
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What a bucket adds."""
+class AttributionQuestion(Adding):
+    """Conversions shared among channels; see :func:`attribution`. A state holds the touches since each user's last conversion."""
 
-    credit: Any
-    money: Any
-    moves: Any
-    sets: dict[int, tuple[int, float]]
-    totals: Any
-
-    def __add__(self, other: _Part) -> _Part:
-        sets = dict(self.sets)
-        for key, (n, v) in other.sets.items():
-            a, b = sets.get(key, (0, 0.0))
-            sets[key] = (a + n, b + v)
-        return _Part(
-            self.credit + other.credit,
-            self.money + other.money,
-            self.moves + other.moves,
-            sets,
-            self.totals + other.totals,
+    def __init__(
+        self,
+        nodes: Nodes,
+        schema: Schema,
+        conversion: str | Expression | Step = "purchase",
+        *,
+        touch: str | Expression | Step = "*",
+        lookback: str | Duration = "30d",
+        half_life: str | Duration = "7d",
+    ) -> None:
+        self.nodes, self.schema = nodes, schema
+        self.goal, touching = Step.parse(conversion), Step.parse(touch)
+        self.goal.check(schema)
+        touching.check(schema)
+        self.lookback, self.half_life = (
+            d if isinstance(d, Duration) else Duration.parse(d) for d in (lookback, half_life)
         )
+        self.selections = [self.goal.select, touching.select]
+        self.valued = VALUE in schema.numbers
+        columns = [*columns_for(schema, self.selections), *nodes.columns]
+        self.columns = list(dict.fromkeys([*columns, *([VALUE] if self.valued else [])]))
+        self.context = repr(nodes.names)
+        self.key = (
+            f"attribution {nodes.of} {[str(s) for s in self.selections]} {lookback} {half_life}"
+        )
+
+    def fits(self, timelines: Timelines) -> bool:
+        """Whether the channels are still the same."""
+        return self.nodes.knows(timelines)
+
+    def refused(self) -> str:
+        """Return why the answer cannot be kept, or nothing."""
+        return self.nodes.refused()
+
+    def open_(self, timelines: Timelines) -> Any:
+        """Return the touches since each user's last conversion."""
+        bits = masks(self.schema, timelines, self.selections)
+        converted = np.append(0, np.cumsum(bits & 1))
+        later = converted[1:] == converted[timelines.offsets[1:]][timelines.user_of_row]
+        return later & (bits & 1 == 0) & (bits & 2 > 0)
+
+    def whole(self, timelines: Timelines) -> Part:
+        """Return credits and money [4, channels], moves, totals, and each set of channels with its conversions and value."""
+        n = len(self.nodes.names)
+        bits = masks(self.schema, timelines, self.selections)
+        credit, money = np.zeros((4, n)), np.zeros((4, n))
+        moves, totals = np.zeros((n + 3, n + 3), np.int64), np.zeros(3, np.int64)
+        most = int((bits & 1).sum())
+        sets, worth = np.empty(most, np.int64), np.empty(most)
+        value = timelines.numbers.get(VALUE, np.zeros(0))
+        found = collect(
+            timelines.offsets, timelines.time, bits, self.nodes.codes(timelines), value,
+            self.lookback.microseconds, float(self.half_life.microseconds), credit, money, moves,
+            sets, worth, totals,
+        )  # fmt: skip
+        return {
+            "credit": credit,
+            "money": money,
+            "moves": moves,
+            "totals": totals,
+            **_by_set(sets[:found], np.ones(found, np.int64), worth[:found]),
+        }
+
+    def add(self, a: Part, b: Part) -> Part:
+        """Return the sum of two parts."""
+        plain = {name: a[name] + b[name] for name in ("credit", "money", "moves", "totals")}
+        joined = (np.concatenate([a[name], b[name]]) for name in ("sets", "counts", "worth"))
+        return {**plain, **_by_set(*joined)}
+
+    def document(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Return every channel's share under every model."""
+        part = self.total(parts)
+        if part is None or part["totals"][0] == 0:
+            raise NotEnoughDataError(f"nobody did {self.goal.label}; name an event that happened")
+        names = self.nodes.names
+        shared = int(part["totals"][0] - part["totals"][1])
+        worth = float(part["worth"].sum())
+        removal = removal_effects(part["moves"])
+        weight = removal / removal.sum() if removal.sum() > 0 else np.zeros(len(names))
+        sets = {
+            int(k): (int(n), float(v))
+            for k, n, v in zip(part["sets"], part["counts"], part["worth"], strict=True)
+        }
+        equal, equal_money = shapley(sets, len(names))
+        credit = dict(zip(MODELS, [*part["credit"], weight * shared, equal], strict=True))
+        money = dict(zip(MODELS, [*part["money"], weight * worth, equal_money], strict=True))
+        touches = part["moves"][:, : len(names)].sum(axis=0)
+        order = sorted(range(len(names)), key=lambda c: (-round(equal[c], 6), names[c]))
+        return {
+            "conversion": self.goal.label,
+            "channel": self.nodes.of,
+            "lookback": str(self.lookback),
+            "half_life": str(self.half_life),
+            "conversions": int(part["totals"][0]),
+            "without_touch": int(part["totals"][1]),
+            "lost_paths": int(part["totals"][2]),
+            "value": worth if self.valued else None,
+            "channels": [
+                {
+                    "channel": names[c],
+                    "touches": int(touches[c]),
+                    "conversions": {m: float(credit[m][c]) for m in MODELS},
+                    "value": {m: float(money[m][c]) for m in MODELS} if self.valued else None,
+                    "removal_effect": float(removal[c]),
+                }
+                for c in order
+            ],
+            "models": MODELS,
+            "note": "shares describe who was there, not what caused the conversion; a hold-out measures that",
+        }
+
+
+def _by_set(sets: Any, counts: Any, worth: Any) -> Part:
+    """Return conversions and their value by distinct set of channels."""
+    keys, inverse = np.unique(sets, return_inverse=True)
+    sizes = np.bincount(inverse, counts, len(keys)).astype(np.int64)
+    return {"sets": keys, "counts": sizes, "worth": np.bincount(inverse, worth, len(keys))}
 
 
 def attribution(
@@ -162,86 +260,20 @@ def attribution(
     shared. All of it describes; what a channel *causes* needs a hold-out. Sources: Anderl et al. 2016 (Markov removal);
     Zhao, Mahboobi and Bagheri 2018 (Shapley). Raises ``NotEnoughDataError`` where nobody converted.
     """
-    goal, touching = Step.parse(conversion), Step.parse(touch)
-    goal.check(schema)
-    touching.check(schema)
+    check_channel(schema, channel)
+    question = AttributionQuestion(
+        nodes_of(store, schema, engine, channel), schema, conversion, touch=touch,
+        lookback=lookback, half_life=half_life,
+    )  # fmt: skip
+    return ask(question, store, engine)
+
+
+def check_channel(schema: Schema, channel: str) -> None:
+    """Raise ``ConfigError`` where the log has no channel."""
     if channel == CHANNEL and CHANNEL not in schema.texts:
         raise ConfigError(
             "the log has no channel; name another field, for example channel='item.category'"
         )
-    nodes = nodes_of(store, schema, engine, channel, most=60)
-    back, half = (
-        d if isinstance(d, Duration) else Duration.parse(d) for d in (lookback, half_life)
-    )
-    selections = [goal.select, touching.select]
-    valued = [VALUE] if VALUE in schema.numbers else []
-    columns = list(dict.fromkeys([*columns_for(schema, selections), *nodes.columns, *valued]))
-    n = len(nodes.names)
-
-    def work(timelines: Timelines) -> _Part:
-        bits = masks(schema, timelines, selections)
-        credit, money = np.zeros((4, n)), np.zeros((4, n))
-        moves, totals = np.zeros((n + 3, n + 3), np.int64), np.zeros(3, np.int64)
-        most = int((bits & 1).sum())
-        sets, worth = np.empty(most, np.int64), np.empty(most)
-        value = timelines.numbers.get(VALUE, np.zeros(0))
-        found = collect(
-            timelines.offsets, timelines.time, bits, nodes.codes(timelines), value,
-            back.microseconds, float(half.microseconds), credit, money, moves, sets, worth, totals,
-        )  # fmt: skip
-        keys, inverse = np.unique(sets[:found], return_inverse=True)
-        sizes = np.bincount(inverse, minlength=len(keys))
-        values = np.bincount(inverse, worth[:found], len(keys))
-        by_set = {int(k): (int(a), float(b)) for k, a, b in zip(keys, sizes, values, strict=True)}
-        return _Part(credit, money, moves, by_set, totals)
-
-    parts = list(sweep(store, engine, work, columns))
-    total = sum(parts[1:], parts[0])
-    if total.totals[0] == 0:
-        raise NotEnoughDataError(f"nobody did {goal.label}; name an event that happened")
-    return _document(total, nodes.names, goal, channel, back, half, bool(valued))
-
-
-def _document(
-    part: _Part,
-    names: tuple[str, ...],
-    goal: Step,
-    channel: str,
-    back: Duration,
-    half: Duration,
-    valued: bool,
-) -> dict[str, Any]:
-    shared = int(part.totals[0] - part.totals[1])
-    worth = float(sum(v for _, v in part.sets.values()))
-    removal = removal_effects(part.moves)
-    weight = removal / removal.sum() if removal.sum() > 0 else np.zeros(len(names))
-    equal, equal_money = shapley(part.sets, len(names))
-    credit = dict(zip(MODELS, [*part.credit, weight * shared, equal], strict=True))
-    money = dict(zip(MODELS, [*part.money, weight * worth, equal_money], strict=True))
-    touches = part.moves[:, : len(names)].sum(axis=0)
-    order = sorted(range(len(names)), key=lambda c: (-credit["shapley"][c], names[c]))
-    return {
-        "conversion": goal.label,
-        "channel": channel,
-        "lookback": str(back),
-        "half_life": str(half),
-        "conversions": int(part.totals[0]),
-        "without_touch": int(part.totals[1]),
-        "lost_paths": int(part.totals[2]),
-        "value": worth if valued else None,
-        "channels": [
-            {
-                "channel": names[c],
-                "touches": int(touches[c]),
-                "conversions": {m: float(credit[m][c]) for m in MODELS},
-                "value": {m: float(money[m][c]) for m in MODELS} if valued else None,
-                "removal_effect": float(removal[c]),
-            }
-            for c in order
-        ],
-        "models": MODELS,
-        "note": "shares describe who was there, not what caused the conversion; a hold-out measures that",
-    }
 
 
 def removal_effects(moves: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-__all__ = ["any_order", "constrained", "greedy", "latest_start", "latest_start_by_step"]
+__all__ = ["any_order", "constrained", "greedy", "latest_start", "latest_start_by_step", "resolve"]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -43,8 +43,9 @@ def latest_start(
             if bits == 0:
                 continue
             now = time[i]
-            for k in range(steps - 1, 0, -1):
-                if (bits >> k) & 1 == 0 or k - 1 > deepest:
+            later = bits >> 1  # most events are of the first step only
+            for k in range(min(deepest + 1, steps - 1) if later else 0, 0, -1):
+                if (bits >> k) & 1 == 0:
                     continue
                 best = state[k - 1]
                 p = k - 1
@@ -52,7 +53,7 @@ def latest_start(
                     p -= 1
                     if state[p] > best:
                         best = state[p]
-                if best < 0 or now - time[best] > window or best <= state[k]:
+                if best <= state[k] or now - time[best] > window:
                     continue
                 state[k] = best
                 if done[u, k] < 0:
@@ -283,11 +284,13 @@ def greedy(
     excluded: Any,
     unit: Any,
     done: Any,
+    unended: Any,
 ) -> int:
     """Every attempt of every unit, one after another: enter at the first chance, take each next step at the first chance.
 
     An attempt ends when it is complete, when the window (or the most time to the next step) has passed, or at an excluded
-    event; only then may the unit enter again. Writes ``unit[a]`` and ``done[a, k]``; returns the number of attempts.
+    event; only then may the unit enter again. Writes ``unit[a]`` and ``done[a, k]``, and in ``unended`` [units] the entry of an
+    attempt that is still open (−1: none); returns the number of attempts.
     """
     steps = len(optional)
     attempts = 0
@@ -330,4 +333,35 @@ def greedy(
                 attempts += 1
                 at = 0
                 row = i
+        unended[u] = done[attempts - 1, 0] if at >= 0 else -1
     return attempts
+
+
+@nb.njit(cache=True, nogil=True)
+def resolve(
+    time: Any, start: Any, done: Any, ends: Any, kept: Any, entry: Any, at: Any, took: Any
+) -> int:
+    """Write for each row that entered (``kept`` is its number) the moments its steps ended ``at`` and how long they ``took``.
+
+    ``ends`` are the expanded steps at which each step is complete; ``entry`` is the row of the deepest entry; −1 is none.
+    Returns how many entered.
+    """
+    count = 0
+    for u in range(len(done)):
+        if done[u, ends[0]] < 0:
+            continue
+        deepest = np.int64(-1)
+        for j in range(len(ends)):
+            row = done[u, ends[j]]
+            if row < 0:
+                at[count, j] = -1
+                took[count, j] = -1
+                continue
+            begin = start[u, ends[j]]
+            at[count, j] = time[row]
+            took[count, j] = time[row] - time[begin]
+            deepest = max(deepest, begin)
+        entry[count] = deepest
+        kept[count] = u
+        count += 1
+    return count

@@ -219,7 +219,7 @@ class Entries:
             merge_labels(labelled) if labelled else None,
         )
 
-    def select(self, keep: Bool) -> Entries:
+    def select(self, keep: Bool | npt.NDArray[np.intp]) -> Entries:
         """Return some of them."""
         label = None if self.label is None else self.label.take(keep)
         return Entries(self.user[keep], self.entry[keep], self.at[keep], self.took[keep], label)
@@ -257,21 +257,43 @@ class Plan:
         if self.who is not None:
             keep = self.who(timelines)[user]
             user, start, done = user[keep], start[keep], done[keep]
-        ends = d.ends if d.order != "any" else list(range(len(d.expanded)))
-        entered = done[:, ends[0]] >= 0
-        user, start, done = user[entered], start[entered][:, ends], done[entered][:, ends]
-        deepest = np.where(done >= 0, start, -1).max(axis=1, initial=-1)
-        if not len(user):
+        ends = np.array(d.ends if d.order != "any" else range(len(d.expanded)))
+        n = len(user)
+        kept, entry = np.empty((2, n), np.int64)
+        at, took = np.empty((2, n, len(ends)), np.int64)
+        n = kernels.resolve(timelines.time, start, done, ends, kept, entry, at, took)
+        if not n:
             return Entries.join([], len(ends))
-        at = np.where(done >= 0, timelines.time[done], -1)
-        took = np.where(done >= 0, at - timelines.time[start], -1)
-        label = None if self.label is None else self.label(timelines, user, deepest)
-        return Entries(
-            timelines.users[user].astype(np.int64), timelines.time[deepest], at, took, label
-        )
+        user, entry = user[kept[:n]], entry[:n]
+        label = None if self.label is None else self.label(timelines, user, entry)
+        return Entries(timelines.users[user], timelines.time[entry], at[:n], took[:n], label)
 
     def rows(self, timelines: Timelines) -> tuple[I64, I64, I64]:
         """Return user index [m], and per expanded step the entry's row and the row it was first reached at, [m, k]."""
+        d = self.definition
+        units, bits, keys = self._units(timelines)
+        if d.per == "total":
+            return self._attempts(timelines, units, bits)[:3]
+        start, done = self._walk(timelines, units, bits)
+        if units.rows is not None:
+            start, done = _original(start, units.rows), _original(done, units.rows)
+        if keys and d.per == "user":
+            return _earliest(units.user, len(timelines.users), timelines.time, start, done)
+        return units.user, start, done
+
+    def unended(self, timelines: Timelines) -> Bool:
+        """Return the events [n] since the entry of each attempt (``per`` total) that has not ended."""
+        units, bits, _ = self._units(timelines)
+        entry = self._attempts(timelines, units, bits)[3]
+        unit = np.repeat(np.arange(len(units.user)), np.diff(units.offsets))
+        at = np.arange(len(unit))
+        since = (entry[unit] >= 0) & (at >= entry[unit])
+        found = np.zeros(len(timelines), np.bool_)
+        found[at[since] if units.rows is None else units.rows[since]] = True
+        return found
+
+    def _units(self, timelines: Timelines) -> tuple[Units, I64 | None, bool]:
+        """Return whose events are walked, the events' bits where they were needed, and whether users are split."""
         d = self.definition
         gap = d.session_gap.microseconds
         keys = [codes_of(name, timelines, self.schema, gap) for name in d.hold]
@@ -282,14 +304,7 @@ class Plan:
         else:
             bits = masks(self.schema, timelines, d.selections)
             units = split(timelines, keys, None if d.order == "strict" or not keys else bits != 0)
-        if d.per == "total":
-            return self._attempts(timelines, units, bits)
-        start, done = self._walk(timelines, units, bits)
-        if units.rows is not None:
-            start, done = _original(start, units.rows), _original(done, units.rows)
-        if keys and d.per == "user":
-            return _earliest(units.user, len(timelines.users), timelines.time, start, done)
-        return units.user, start, done
+        return units, bits, bool(keys)
 
     def _walk(self, timelines: Timelines, units: Units, bits: I64 | None) -> tuple[I64, I64]:
         """Run the pass that the definition needs."""
@@ -326,23 +341,24 @@ class Plan:
 
     def _attempts(
         self, timelines: Timelines, units: Units, bits: I64 | None
-    ) -> tuple[I64, I64, I64]:
-        """Return every attempt as if it were a user of its own."""
+    ) -> tuple[I64, I64, I64, I64]:
+        """Return every attempt as if it were a user of its own, and per unit the entry of the one still open (or −1)."""
         d = self.definition
         code = units.take(self._bits(timelines, bits))
         most = int((code & 1).sum())
         unit = np.empty(most, np.int64)
         done = np.full((most, len(d.expanded)), -1, np.int64)
+        unended = np.empty(len(units.user), np.int64)
         window, since, until, _ = self._settings
         count = kernels.greedy(
             units.offsets, units.take(timelines.time), code, self._optional, window, since, until,
-            d.order == "strict", *self._bounds, unit, done,
+            d.order == "strict", *self._bounds, unit, done, unended,
         )  # fmt: skip
         done = done[:count]
         if units.rows is not None:
             done = _original(done, units.rows)
         start = np.where(done >= 0, done[:, :1], -1)
-        return units.user[unit[:count]], start, done
+        return units.user[unit[:count]], start, done, unended
 
     def _bits(self, timelines: Timelines, bits: I64 | None) -> I64:
         return masks(self.schema, timelines, self.definition.selections) if bits is None else bits

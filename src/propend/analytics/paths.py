@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numba as nb
 import numpy as np
 
-from propend.analytics.nodes import nodes_of
-from propend.analytics.scan import sweep
+from propend.analytics.kept import Adding, Part, ask
+from propend.analytics.nodes import Nodes, nodes_of
 from propend.analytics.statistics import wilson
 from propend.engine import Engine
-from propend.errors import ConfigError, nearest
+from propend.errors import ConfigError
 from propend.events.store import Store
 from propend.events.timelines import Timelines
 from propend.expression.duration import Duration
 from propend.features.schema import Schema
 from propend.names import SESSION, TYPE
 
-__all__ = ["paths", "sankey"]
+__all__ = ["PathsQuestion", "Sessions", "last_sessions", "paths"]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -106,14 +107,114 @@ def count_keys(keys: Any) -> tuple[Any, Any]:
     return table[there], counts[there]
 
 
-def session_gap(text: str | Duration) -> int:
-    """Return microseconds of silence that end a session."""
-    return (text if isinstance(text, Duration) else Duration.parse(text)).microseconds
+class Sessions(Adding):
+    """What paths and the Sankey share: nodes, and sessions that end by silence or as the log says."""
+
+    def __init__(
+        self, nodes: Nodes, schema: Schema, gap: str | Duration, declared: bool, collapse: bool
+    ) -> None:
+        if declared and SESSION not in schema.texts:
+            raise ConfigError(
+                "the log has no session column; leave out 'declared' and sessions end by silence"
+            )
+        self.nodes, self.schema, self.declared, self.collapse = nodes, schema, declared, collapse
+        self.length_of_silence = gap if isinstance(gap, Duration) else Duration.parse(gap)
+        self.silence = self.length_of_silence.microseconds
+        self.columns = [*nodes.columns, *([SESSION] if declared else [])]
+        self.context = repr(nodes.names)
+        self.key = f"{type(self).__name__} {nodes.of} {gap} {declared} {collapse}"
+
+    def session(self, timelines: Timelines) -> Any:
+        """Return the log's own sessions per event, or nothing where silence decides."""
+        return timelines.texts[SESSION].codes if self.declared else np.zeros(0, np.int32)
+
+    def open_(self, timelines: Timelines) -> Any:
+        """Return the events of each user's last session: it may go on."""
+        out = np.zeros(len(timelines), np.bool_)
+        last_sessions(timelines.offsets, timelines.time, self.session(timelines), self.silence, out)
+        return out
+
+    def fits(self, timelines: Timelines) -> bool:
+        """Whether the nodes are still the same."""
+        return self.nodes.knows(timelines)
+
+    def refused(self) -> str:
+        """Return why paths cannot be kept, or nothing."""
+        return self.nodes.refused()
 
 
-def session_ids(timelines: Timelines, use: bool) -> Any:
-    """Return the log's own sessions per event, or nothing where silence decides."""
-    return timelines.texts[SESSION].codes if use else np.zeros(0, np.int32)
+class PathsQuestion(Sessions):
+    """Sessions, openings and moves; see :func:`paths`. A state holds each user's last session."""
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        schema: Schema,
+        *,
+        gap: str | Duration = "30min",
+        declared: bool = False,
+        length: int = 8,
+        top: int = 20,
+        collapse: bool = True,
+    ) -> None:
+        super().__init__(nodes, schema, gap, declared, collapse)
+        self.base, self.length, self.top = len(nodes.names) + 1, length, top
+        most = int(62 / np.log2(max(self.base, 2)))
+        if not 1 <= length <= most:
+            raise ConfigError(
+                f"a path of {len(nodes.names)} kinds of nodes has 1 to {most} steps, not {length}"
+            )
+        self.key += f" {length}"
+
+    def whole(self, timelines: Timelines) -> Part:
+        """Return the openings packed into numbers with their counts, moves [n + 1, n + 1], and sums."""
+        packed = np.empty(len(timelines), np.int64)
+        moves, sums = np.zeros((self.base, self.base), np.int64), np.zeros(2, np.int64)
+        count = walk_sessions(
+            timelines.offsets, timelines.time, self.nodes.codes(timelines),
+            self.session(timelines), self.silence, self.collapse, self.length, self.base, packed,
+            moves, sums,
+        )  # fmt: skip
+        keys, counts = count_keys(packed[:count])
+        return {"keys": keys, "counts": counts, "moves": moves, "sums": sums}
+
+    def add(self, a: Part, b: Part) -> Part:
+        """Return the sum of two parts."""
+        keys, counts = _add(a["keys"], a["counts"], b["keys"], b["counts"])
+        moves, sums = a["moves"] + b["moves"], a["sums"] + b["sums"]
+        return {"keys": keys, "counts": counts, "moves": moves, "sums": sums}
+
+    def document(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Return the answer; nodes stand in the order of their traffic."""
+        none = np.zeros(0, np.int64)
+        empty = np.zeros((self.base, self.base), np.int64)
+        part = self.total(parts) or {"keys": none, "counts": none, "moves": empty, "sums": [0, 0]}
+        counts, sums = part["counts"], part["sums"]
+        sessions = int(counts.sum())
+        return {
+            "sessions": sessions,
+            "events_per_session": float(sums[0]) / sessions if sessions else None,
+            "mean_seconds": float(sums[1]) / 1e6 / sessions if sessions else None,
+            "gap": "declared" if self.declared else str(self.length_of_silence),
+            "of": self.nodes.of,
+            "length": self.length,
+            "loops": "collapsed" if self.collapse else "kept",
+            "distinct_paths": len(counts),
+            "paths": self._top(part["keys"], counts, sessions),
+            **_matrix(part["moves"], self.nodes.names),
+        }
+
+    def _top(self, keys: Any, counts: Any, sessions: int) -> list[dict[str, Any]]:
+        """Return the commonest paths; equally common ones in the order of their names."""
+        if not len(keys):
+            return []
+        least = np.sort(counts)[-min(self.top, len(counts))]
+        names, base = self.nodes.names, self.base
+        found = [
+            _path(int(keys[i]), int(counts[i]), sessions, base, names)
+            for i in np.flatnonzero(counts >= least)
+        ]
+        return sorted(found, key=lambda p: (-p["sessions"], p["path"]))[: self.top]
 
 
 def paths(
@@ -135,49 +236,11 @@ def paths(
     a session's first ``length`` nodes. ``transitions[a][b]`` is the share of moves from a that go to b (``(exit)`` among
     them); ``entry`` and ``exit`` count sessions. Events of one moment stand in their stored sequence.
     """
-    if declared and SESSION not in schema.texts:
-        raise ConfigError(
-            "the log has no session column; leave out 'declared' and sessions end by silence"
-        )
-    nodes = nodes_of(store, schema, engine, of)
-    base = len(nodes.names) + 1
-    most = int(62 / np.log2(max(base, 2)))
-    if not 1 <= length <= most:
-        raise ConfigError(
-            f"a path of {len(nodes.names)} kinds of nodes has 1 to {most} steps, not {length}"
-        )
-    silence = session_gap(gap)
-    columns = [*nodes.columns, *([SESSION] if declared else [])]
-
-    def work(timelines: Timelines) -> tuple[Any, Any, Any, Any]:
-        packed = np.empty(len(timelines), np.int64)
-        moves, sums = np.zeros((base, base), np.int64), np.zeros(2, np.int64)
-        count = walk_sessions(
-            timelines.offsets, timelines.time, nodes.codes(timelines),
-            session_ids(timelines, declared), silence, collapse, length, base, packed, moves, sums,
-        )  # fmt: skip
-        return *count_keys(packed[:count]), moves, sums
-
-    keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    moves, sums = np.zeros((base, base), np.int64), np.zeros(2, np.int64)
-    for k, c, m, s in sweep(store, engine, work, columns):
-        keys, counts = _add(keys, counts, k, c)
-        moves, sums = moves + m, sums + s
-    sessions = int(counts.sum())
-    order = np.lexsort((keys, -counts))[:top]
-    return {
-        "sessions": sessions,
-        "events_per_session": float(sums[0]) / sessions if sessions else None,
-        "mean_seconds": float(sums[1]) / 1e6 / sessions if sessions else None,
-        "gap": "declared" if declared else str(gap),
-        "of": of,
-        "length": length,
-        "loops": "collapsed" if collapse else "kept",
-        "distinct_paths": len(keys),
-        "paths": [_path(int(keys[i]), int(counts[i]), sessions, base, nodes.names) for i in order],
-        "nodes": list(nodes.names),
-        **_matrix(moves, nodes.names),
-    }
+    question = PathsQuestion(
+        nodes_of(store, schema, engine, of), schema, gap=gap, declared=declared, length=length,
+        top=top, collapse=collapse,
+    )  # fmt: skip
+    return ask(question, store, engine)
 
 
 def _add(keys: Any, counts: Any, more: Any, more_counts: Any) -> tuple[Any, Any]:
@@ -203,10 +266,13 @@ def _path(key: int, count: int, sessions: int, base: int, names: tuple[str, ...]
 
 
 def _matrix(moves: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    order = sorted(range(len(names)), key=lambda i: (-int(moves[:, i].sum()), names[i]))
+    moves, names = moves[np.ix_([*order, -1], [*order, -1])], tuple(names[i] for i in order)
     leaving = moves[:-1].sum(axis=1)
     share = np.divide(moves[:-1], np.maximum(leaving, 1)[:, None])
     columns = [*names, "(exit)"]
     return {
+        "nodes": list(names),
         "entry": {n: int(moves[-1, i]) for i, n in enumerate(names)},
         "exit": {n: int(moves[i, -1]) for i, n in enumerate(names)},
         "moves": {
@@ -219,102 +285,17 @@ def _matrix(moves: Any, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 @nb.njit(cache=True, nogil=True)
-def follow(
-    offsets: Any,
-    time: Any,
-    code: Any,
-    session: Any,
-    gap: int,
-    collapse: bool,
-    anchor: int,
-    backwards: bool,
-    links: Any,
-) -> int:
-    """Count moves [depth, n + 1, n + 1] after the first (before the last) ``anchor`` of each session; the last is the end.
-
-    Returns the sessions with the anchor.
-    """
-    depth = len(links)
-    end = links.shape[1] - 1
+def last_sessions(offsets: Any, time: Any, session: Any, gap: int, out: Any) -> None:
+    """Mark the events of each user's last session (as in ``walk_sessions``)."""
     declared = len(session) > 0
-    found = 0
     for u in range(len(offsets) - 1):
-        a = offsets[u]
-        while a < offsets[u + 1]:
-            b = a + 1
-            while b < offsets[u + 1]:
+        i = offsets[u + 1] - 1
+        while i >= offsets[u]:
+            out[i] = True
+            if i > offsets[u]:
                 if declared:
-                    if session[b] != session[b - 1]:
+                    if session[i] != session[i - 1]:
                         break
-                elif time[b] - time[b - 1] > gap:
+                elif time[i] - time[i - 1] > gap:
                     break
-                b += 1
-            step = -1 if backwards else 1
-            i = b - 1 if backwards else a
-            while a <= i < b and code[i] != anchor:
-                i += step
-            if a <= i < b:
-                found += 1
-                before = anchor
-                level = 0
-                i += step
-                while a <= i < b and level < depth:
-                    node = code[i]
-                    if node >= 0 and not (collapse and node == before):
-                        links[level, before, node] += 1
-                        before = node
-                        level += 1
-                    i += step
-                if level < depth:
-                    links[level, before, end] += 1
-            a = b
-    return found
-
-
-def sankey(
-    store: Store,
-    schema: Schema,
-    engine: Engine,
-    anchor: str,
-    *,
-    direction: str = "after",
-    depth: int = 4,
-    gap: str | Duration = "30min",
-    declared: bool = False,
-    of: str = TYPE,
-    collapse: bool = True,
-) -> dict[str, Any]:
-    """Return the links of a Sankey picture: what sessions do after (or before) a node, step by step.
-
-    ``{"anchor", "direction", "sessions", "links": [{"step", "source", "target", "sessions"}]}``; ``(end)`` is where the
-    session ends (or, before, begins). Raises ``ConfigError`` naming the nearest node.
-    """
-    if direction not in ("after", "before"):
-        raise ConfigError(f"no direction {direction!r}{nearest(direction, ['after', 'before'])}")
-    nodes = nodes_of(store, schema, engine, of)
-    if anchor not in nodes.names:
-        raise ConfigError(f"no {of} {anchor!r} in the log{nearest(anchor, nodes.names)}")
-    n = len(nodes.names)
-    silence = session_gap(gap)
-
-    def work(timelines: Timelines) -> tuple[Any, int]:
-        links = np.zeros((depth, n + 1, n + 1), np.int64)
-        found = follow(
-            timelines.offsets, timelines.time, nodes.codes(timelines),
-            session_ids(timelines, declared), silence, collapse, nodes.names.index(anchor),
-            direction == "before", links,
-        )  # fmt: skip
-        return links, found
-
-    links, sessions = np.zeros((depth, n + 1, n + 1), np.int64), 0
-    for part, found in sweep(
-        store, engine, work, [*nodes.columns, *([SESSION] if declared else [])]
-    ):
-        links, sessions = links + part, sessions + found
-    names = [*nodes.names, "(end)"]
-    rows = [
-        {"step": d + 1, "source": names[a], "target": names[b], "sessions": int(links[d, a, b])}
-        for d, a, b in zip(*np.nonzero(links), strict=True)
-    ]
-    rows.sort(key=lambda r: (r["step"], -r["sessions"], r["source"], r["target"]))
-    return {"anchor": anchor, "direction": direction, "of": of, "sessions": sessions, "links": rows}
+            i -= 1

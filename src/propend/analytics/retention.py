@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numba as nb
 import numpy as np
 
+from propend.analytics.kept import Part, Question, ask, grown
 from propend.analytics.periods import boundaries, check_unit, iso
-from propend.analytics.scan import sweep
 from propend.analytics.statistics import wilson
-from propend.analytics.steps import Step, columns_for, lookup, masks
+from propend.analytics.steps import Step, coded, columns_for
 from propend.engine import Engine
 from propend.errors import ConfigError, nearest
 from propend.events.store import Store
@@ -20,61 +20,154 @@ from propend.expression.nodes import Expression
 from propend.features.schema import Schema
 from propend.names import DAY
 
-__all__ = ["elapsed_retention", "retention"]
+__all__ = ["ElapsedQuestion", "RetentionQuestion", "elapsed_retention", "retention"]
 
 Mode = Literal["on", "unbounded"]
 
 
 @nb.njit(cache=True, nogil=True)
-def count_retention(
-    offsets: Any,
-    time: Any,
-    code: Any,
-    table: Any,
-    bounds: Any,
-    recurring: bool,
-    unbounded: bool,
-    size: Any,
-    back: Any,
+def mark_periods(
+    offsets: Any, time: Any, code: Any, table: Any, bounds: Any, owner: Any, first: Any, marks: Any
 ) -> None:
-    """Add to ``size`` [p] the users who started in a period, and to ``back`` [p, k] those who were back k periods later.
+    """Go on marking users' periods: ``first`` [w] is the period of the first start (−1: none yet), ``marks`` [w, 2, words]
+    have a bit for every period with a start and with a return (a return counts from the first start on).
 
-    Bit 0 of ``table[code[i]]`` marks a start, bit 1 a return. First-time: a user's cohort is the period of the first
-    start; recurring: every period with a start. Unbounded: back in that period or any later one.
+    Bit 0 of ``table[code[i]]`` marks a start, bit 1 a return; user ``u`` of the events is row ``owner[u]``.
     """
     periods = len(bounds) - 1
-    started = np.zeros(periods, np.bool_)
-    returned = np.zeros(periods, np.bool_)
     for u in range(len(offsets) - 1):
+        w = owner[u]
+        begun = first[w]
         p = 0
-        first = -1
-        last = -1
         for i in range(offsets[u], offsets[u + 1]):
             bits = table[code[i]]
             if bits == 0:
                 continue
-            while p + 1 < periods and time[i] >= bounds[p + 1]:
-                p += 1
-            if bits & 1 and (first < 0 or recurring):
-                started[p] = True
-                if first < 0:
-                    first = p
-            if bits & 2 and first >= 0:
-                returned[p] = True
-                last = p
-        if first < 0:
+            if time[i] >= bounds[p + 1]:
+                while p + 1 < periods and time[i] >= bounds[p + 1]:
+                    p += 1
+            one = np.uint64(1) << np.uint64(p & 63)
+            if bits & 1:
+                if begun < 0:
+                    begun = p
+                marks[w, 0, p >> 6] |= one
+            if bits & 2 and begun >= 0:
+                marks[w, 1, p >> 6] |= one
+        first[w] = begun
+
+
+@nb.njit(cache=True, nogil=True)
+def count_periods(first: Any, marks: Any, recurring: bool, unbounded: bool, back: Any) -> None:
+    """Add to ``back`` [p, k] the users of cohort p who were back k periods later; ``back[p, periods]`` is the cohort's size.
+
+    First-time: a user's cohort is the period of the first start; recurring: every period with a start. Unbounded: back
+    in that period or any later one.
+    """
+    periods = back.shape[1] - 1
+    came = np.empty(periods, np.int64)
+    for w in range(len(first)):
+        begun = first[w]
+        if begun < 0:
             continue
-        for c in range(first, periods):
-            if not started[c]:
+        count = 0
+        for p in range(begun, periods):
+            if (marks[w, 1, p >> 6] >> np.uint64(p & 63)) & np.uint64(1):
+                came[count] = p
+                count += 1
+        for c in range(begun, periods if recurring else begun + 1):
+            if not (marks[w, 0, c >> 6] >> np.uint64(c & 63)) & np.uint64(1):
                 continue
-            size[c] += 1
-            for k in range(periods - c):
-                if (unbounded and c + k <= last) or returned[c + k]:
-                    back[c, k] += 1
-            if not recurring:
-                break
-        started[first:] = False
-        returned[first:] = False
+            back[c, periods] += 1
+            if unbounded:
+                for p in range(c, came[count - 1] + 1 if count else 0):
+                    back[c, p - c] += 1
+            else:
+                for j in range(count):
+                    if came[j] >= c:
+                        back[c, came[j] - c] += 1
+
+
+class _Sides(Question):
+    """What retention and survival share: a start and a return, read from the log."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        start: str | Expression | Step | None,
+        back: str | Expression | Step | None,
+        unit: str,
+    ) -> None:
+        self.schema, self.unit = schema, check_unit(unit)
+        self.sides = [Step.parse("*" if side is None else side) for side in (start, back)]
+        for side in self.sides:
+            side.check(schema)
+        self.selections = [side.select for side in self.sides]
+        self.columns = columns_for(schema, self.selections)
+        self.bounds = boundaries(schema.first, schema.last, unit, schema.zone)
+        self.context = f"{self.bounds[0]} {schema.types}"
+        self.key = f"{type(self).__name__} {unit} {[str(s) for s in self.selections]}"
+
+
+class RetentionQuestion(_Sides):
+    """Retention by calendar period; see :func:`retention`. A state holds two bits per user and period."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        unit: str = "month",
+        start: str | Expression | Step | None = None,
+        back: str | Expression | Step | None = None,
+        *,
+        mode: str = "on",
+        recurring: bool = False,
+    ) -> None:
+        if mode not in get_args(Mode):
+            raise ConfigError(f"no retention mode {mode!r}{nearest(mode, get_args(Mode))}")
+        super().__init__(schema, start, back, unit)
+        self.mode, self.recurring = mode, recurring
+
+    @property
+    def periods(self) -> int:
+        """Number of periods."""
+        return len(self.bounds) - 1
+
+    def take(self, state: Part | None, timelines: Timelines) -> Part:
+        """Mark the periods of further events."""
+        words = -(-self.periods // 64)
+
+        def empty(n: int) -> Any:
+            return np.zeros((n, 2, words), np.uint64)
+
+        if state is not None and state["marks"].shape[2] < words:
+            more = words - state["marks"].shape[2]
+            state = {**state, "marks": np.pad(state["marks"], ((0, 0), (0, 0), (0, more)))}
+        found, owner = grown(
+            state, timelines.users, {"first": lambda n: np.full(n, -1, np.int64), "marks": empty}
+        )
+        table, code = coded(self.schema, timelines, self.selections)
+        mark_periods(
+            timelines.offsets, timelines.time, code, table, self.bounds, owner, found["first"],
+            found["marks"],
+        )  # fmt: skip
+        return found
+
+    def of_state(self, state: Part) -> Part:
+        """Return cohort sizes and returns [p, p + 1]."""
+        back = np.zeros((self.periods, self.periods + 1), np.int64)
+        count_periods(
+            state["first"], state["marks"], self.recurring, self.mode == "unbounded", back
+        )
+        return {"back": back}
+
+    def document(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Return the cohort table."""
+        back = np.zeros((self.periods, self.periods + 1), np.int64)
+        for part in parts:
+            back += part["back"]
+        return _document(
+            self.unit, self.mode, self.recurring, self.sides, self.bounds, back[:, -1],
+            back[:, :-1], self.schema,
+        )  # fmt: skip
 
 
 def retention(
@@ -95,32 +188,8 @@ def retention(
     ``mode`` ``on``: in that very period, ``unbounded``: in it or later. ``recurring``: a user joins the cohort of every
     period with a start, not only of the first. The period in which the log ends is left out of the curve.
     """
-    check_unit(unit)
-    if mode not in get_args(Mode):
-        raise ConfigError(f"no retention mode {mode!r}{nearest(mode, get_args(Mode))}")
-    sides = [Step.parse("*" if side is None else side) for side in (start, back)]
-    for side in sides:
-        side.check(schema)
-    selections = [side.select for side in sides]
-    bounds = boundaries(schema.first, schema.last, unit, schema.zone)
-    periods = len(bounds) - 1
-
-    def work(timelines: Timelines) -> tuple[Any, Any]:
-        size, table_back = np.zeros(periods, np.int64), np.zeros((periods, periods), np.int64)
-        table = lookup(schema, selections)
-        code: Any = timelines.type
-        if table is None:
-            table, code = np.unique(masks(schema, timelines, selections), return_inverse=True)
-        count_retention(
-            timelines.offsets, timelines.time, code, table, bounds, recurring,
-            mode == "unbounded", size, table_back,
-        )  # fmt: skip
-        return size, table_back
-
-    size, table_back = np.zeros(periods, np.int64), np.zeros((periods, periods), np.int64)
-    for s, b in sweep(store, engine, work, columns_for(schema, selections), as_of=as_of):
-        size, table_back = size + s, table_back + b
-    return _document(unit, mode, recurring, sides, bounds, size, table_back, schema)
+    question = RetentionQuestion(schema, unit, start, back, mode=mode, recurring=recurring)
+    return ask(question, store, engine, as_of=as_of)
 
 
 def _document(
@@ -168,54 +237,127 @@ def _document(
 
 
 @nb.njit(cache=True, nogil=True)
-def count_elapsed(
+def mark_elapsed(
     offsets: Any,
     time: Any,
     code: Any,
     table: Any,
-    bounds: Any,
     low: Any,
     high: Any,
-    end: int,
-    size: Any,
-    observed: Any,
-    back: Any,
+    owner: Any,
+    first: Any,
+    came: Any,
 ) -> None:
-    """Add to ``observed`` and ``back`` [p, b] the users whose bracket b lies inside the log, and those back within it.
+    """Go on noting each user's first start (``first`` [w], −1: none yet) and the brackets they were back in (``came`` [w, b]).
 
-    A bracket is [first start + ``low[b]``, first start + ``high[b]``); it is observed where it ends by ``end``.
+    A bracket is [first start + ``low[b]``, first start + ``high[b]``).
     """
-    periods = len(bounds) - 1
-    count = len(low)
-    came = np.zeros(count, np.bool_)
     for u in range(len(offsets) - 1):
-        first = np.int64(-1)
-        p = 0
-        came[:] = False
+        w = owner[u]
         for i in range(offsets[u], offsets[u + 1]):
             bits = table[code[i]]
             if bits == 0:
                 continue
-            if first < 0:
-                if bits & 1:
-                    while p + 1 < periods and time[i] >= bounds[p + 1]:
-                        p += 1
-                    first = time[i]
-                else:
+            if first[w] < 0:
+                if bits & 1 == 0:
                     continue
+                first[w] = time[i]
             if bits & 2:
-                passed = time[i] - first
-                for b in range(count):
+                passed = time[i] - first[w]
+                for b in range(len(low)):
                     if low[b] <= passed < high[b]:
-                        came[b] = True
-        if first < 0:
-            continue
-        size[p] += 1
-        for b in range(count):
-            if first + high[b] <= end:
-                observed[p, b] += 1
-                if came[b]:
-                    back[p, b] += 1
+                        came[w, b] = True
+
+
+class ElapsedQuestion(_Sides):
+    """Retention on each user's own clock; see :func:`elapsed_retention`."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        brackets: Sequence[tuple[int, int]],
+        start: str | Expression | Step | None = None,
+        back: str | Expression | Step | None = None,
+        *,
+        unit: str = "month",
+    ) -> None:
+        if not brackets or any(not 0 <= a < b for a, b in brackets):
+            raise ConfigError(
+                f"brackets are days from–to with from < to, for example 1-2,7-8,30-31; not {list(brackets)}"
+            )
+        super().__init__(schema, start, back, unit)
+        self.brackets = [(int(a), int(b)) for a, b in brackets]
+        self.low, self.high = (np.array([b[i] for b in brackets], np.int64) * DAY for i in (0, 1))
+        self.key += f" {self.brackets}"
+
+    def take(self, state: Part | None, timelines: Timelines) -> Part:
+        """Note the brackets of further events."""
+        empty = {
+            "first": lambda n: np.full(n, -1, np.int64),
+            "came": lambda n: np.zeros((n, len(self.low)), np.bool_),
+        }
+        found, owner = grown(state, timelines.users, empty)
+        table, code = coded(self.schema, timelines, self.selections)
+        mark_elapsed(
+            timelines.offsets, timelines.time, code, table, self.low, self.high, owner,
+            found["first"], found["came"],
+        )  # fmt: skip
+        return found
+
+    def of_state(self, state: Part) -> Part:
+        """Return per cohort its size, who was observed to the end of each bracket, and who of them was back."""
+        there = state["first"] >= 0
+        first, came = state["first"][there], state["came"][there]
+        periods, brackets = len(self.bounds) - 1, len(self.low)
+        p = np.searchsorted(self.bounds[1:-1], first, side="right")
+        closed = first[:, None] + self.high <= self.schema.last + 1
+
+        def by_cohort(keep: Any) -> Any:
+            columns = [np.bincount(p, keep[:, b], periods) for b in range(brackets)]
+            return np.stack(columns, axis=1).astype(np.int64)
+
+        return {
+            "size": np.bincount(p, minlength=periods),
+            "observed": by_cohort(closed),
+            "back": by_cohort(closed & came),
+        }
+
+    def document(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Return the cohorts and the curve."""
+        periods, brackets = len(self.bounds) - 1, len(self.low)
+        size = np.zeros(periods, np.int64)
+        observed, came = np.zeros((2, periods, brackets), np.int64)
+        for part in parts:
+            size, observed, came = (
+                size + part["size"], observed + part["observed"], came + part["back"],
+            )  # fmt: skip
+        rows = [
+            {
+                "start": iso(self.bounds[p], self.schema.zone),
+                "size": int(size[p]),
+                "observed": observed[p].tolist(),
+                "rates": [
+                    int(c) / int(o) if o else None
+                    for c, o in zip(came[p], observed[p], strict=True)
+                ],
+            }
+            for p in range(periods)
+        ]
+        curve = []
+        for b, (a, z) in enumerate(self.brackets):
+            n, c = int(observed[:, b].sum()), int(came[:, b].sum())
+            low, high = wilson(c, n)
+            rate = c / n if n else None
+            curve.append({"from": a, "to": z, "users": n, "rate": rate, "low": low, "high": high})
+        return {
+            "unit": self.unit,
+            "mode": "bracket",
+            "start": self.sides[0].label,
+            "back": self.sides[1].label,
+            "brackets": [list(b) for b in self.brackets],
+            "cohorts": rows,
+            "curve": curve,
+        }
 
 
 def elapsed_retention(
@@ -234,64 +376,6 @@ def elapsed_retention(
     ``[(1, 2), (7, 8), (30, 31)]`` is day 1, 7 and 30; ``[(1, 4), (4, 8)]`` are brackets. Only users whose bracket had
     closed when the log ended count (``observed``), so young cohorts are not made to look bad. Cohorts are by ``unit``.
     """
-    if not brackets or any(not 0 <= a < b for a, b in brackets):
-        raise ConfigError(
-            f"brackets are days from–to with from < to, for example 1-2,7-8,30-31; not {list(brackets)}"
-        )
-    sides = [Step.parse("*" if side is None else side) for side in (start, back)]
-    for side in sides:
-        side.check(schema)
-    selections = [side.select for side in sides]
-    bounds = boundaries(schema.first, schema.last, check_unit(unit), schema.zone)
-    low, high = (np.array([b[i] for b in brackets], np.int64) * DAY for i in (0, 1))
-    shape = (len(bounds) - 1, len(brackets))
-
-    def work(timelines: Timelines) -> tuple[Any, Any, Any]:
-        size, observed, came = np.zeros(shape[0], np.int64), *np.zeros((2, *shape), np.int64)
-        table = lookup(schema, selections)
-        code: Any = timelines.type
-        if table is None:
-            table, code = np.unique(masks(schema, timelines, selections), return_inverse=True)
-        count_elapsed(
-            timelines.offsets, timelines.time, code, table, bounds, low, high, schema.last + 1,
-            size, observed, came,
-        )  # fmt: skip
-        return size, observed, came
-
-    size, observed, came = np.zeros(shape[0], np.int64), *np.zeros((2, *shape), np.int64)
-    for s, o, c in sweep(store, engine, work, columns_for(schema, selections), as_of=as_of):
-        size, observed, came = size + s, observed + o, came + c
-    rows = [
-        {
-            "start": iso(bounds[p], schema.zone),
-            "size": int(size[p]),
-            "observed": observed[p].tolist(),
-            "rates": [
-                int(c) / int(o) if o else None for c, o in zip(came[p], observed[p], strict=True)
-            ],
-        }
-        for p in range(shape[0])
-    ]
-    curve = []
-    for b, (a, z) in enumerate(brackets):
-        n, c = int(observed[:, b].sum()), int(came[:, b].sum())
-        span = wilson(c, n)
-        curve.append(
-            {
-                "from": a,
-                "to": z,
-                "users": n,
-                "rate": c / n if n else None,
-                "low": span[0],
-                "high": span[1],
-            }
-        )
-    return {
-        "unit": unit,
-        "mode": "bracket",
-        "start": sides[0].label,
-        "back": sides[1].label,
-        "brackets": [list(b) for b in brackets],
-        "cohorts": rows,
-        "curve": curve,
-    }
+    return ask(
+        ElapsedQuestion(schema, brackets, start, back, unit=unit), store, engine, as_of=as_of
+    )

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from propend.analytics.decoded import Decoded
 from propend.engine import Engine
 from propend.events.store import Store, lean_timelines
 from propend.events.timelines import Timelines
 from propend.features.schema import Schema
 from propend.names import ITEM
 
-__all__ = ["read", "sweep"]
+__all__ = ["read", "remember", "sweep"]
 
 T = TypeVar("T")
+_DECODED: Final[WeakKeyDictionary[Store, Decoded]] = WeakKeyDictionary()
+
+
+def remember(store: Store) -> Store:
+    """Keep what questions decode at hand for the next ones, as long as this ``Store`` lives; returns it.
+
+    For a process that asks more than once; see :mod:`propend.analytics.decoded`.
+    """
+    _DECODED.setdefault(store, Decoded(store.folder))
+    return store
 
 
 def read(
@@ -27,6 +39,9 @@ def read(
     """
     if as_of is not None:
         return store.timelines(bucket, [c for c in columns if c != ITEM]).before(as_of)
+    decoded = _DECODED.get(store)
+    if decoded is not None:
+        return decoded.timelines(store, bucket, columns)
     return lean_timelines(store, bucket, columns)
 
 

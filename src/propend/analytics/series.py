@@ -59,6 +59,8 @@ def decompose(x: npt.ArrayLike, period: int = 7) -> Decomposed:
     seasonal = np.zeros_like(y)
     if period > 1:
         seasonal = _season(y[None], period)[0]
+    if not len(y):
+        return Decomposed(y, y, y, y, 1, root)
     trend = _running_median((y - seasonal)[None], _width(len(y), period))[0]
     return Decomposed(y, trend, seasonal, y - seasonal - trend, period, root)
 
@@ -153,6 +155,8 @@ def changes(
             split = low + int(at[0])
             found.append((split, p))
             queue += [(low, split, depth + 1), (split, high, depth + 1)]
+    if not found:
+        return []
     edges = [0, *sorted(s for s, _ in found), len(y)]
     level = [float(d.back(np.array([y[a:b].mean()]))[0]) for a, b in itertools.pairwise(edges)]
     p_of = dict(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from propend.expression.parse import parse
 from propend.features.evaluate import event_mask
 from propend.features.schema import Schema
 
-__all__ = ["MOST_STEPS", "Step", "masks", "split_steps"]
+__all__ = ["MOST_STEPS", "Step", "coded", "columns_for", "masks", "split_steps"]
 
 MOST_STEPS: Final = 63
 """Most steps of one funnel, each repeat counted (a step is a bit of a machine word)."""
@@ -181,3 +181,17 @@ def masks(
     for bit, select in enumerate(selections):
         bits |= event_mask(select, timelines, schema).astype(np.int64) << np.int64(bit)
     return bits
+
+
+def coded(
+    schema: Schema, timelines: Timelines, selections: Sequence[Aggregate]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Return a table and codes into it: ``table[code[i]]`` are the bits of event ``i``.
+
+    The codes are the event types themselves where no selection has a filter.
+    """
+    table = lookup(schema, selections)
+    if table is not None:
+        return table, timelines.type
+    table, code = np.unique(masks(schema, timelines, selections), return_inverse=True)
+    return table, code

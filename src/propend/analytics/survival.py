@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numba as nb
 import numpy as np
 import numpy.typing as npt
 
-from propend.analytics.scan import sweep
+from propend.analytics.kept import Part, Question, ask, grown
 from propend.analytics.statistics import normal_quantile
 from propend.analytics.steps import Step, columns_for, masks
 from propend.engine import Engine
@@ -20,29 +21,21 @@ from propend.expression.nodes import Expression
 from propend.features.schema import Schema
 from propend.names import DAY
 
-__all__ = ["kaplan_meier", "survival"]
+__all__ = ["SurvivalQuestion", "kaplan_meier", "survival"]
 
 
 @nb.njit(cache=True, nogil=True)
-def waits(offsets: Any, time: Any, bits: Any, end: int, wait: Any, happened: Any) -> int:
-    """Write for each user with a start (bit 0) the time to the first end (bit 1) after it, or to ``end`` of the log."""
-    count = 0
+def note_waits(offsets: Any, time: Any, bits: Any, owner: Any, begun: Any, ended: Any) -> None:
+    """Go on noting each user's first start (bit 0; ``begun`` [w], −1: none yet) and the first end (bit 1) after it."""
     for u in range(len(offsets) - 1):
-        start = np.int64(-1)
-        done = False
+        w = owner[u]
         for i in range(offsets[u], offsets[u + 1]):
-            if start >= 0 and bits[i] & 2:
-                wait[count] = time[i] - start
-                done = True
+            if ended[w] >= 0:
                 break
-            if start < 0 and bits[i] & 1:
-                start = time[i]
-        if start >= 0:
-            if not done:
-                wait[count] = end - start
-            happened[count] = done
-            count += 1
-    return count
+            if begun[w] >= 0 and bits[i] & 2:
+                ended[w] = time[i]
+            elif begun[w] < 0 and bits[i] & 1:
+                begun[w] = time[i]
 
 
 def kaplan_meier(
@@ -80,6 +73,61 @@ def kaplan_meier(
     }
 
 
+class SurvivalQuestion(Question):
+    """Time from a first start to the end after it; see :func:`survival`."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        start: str | Expression | Step,
+        end: str | Expression | Step,
+        *,
+        points: int = 60,
+    ) -> None:
+        self.schema, self.points = schema, points
+        self.sides = [Step.parse(start), Step.parse(end)]
+        for side in self.sides:
+            side.check(schema)
+        self.selections = [side.select for side in self.sides]
+        self.columns = columns_for(schema, self.selections)
+        self.key = f"survival {[str(s) for s in self.selections]}"
+
+    def take(self, state: Part | None, timelines: Timelines) -> Part:
+        """Note the starts and ends of further events."""
+
+        def empty(n: int) -> Any:
+            return np.full(n, -1, np.int64)
+
+        found, owner = grown(state, timelines.users, {"begun": empty, "ended": empty})
+        bits = masks(self.schema, timelines, self.selections)
+        note_waits(timelines.offsets, timelines.time, bits, owner, found["begun"], found["ended"])
+        return found
+
+    def document(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Return the curve, and how many are censored."""
+        kept = list(parts)
+        begun, ended = (np.concatenate([p[n] for p in kept]) for n in ("begun", "ended"))
+        begun, ended = begun[begun >= 0], ended[begun >= 0]
+        happened = ended >= 0
+        wait = (np.where(happened, ended, self.schema.last) - begun) / DAY
+        if not happened.any():
+            raise NotEnoughDataError(
+                f"of {len(wait):,} users with {self.sides[0].label} none did {self.sides[1].label} after it; there is no curve to draw"
+            )
+        curve = kaplan_meier(wait, happened)
+        step = max(1, math.ceil(len(curve["time"]) / self.points))
+        shown = {k: v[::step] if isinstance(v, list) else v for k, v in curve.items()}
+        return {
+            "start": self.sides[0].label,
+            "end": self.sides[1].label,
+            "users": len(wait),
+            "happened": int(happened.sum()),
+            "censored": int((~happened).sum()),
+            "unit": "days",
+            **shown,
+        }
+
+
 def survival(
     store: Store,
     schema: Schema,
@@ -93,34 +141,4 @@ def survival(
 
     Users for whom the log ends first are censored, and their number is said. At most ``points`` times are returned.
     """
-    sides = [Step.parse(start), Step.parse(end)]
-    for side in sides:
-        side.check(schema)
-    selections = [side.select for side in sides]
-
-    def work(timelines: Timelines) -> tuple[Any, Any]:
-        users = len(timelines.users)
-        wait, happened = np.empty(users, np.int64), np.zeros(users, np.bool_)
-        bits = masks(schema, timelines, selections)
-        count = waits(timelines.offsets, timelines.time, bits, schema.last, wait, happened)
-        return wait[:count], happened[:count]
-
-    parts = list(sweep(store, engine, work, columns_for(schema, selections)))
-    wait = np.concatenate([p[0] for p in parts]) / DAY
-    happened = np.concatenate([p[1] for p in parts])
-    if not happened.any():
-        raise NotEnoughDataError(
-            f"of {len(wait):,} users with {sides[0].label} none did {sides[1].label} after it; there is no curve to draw"
-        )
-    curve = kaplan_meier(wait, happened)
-    step = max(1, math.ceil(len(curve["time"]) / points))
-    kept = {k: v[::step] if isinstance(v, list) else v for k, v in curve.items()}
-    return {
-        "start": sides[0].label,
-        "end": sides[1].label,
-        "users": len(wait),
-        "happened": int(happened.sum()),
-        "censored": int((~happened).sum()),
-        "unit": "days",
-        **kept,
-    }
+    return ask(SurvivalQuestion(schema, start, end, points=points), store, engine)

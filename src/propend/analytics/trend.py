@@ -2,99 +2,140 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from collections.abc import Iterable
+from typing import Any, Final
 
-import numba as nb
 import numpy as np
 
-from propend.analytics.nodes import nodes_of
+from propend.analytics.kept import Part, Question, ask
+from propend.analytics.measure import Cells, Measure, Profile, side_of
+from propend.analytics.nodes import Nodes, nodes_of
 from propend.analytics.people import profiles
 from propend.analytics.periods import boundaries, check_unit, iso
-from propend.analytics.scan import sweep
 from propend.analytics.series import anomalies, changes, contribution, decompose
-from propend.analytics.steps import Step, columns_for, masks
+from propend.analytics.steps import masks
 from propend.engine import Engine
-from propend.errors import ConfigError, ExpressionError, nearest
 from propend.events.store import Store
-from propend.events.timelines import Column, Timelines
-from propend.expression.nodes import Aggregate
-from propend.expression.parse import parse
-from propend.features.evaluate import event_column
+from propend.events.timelines import Timelines
 from propend.features.schema import Schema
-from propend.names import MICROSECONDS
 
-__all__ = ["Measure", "trend"]
+__all__ = ["MOST_GROUPS", "TrendQuestion", "trend"]
 
 _SEASON: Final = {"day": 7, "week": 1, "month": 12}
+MOST_GROUPS: Final = 12
+"""Most groups of a breakdown that are told apart."""
 _COMPARED: Final = {"day": 7, "week": 4, "month": 1}
 
 
-@dataclass(frozen=True)
-class Measure:
-    """``users(purchase)``, ``count(view where …)``, ``sum(purchase.value)`` or ``mean(purchase.value)`` per period.
+class TrendQuestion(Question):
+    """A measure by period and group; see :func:`trend`. A state holds the sums, and who was seen in the last period."""
 
-    >>> Measure.parse("sum(purchase.value)").function
-    'sum'
-    """
+    def __init__(
+        self,
+        schema: Schema,
+        measure: str | Measure = "users(*)",
+        unit: str = "day",
+        groups: Nodes | None = None,
+        *,
+        profile: Profile,
+        rate: float = 0.05,
+        compared: int | None = None,
+    ) -> None:
+        check_unit(unit)
+        self.measure = Measure.parse(measure) if isinstance(measure, str) else measure
+        self.measure.check(schema)
+        self.schema, self.unit, self.groups, self.profile = schema, unit, groups, profile
+        self.text = str(measure)
+        self.rate, self.compared = rate, compared
+        self.names = () if groups is None else groups.names
+        columns = [*(() if groups is None else groups.columns), *self.measure.columns(schema)]
+        self.columns = list(dict.fromkeys(columns))
+        self.bounds = boundaries(schema.first, schema.last, unit, schema.zone)
+        self.shape = (len(self.bounds) - 1, len(self.names) + 1)
+        self.context = f"{self.bounds[0]} {schema.types} {self.names}"
+        self.key = f"trend {self.measure} {unit} {None if groups is None else groups.of}"
 
-    function: Literal["users", "count", "sum", "mean"]
-    select: Aggregate
-    field: str | None = None
+    def refused(self) -> str:
+        """Return why the trend cannot be kept, or nothing."""
+        if self.measure.function == "per user":
+            return f"{self.text} looks back over whole timelines, not only the new events"
+        return "" if self.groups is None else self.groups.refused()
 
-    @classmethod
-    def parse(cls, text: str) -> Measure:
-        """Read a measure; raises ``ExpressionError`` that names what may stand there."""
-        bare = text.strip()
-        if bare.startswith("users(") and bare.endswith(")"):
-            return cls("users", Step.parse(bare[6:-1]).select)
-        found = parse(bare)
-        if (
-            not isinstance(found, Aggregate)
-            or found.function not in ("count", "sum", "mean")
-            or found.window.length is not None
-        ):
-            raise ExpressionError(
-                f"{text!r} is no measure over time; write users(purchase), count(view), sum(purchase.value) or mean(purchase.value)"
-            )
-        return cls(found.function, Aggregate("any", found.types, None, found.where), found.field)  # type: ignore[arg-type]
+    def fits(self, timelines: Timelines) -> bool:
+        """Whether the groups are still the same."""
+        return self.groups is None or self.groups.knows(timelines)
 
+    def whole(self, timelines: Timelines) -> Part:
+        """Return a bucket's sums by period and group."""
+        return self.measure.part(self._cells(timelines))
 
-@nb.njit(cache=True, nogil=True)
-def count_trend(
-    offsets: Any,
-    time: Any,
-    mask: Any,
-    group: Any,
-    value: Any,
-    bounds: Any,
-    users: Any,
-    counts: Any,
-    totals: Any,
-) -> None:
-    """Add users, events and totals (micro-units) [p, g + 1]; the last column is everyone."""
-    groups = users.shape[1]
-    valued = len(value) > 0
-    seen = np.empty(groups, np.int64)
-    for u in range(len(offsets) - 1):
-        seen[:] = -1
-        p = 0
-        for i in range(offsets[u], offsets[u + 1]):
-            if mask[i] == 0 or (valued and np.isnan(value[i])):
+    def take(self, state: Part | None, timelines: Timelines) -> Part:
+        """Add further events; a user counts once in the period in which the state ended."""
+        cells = self._cells(timelines)
+        part = self.measure.part(cells)
+        period = int(cells.period.max(initial=0))
+        found: Part = {"seen/period": np.int64(period)}
+        for name, side in self._sides():
+            if side.function != "users":
                 continue
-            while p + 2 < len(bounds) and time[i] >= bounds[p + 1]:
-                p += 1
-            g = np.int64(group[i])
-            micro = np.int64(np.rint(value[i] * 1e6)) if valued else np.int64(0)
-            for c in (g, groups - 1):
-                if c < 0:
-                    continue
-                counts[p, c] += 1
-                totals[p, c] += micro
-                if seen[c] != p:
-                    users[p, c] += 1
-                    seen[c] = p
+            assert side.select is not None
+            keys = _who(cells, masks(self.schema, timelines, [side.select]))
+            latest = keys[:, 0] == period
+            if state is not None:
+                there = np.int64(state["seen/period"])
+                known = state[f"seen/{name}"]
+                again = keys[keys[:, 0] == there][:, 1:]
+                twice = again[_in(again, known)]
+                users = part[f"{name}users"]
+                np.subtract.at(users[there], twice[:, 1], 1)
+                if there == period:
+                    found[f"seen/{name}"] = np.unique(np.concatenate([known, again]), axis=0)
+            found.setdefault(f"seen/{name}", keys[latest][:, 1:])
+        if state is not None:
+            part = self.measure.add(self.of_state(state), part)
+        return {**found, **part}
+
+    def of_state(self, state: Part) -> Part:
+        """Return the sums."""
+        return {k: v for k, v in state.items() if not k.startswith("seen/")}
+
+    def _sides(self) -> list[tuple[str, Measure]]:
+        m = self.measure
+        if m.top is not None and m.over is not None:
+            return [("top.", m.top), ("over.", m.over)]
+        return [("", m)]
+
+    def _cells(self, timelines: Timelines) -> Cells:
+        group = (
+            np.broadcast_to(np.int32(-1), len(timelines))
+            if self.groups is None
+            else self.groups.codes(timelines)
+        )
+        return Cells(timelines, self.bounds, group, len(self.names), self.schema, self.profile)
+
+    def document(self, parts: Iterable[Part]) -> dict[str, Any]:
+        """Return the series with its alarms, and who moved it."""
+        total: Part | None = None
+        for part in parts:
+            total = part if total is None else self.measure.add(total, part)
+        assert total is not None
+        return _document(self, total)
+
+
+def _who(cells: Cells, mask: Any) -> Any:
+    """Return the distinct (period, user, group) of masked events, int64 [k, 3]; everyone is the last group."""
+    t, wide = cells.timelines, cells.groups + 1
+    at, rows = cells.of(np.flatnonzero(mask))
+    keys = np.stack([at // wide, t.users[t.user_of_row[rows]], at % wide], axis=1)
+    return np.unique(keys, axis=0)
+
+
+def _in(rows: Any, known: Any) -> Any:
+    """Return which rows [k, 2] are among ``known``."""
+    if not len(rows) or not len(known):
+        return np.zeros(len(rows), np.bool_)
+    wide = int(max(rows[:, 1].max(), known[:, 1].max())) + 1
+    return np.isin(rows[:, 0] * wide + rows[:, 1], known[:, 0] * wide + known[:, 1])
 
 
 def trend(
@@ -107,104 +148,35 @@ def trend(
     *,
     rate: float = 0.05,
     compared: int | None = None,
-    most: int = 12,
+    most: int = MOST_GROUPS,
 ) -> dict[str, Any]:
     """Return a measure per period, seasonally adjusted, with anomalies and change points, and who moved it.
 
-    ``by`` is an event field or ``profile.NAME``. The last ``compared`` whole periods are set against as many before
-    (days: 7, weeks: 4, months: 1); with ``by`` the change is given by group, for a mean split into mix and rate.
+    ``measure``: ``users``, ``count``, ``sum``, ``mean``, ``min``, ``max``, ``std``, ``median``, ``quantile`` or ``distinct`` of
+    each period's events; a ratio of two of these; or any expression of the language, asked of each user who was active in
+    the period as of its end, and averaged (of a condition: the share of users). ``by`` is whatever
+    :func:`propend.analytics.breakdown.labeller` knows. The last ``compared`` whole periods are set against as many before
+    (days: 7, weeks: 4, months: 1); with ``by`` the change is given by group, for a mean or ratio split into mix and rate.
     ``rate`` is the chance that a quiet series raises any alarm. Periods that the log does not cover whole are not judged.
     """
-    check_unit(unit)
-    asked = Measure.parse(measure) if isinstance(measure, str) else measure
-    schema.check(asked.select)
-    names, columns, groups = _groups(store, schema, engine, by, most)
-    column = None if asked.field is None else schema.event_column(tuple(asked.field.split(".")))
-    if column is not None and schema.is_text(column):
-        raise ExpressionError(f"{asked.field} is text; a measure adds numbers, for example value")
-    columns = [*columns, *columns_for(schema, [asked.select])]
-    if column is not None:
-        columns.append("item" if column.startswith("item") else column)
-    columns = [
-        c for c in dict.fromkeys(columns) if c == "item" or c in (*schema.numbers, *schema.texts)
-    ]
-    bounds = boundaries(schema.first, schema.last, unit, schema.zone)
-    shape = (len(bounds) - 1, len(names) + 1)
-
-    def work(timelines: Timelines) -> Any:
-        parts = np.zeros((3, *shape), np.int64)
-        value = np.zeros(0) if column is None else event_column(column, timelines, schema)
-        count_trend(
-            timelines.offsets, timelines.time, masks(schema, timelines, [asked.select]),
-            groups(timelines), value, bounds, *parts,
-        )  # fmt: skip
-        return parts
-
-    total = np.zeros((3, *shape), np.int64)
-    for part in sweep(store, engine, work, columns):
-        total += part
-    return _document(asked, str(measure), unit, by, names, bounds, total, schema, rate, compared)
-
-
-def _groups(
-    store: Store, schema: Schema, engine: Engine, by: str | None, most: int
-) -> tuple[tuple[str, ...], list[str], Callable[[Timelines], Any]]:
-    if by is None:
-        return (), [], lambda t: np.broadcast_to(np.int32(-1), len(t))
-    if not by.startswith("profile."):
-        nodes = nodes_of(store, schema, engine, by, most)
-        return nodes.names, nodes.columns, nodes.codes
-    name = by.removeprefix("profile.")
-    if schema.users.get(name) != "text":
-        texts = [n for n, kind in schema.users.items() if kind == "text"]
-        raise ConfigError(f"no user attribute {name!r} with texts{nearest(name, texts)}")
-    profile = profiles(store, schema)
-    table = store.table("users")
-    assert table is not None
-    counts = table[name].combine_chunks().value_counts().to_pylist()
-    ranked = sorted(
-        (c for c in counts if c["values"] is not None), key=lambda c: (-c["counts"], c["values"])
+    groups = None if by is None else nodes_of(store, schema, engine, by, most)
+    question = TrendQuestion(
+        schema, measure, unit, groups, profile=profiles(store, schema), rate=rate, compared=compared
     )
-    names = tuple(c["values"] for c in ranked[:most])
-    index = {value: code for code, value in enumerate(names)}
-
-    def codes(t: Timelines) -> Any:
-        column = profile(t)[name]
-        assert isinstance(column, Column)
-        mapping = np.array([*(index.get(v, -1) for v in column.values), -1], np.int32)
-        return mapping[column.codes][t.user_of_row]
-
-    return names, [], codes
+    return ask(question, store, engine)
 
 
-def _document(
-    asked: Measure,
-    text: str,
-    unit: str,
-    by: str | None,
-    names: tuple[str, ...],
-    bounds: Any,
-    total: Any,
-    schema: Schema,
-    rate: float,
-    compared: int | None,
-) -> dict[str, Any]:
-    users, counts, totals = total
-    money = totals / MICROSECONDS
-    values: Any = {
-        "users": users,
-        "count": counts,
-        "sum": money,
-        "mean": np.divide(money, counts, out=np.full(money.shape, np.nan), where=counts > 0),
-    }[asked.function]
+def _document(q: TrendQuestion, total: Part) -> dict[str, Any]:
+    schema, bounds, names, rate = q.schema, q.bounds, q.names, q.rate
+    values = q.measure.values(total, q.shape)
     first = int(bounds[0] < schema.first)
     last = len(values) - int(bounds[-1] > schema.last + 1)
     start = [iso(b, schema.zone) for b in bounds[:-1]]
-    series = values[first:last, -1].astype(np.float64)
-    d = decompose(np.nan_to_num(series), _SEASON[unit])
+    series = values[first:last, -1]
+    d = decompose(np.nan_to_num(series), _SEASON[q.unit])
     document: dict[str, Any] = {
-        "measure": text,
-        "unit": unit,
+        "measure": q.text,
+        "unit": q.unit,
         "start": start,
         "values": [None if v != v else float(v) for v in values[:, -1]],
         "whole": [first, last],
@@ -214,34 +186,26 @@ def _document(
         "anomalies": [{"start": start[first + a.pop("at")], **a} for a in anomalies(d, rate)],
         "changes": [{"start": start[first + c.pop("at")], **c} for c in changes(d, rate)],
     }
-    if by is not None:
-        document["by"] = by
+    if q.groups is not None:
+        document["by"] = q.groups.of
         document["groups"] = {
-            name: [None if v != v else float(v) for v in values[:, g]]
-            for g, name in enumerate(names)
+            name: [None if v != v else float(v) for v in values[:, names.index(name)]]
+            for name in q.groups.ranked
         }
-    span = _COMPARED[unit] if compared is None else compared
+    span = _COMPARED[q.unit] if q.compared is None else q.compared
     if last - first >= 2 * span:
-        document["change"] = _change(asked, names, users, counts, money, last, span)
+        document["change"] = _change(q, total, values, last, span)
     return document
 
 
-def _change(
-    asked: Measure,
-    names: tuple[str, ...],
-    users: Any,
-    counts: Any,
-    money: Any,
-    last: int,
-    span: int,
-) -> dict[str, Any]:
+def _change(q: TrendQuestion, total: Part, values: Any, last: int, span: int) -> dict[str, Any]:
     """Set the last ``span`` periods against those before, by group."""
     after, before = slice(last - span, last), slice(last - 2 * span, last - span)
-    by_function = {"users": users, "count": counts, "sum": money}
+    m, names = q.measure, q.names
     rows: list[dict[str, Any]]
-    if asked.function != "mean":
-        x = by_function[asked.function]
-        a, b = x[before].sum(axis=0), x[after].sum(axis=0)
+    weighted = _weighted(q, total)
+    if m.sums or m.function == "users":
+        a, b = values[before].sum(axis=0), values[after].sum(axis=0)
         rows = [
             {
                 "group": n,
@@ -251,12 +215,10 @@ def _change(
             }
             for g, n in enumerate(names)
         ]
-        whole = {"before": float(a[-1]), "after": float(b[-1]), "change": float(b[-1] - a[-1])}
-    else:
-        w0, w1 = counts[before].sum(axis=0), counts[after].sum(axis=0)
-        t0, t1 = money[before].sum(axis=0), money[after].sum(axis=0)
+        whole = {"before": float(a[-1]), "after": float(b[-1])}
+    elif weighted is not None:
+        (t0, t1), (w0, w1) = ([x[before].sum(axis=0), x[after].sum(axis=0)] for x in weighted)
         whole = {"before": _mean(t0[-1], w0[-1]), "after": _mean(t1[-1], w1[-1])}
-        whole["change"] = whole["after"] - whole["before"]
         # events of no shown group are a group of their own, so that mix and rate add up
         w0[-1], w1[-1] = w0[-1] - w0[:-1].sum(), w1[-1] - w1[:-1].sum()
         t0[-1], t1[-1] = t0[-1] - t0[:-1].sum(), t1[-1] - t1[:-1].sum()
@@ -270,10 +232,36 @@ def _change(
                 "rate": float(parts["rate"][g]),
                 "contribution": float(parts["mix"][g] + parts["rate"][g]),
             }
-            for g, n in enumerate((*names, "(none)"))
+            for g, n in enumerate((*names, "(none)") if names else ())
+            if w0[g] or w1[g] or t0[g] or t1[g]
         ]
-    rows.sort(key=lambda r: (-abs(r["contribution"]), r["group"]))
-    return {"periods": span, **whole, "groups": rows}
+    else:  # periods cannot be added: their average, group by group
+        a, b = (_average(values[s]) for s in (before, after))
+        rows = [{"group": n, "before": a[g], "after": b[g]} for g, n in enumerate(names)]
+        whole = {"before": a[-1], "after": b[-1]}
+    rows.sort(key=lambda r: (-abs(r.get("contribution", r["after"] - r["before"])), r["group"]))
+    return {"periods": span, **whole, "change": whole["after"] - whole["before"], "groups": rows}
+
+
+def _weighted(q: TrendQuestion, total: Part) -> tuple[Any, Any] | None:
+    """Return totals and weights [p, g + 1] of a mean or ratio whose groups share nothing, else ``None``."""
+    m = q.measure
+    if m.function == "mean":
+        return Measure("sum", m.select, m.field).values(total, q.shape), total["counts"] * 1.0
+    if m.top is None or m.over is None:
+        return None
+    apart = q.groups is None or q.groups.of.split(".")[0] in ("profile", "cohort")
+    if not all(side.sums or (apart and side.function == "users") for side in (m.top, m.over)):
+        return None
+    top = m.top.values(side_of(total, "top"), q.shape)
+    return top, m.over.values(side_of(total, "over"), q.shape)
+
+
+def _average(values: Any) -> list[float]:
+    """Return the mean of each column over the periods that have a value; 0 where none has."""
+    there = ~np.isnan(values)
+    sums, counts = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
+    return [_mean(s, n) for s, n in zip(sums, counts, strict=True)]
 
 
 def _mean(total: float, count: float) -> float:

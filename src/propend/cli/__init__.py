@@ -32,6 +32,12 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "Answer a question about the future, or learn from a labelled table.",
     ),
     "models": ("propend.cli.predict:models", "List fitted models; promote one."),
+    "score": ("propend.cli.models:score", "Score everyone now with a fitted model."),
+    "export": ("propend.cli.models:export", "Write a fitted model as ONNX."),
+    "pretrain": (
+        "propend.cli.behaviour:pretrain",
+        "Learn a behaviour model from the log: vectors of users and items.",
+    ),
     "recommend": ("propend.cli.recommend:recommend", "What to offer whom."),
     "decide": (
         "propend.cli.decide:decide",

@@ -52,10 +52,17 @@ def _hand_out(
     emit(document, as_json, words)
 
 
+_NAME = click.argument("name", required=False)
+"""A definition saved in propend.toml."""
+_INCREMENTAL = click.option(
+    "--incremental", is_flag=True, help="Keep the answer; read only what came since."
+)
+
+
 def _open(folder: str) -> Any:
     from propend.pipeline.workspace import open_workspace
 
-    return open_workspace(folder)
+    return open_workspace(folder, asks_often=False)
 
 
 def _seconds(value: float | None) -> str:
@@ -69,11 +76,14 @@ def _seconds(value: float | None) -> str:
 
 @click.command()
 @folder_argument
+@click.argument("saved", metavar="[NAME]", required=False)
 @click.option(
     "--steps",
     help="Steps, for example view,cart,purchase; see docs/funnel.md for filters and bounds.",
 )
-@click.option("--name", help="A funnel declared in propend.toml (default: the first).")
+@click.option(
+    "--name", help="The same as NAME: a funnel saved in propend.toml (default: the first)."
+)
 @click.option("--within", help="Longest time from the entry to a step (7d).")
 @click.option("--order", help="ordered, strict or any.")
 @click.option("--reentry", help="latest (every chance counts) or first.")
@@ -87,7 +97,7 @@ def _seconds(value: float | None) -> str:
 @click.option("--who", help="Only users for whom this expression holds.")
 @click.option("--since", help="Entries from this day on.")
 @click.option("--until", help="Entries before this day.")
-@click.option("--incremental", is_flag=True, help="Keep the answer; read only what came since.")
+@_INCREMENTAL
 @click.option("--compare-at", help="Compare entries before and from this day.")
 @click.option("--compare-who", help="Compare the users for whom this holds with the others.")
 @click.option("--why", "ask_why", is_flag=True, help="What separates converters from the rest.")
@@ -100,15 +110,18 @@ def _seconds(value: float | None) -> str:
 @click.option("--dropped", is_flag=True, help="With --audience: those who came no further.")
 @_outputs
 def funnel(
-    folder: str, steps: str | None, name: str | None, within: str | None, as_json: bool,
+    folder: str, saved: str | None, steps: str | None, name: str | None, within: str | None, as_json: bool,
     csv_: str | None, html: str | None, compare_at: str | None, compare_who: str | None, ask_why: bool, step: int | None,
     audience: str | None, dropped: bool, **options: Any,
 ) -> None:  # fmt: skip
     """How many go from step to step, how long it takes, and where they are lost."""
     from propend.analytics.steps import split_steps
 
+    if saved and name:
+        raise ConfigError(f"two funnels are named, {saved!r} and {name!r}; name one")
+    name = name or saved
     if steps and name:
-        raise ConfigError("give either --steps or --name, not both")
+        raise ConfigError("give either --steps or the name of a saved funnel, not both")
     workspace = _open(folder)
     asked: Any = split_steps(steps) if steps else name
     given = {k: v for k, v in options.items() if v not in (None, (), False)}
@@ -198,64 +211,59 @@ def _why(d: dict[str, Any]) -> None:
 
 @click.command()
 @folder_argument
-@click.option("--unit", default="month", show_default=True, help="day, week or month.")
+@_NAME
+@click.option("--unit", help="day, week or month (month).")
 @click.option("--start", help="The event that begins (any).")
 @click.option("--back", help="The event that counts as coming back (any).")
-@click.option(
-    "--mode", default="on", show_default=True, help="on: in that period; unbounded: or later."
-)
+@click.option("--mode", help="on: in that period (the default); unbounded: or later.")
 @click.option(
     "--recurring", is_flag=True, help="A user joins the cohort of every period with a start."
 )
 @click.option("--brackets", help="Days on each user's own clock, for example 1-2,7-8,30-31.")
 @click.option("--survival", is_flag=True, help="Kaplan–Meier: time from --start to --back.")
+@_INCREMENTAL
 @_outputs
 def retention(
-    folder: str, unit: str, start: str | None, back: str | None, mode: str, recurring: bool,
-    brackets: str | None, survival: bool, as_json: bool, csv_: str | None, html: str | None,
+    folder: str, name: str | None, recurring: bool, survival: bool, incremental: bool,
+    as_json: bool, csv_: str | None, html: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Of those who started in a period, what share came back in each period after."""
-    workspace = _open(folder)
-    if survival:
-        if not start or not back:
-            raise ConfigError(
-                "a survival curve needs --start and --back, for example --start purchase --back purchase"
-            )
-        found = workspace.survival(start, back)
-        _hand_out("survival", "Time until", found, as_json, csv_, html, lambda: _survival(found))
+    document = _open(folder).retention(
+        name=name, recurring=recurring or None, survival=survival or None,
+        incremental=incremental, **options,
+    )  # fmt: skip
+    if "censored" in document:
+        title = name or "Time until"
+        _hand_out("survival", title, document, as_json, csv_, html, lambda: _survival(document))
         return
-    spans = _brackets(brackets)
-    document = workspace.retention(
-        unit,
-        start,
-        back,
-        brackets=spans,
-        **({} if spans else {"mode": mode, "recurring": recurring}),
+    _hand_out(
+        "retention", name or "Retention", document, as_json, csv_, html,
+        lambda: _retention(document),
+    )  # fmt: skip
+
+
+def _retention(d: dict[str, Any]) -> None:
+    if "brackets" in d:
+        heads = [f"day {a} to {b}" if b - a > 1 else f"day {a}" for a, b in d["brackets"]]
+    else:
+        heads = [str(k) for k in range(max((len(c["rates"]) for c in d["cohorts"]), default=0))]
+    click.echo(f"{d['start']} then {d['back']}, by {d['unit']} ({d['mode']})")
+    rows(
+        ["cohort", "users", *heads],
+        [
+            [c["start"], f"{c['size']:,}"]
+            + [percent(r, 0) for r in c["rates"]]
+            + [""] * (len(heads) - len(c["rates"]))
+            for c in d["cohorts"]
+        ],
     )
-
-    def words() -> None:
-        click.echo(f"{document['start']} then {document['back']}, by {unit} ({document['mode']})")
-        rows(
-            ["cohort", "size", *("",) * max(len(c["rates"]) for c in document["cohorts"])],
-            [
-                [c["start"], f"{c['size']:,}"]
-                + [percent(r, 0) for r in c["rates"]]
-                + [""] * (max(len(k["rates"]) for k in document["cohorts"]) - len(c["rates"]))
-                for c in document["cohorts"]
-            ],
-        )
-
-    _hand_out("retention", "Retention", document, as_json, csv_, html, words)
-
-
-def _brackets(text: str | None) -> list[tuple[int, int]]:
-    try:
-        pairs = [part.split("-") for part in text.split(",")] if text else []
-        return [(int(a), int(b)) for a, b in pairs]
-    except ValueError:
-        raise ConfigError(
-            f"not brackets of days: {text!r}; write for example 1-2,7-8,30-31"
-        ) from None
+    told = [
+        f"{heads[i] if 'brackets' in d else f'after {i}'} {percent(c['rate'])} ({percent(c['low'])} to {percent(c['high'])})"
+        for i, c in enumerate(d["curve"])
+        if c["rate"] is not None and (i or "brackets" in d)
+    ][:4]
+    if told:
+        click.echo("All cohorts, with 95 % intervals: " + ", ".join(told))
 
 
 def _survival(d: dict[str, Any]) -> None:
@@ -271,177 +279,209 @@ def _survival(d: dict[str, Any]) -> None:
 
 @click.command()
 @folder_argument
-@click.option("--gap", default="30min", show_default=True, help="Silence that ends a session.")
+@_NAME
+@click.option("--gap", help="Silence that ends a session (30min).")
 @click.option("--declared", is_flag=True, help="Sessions as the log's session column says.")
-@click.option(
-    "--of",
-    default="type",
-    show_default=True,
-    help="What the nodes are: type, item.category, channel …",
-)
-@click.option("--length", default=8, show_default=True, help="Nodes of a path.")
-@click.option("--top", default=20, show_default=True)
+@click.option("--of", help="What the nodes are: type (the default), item.category, channel …")
+@click.option("--length", type=int, help="Nodes of a path (8).")
+@click.option("--top", type=int, help="How many paths (20).")
 @click.option("--keep-loops", is_flag=True, help="Count a node repeated in a row every time.")
-@click.option("--from", "from_", help="What sessions do after this node.")
-@click.option("--to", help="What sessions do before this node.")
-@click.option("--depth", default=4, show_default=True, help="Steps after or before.")
+@click.option("--from", "after", help="What sessions do after this node.")
+@click.option("--to", "before", help="What sessions do before this node.")
+@click.option("--depth", type=int, help="Steps after or before (4).")
+@_INCREMENTAL
 @_outputs
 def paths(
-    folder: str, gap: str, declared: bool, of: str, length: int, top: int, keep_loops: bool,
-    from_: str | None, to: str | None, depth: int, as_json: bool, csv_: str | None, html: str | None,
+    folder: str, name: str | None, declared: bool, keep_loops: bool, incremental: bool,
+    as_json: bool, csv_: str | None, html: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Sessions and what people do in them, one thing after another."""
-    workspace = _open(folder)
-    shared = {"gap": gap, "declared": declared, "of": of, "collapse": not keep_loops}
-    if from_ or to:
-        way = "after" if from_ else "before"
-        links = workspace.sankey(from_ or to, direction=way, depth=depth, **shared)
-
-        def flows() -> None:
-            click.echo(f"{links['sessions']:,} sessions with {links['anchor']}; what comes {way}")
-            rows(
-                ["step", "from", "to", "sessions"],
-                [
-                    [x["step"], x["source"], x["target"], f"{x['sessions']:,}"]
-                    for x in links["links"]
-                ],
-            )
-
-        _hand_out(
-            "sankey", f"What comes {way} {links['anchor']}", links, as_json, csv_, html, flows
-        )
+    document = _open(folder).paths(
+        name=name, declared=declared or None, collapse=False if keep_loops else None,
+        incremental=incremental, **options,
+    )  # fmt: skip
+    if "anchor" in document:
+        title = name or f"What comes {document['direction']} {document['anchor']}"
+        _hand_out("sankey", title, document, as_json, csv_, html, lambda: _flows(document))
         return
-    document = workspace.paths(length=length, top=top, **shared)
+    _hand_out("paths", name or "Paths", document, as_json, csv_, html, lambda: _paths(document))
 
-    def words() -> None:
-        click.echo(
-            f"{document['sessions']:,} sessions, {document['events_per_session']:.1f} events each, {document['distinct_paths']:,} different openings"
-        )
-        rows(
-            ["path", "sessions", "share"],
+
+def _flows(d: dict[str, Any]) -> None:
+    click.echo(f"{d['sessions']:,} sessions with {d['anchor']}; what comes {d['direction']}")
+    rows(
+        ["step", "from", "to", "sessions", "share"],
+        [
             [
-                [" > ".join(p["path"]), f"{p['sessions']:,}", percent(p["share"])]
-                for p in document["paths"]
-            ],
-        )
+                x["step"], x["source"], x["target"], f"{x['sessions']:,}",
+                percent(x["sessions"] / d["sessions"]),
+            ]
+            for x in d["links"][:30]
+        ],
+    )  # fmt: skip
+    if len(d["links"]) > 30:
+        click.echo(f"  … and {len(d['links']) - 30:,} rarer moves; --csv or --json has them all")
 
-    _hand_out("paths", "Paths", document, as_json, csv_, html, words)
+
+def _paths(d: dict[str, Any]) -> None:
+    if not d["sessions"]:
+        click.echo("No session has such a node.")
+        return
+    click.echo(
+        f"{d['sessions']:,} sessions, {d['events_per_session']:.1f} events each, {d['distinct_paths']:,} different openings"
+    )
+    rows(
+        ["path", "sessions", "share"],
+        [[" > ".join(p["path"]), f"{p['sessions']:,}", percent(p["share"])] for p in d["paths"]],
+    )
 
 
 @click.command()
 @folder_argument
 @click.argument("measure", required=False)
-@click.option("--unit", help="day, week or month.")
-@click.option("--by", help="Break down by a field of the event, or profile.NAME.")
+@click.option("--unit", help="day, week or month (day).")
+@click.option(
+    "--by", help="Break down by a field of the event, profile.NAME, first.FIELD or cohort.month."
+)
 @click.option(
     "--rate", default=0.05, show_default=True, help="Chance that a quiet series raises any alarm."
 )
+@_INCREMENTAL
 @_outputs
 def trend(
     folder: str, measure: str | None, unit: str | None, by: str | None, rate: float,
-    as_json: bool, csv_: str | None, html: str | None,
+    incremental: bool, as_json: bool, csv_: str | None, html: str | None,
 ) -> None:  # fmt: skip
-    """MEASURE over time, what is odd and what changed: users(*), count(view), sum(purchase.value), mean(purchase.value), or a saved name."""
-    document = _open(folder).trend(measure, unit, by, rate=rate)
+    """MEASURE over time, what is odd and what changed.
 
-    def words() -> None:
-        season = (
-            f"season of {document['season']} removed" if document["season"] else "no season removed"
-        )
+    MEASURE is users(*), count(view), sum(purchase.value), median(purchase.value), users(purchase) / users(*), any expression
+    of the language, or a saved name; see docs/trends.md.
+    """
+    document = _open(folder).trend(measure, unit, by, rate=rate, incremental=incremental)
+    title = document["measure"] + (f" by {document['by']}" if "by" in document else "")
+    _hand_out("trend", title, document, as_json, csv_, html, lambda: _trend(document))
+
+
+def _trend(d: dict[str, Any]) -> None:
+    season = f"season of {d['season']} removed" if d["season"] else "no season removed"
+    click.echo(
+        f"{d['measure']} by {d['unit']}, {season}; a quiet series alarms with probability {d['false_alarm_rate']:g}"
+    )
+    first, last = d["whole"]
+    told = list(enumerate(zip(d["start"], d["values"], strict=True)))[-14:]
+    rows(
+        [d["unit"], "value", ""],
+        [
+            [start, _figure(v), "" if first <= i < last else "the log covers a part of it"]
+            for i, (start, v) in told
+        ],
+    )
+    for a in d["anomalies"]:
         click.echo(
-            f"{document['measure']} by {document['unit']}, {season}; a quiet series alarms with probability {rate:g}"
+            f"  odd: {a['start']} was {_figure(a['value'])}, expected {_figure(a['expected'])} (z {a['z']:+.1f})"
         )
-        rows(
-            ["start", "value"],
-            [
-                [s, "–" if v is None else f"{v:,.2f}"]
-                for s, v in list(zip(document["start"], document["values"], strict=True))[-14:]
-            ],
+    for c in d["changes"]:
+        click.echo(
+            f"  changed: from {c['start']} the level went from {_figure(c['before'])} to {_figure(c['after'])} (p {c['p_value']:.3f})"
         )
-        for a in document["anomalies"]:
-            click.echo(
-                f"  odd: {a['start']} was {a['value']:,.1f}, expected {a['expected']:,.1f} (z {a['z']:+.1f})"
-            )
-        for c in document["changes"]:
-            click.echo(
-                f"  changed: from {c['start']} the level went from {c['before']:,.1f} to {c['after']:,.1f} (p {c['p_value']:.3f})"
-            )
-        for g in document.get("change", {}).get("groups", [])[:8]:
-            click.echo(
-                f"  {g['group']}: {g['contribution']:+,.2f} of the change of {document['change']['change']:+,.2f}"
-            )
+    if "change" in d:
+        _moved(d["change"], d["unit"])
 
-    _hand_out("trend", document["measure"], document, as_json, csv_, html, words)
+
+def _moved(c: dict[str, Any], unit: str) -> None:
+    span = f"last {c['periods']} {unit}s" if c["periods"] > 1 else f"last {unit}"
+    click.echo(
+        f"The {span} against as many before: {_figure(c['before'])} to {_figure(c['after'])} ({_figure(c['change'], sign='+')})"
+    )
+    for g in c["groups"][:8]:
+        said = f"  {g['group']}: {_figure(g['before'])} to {_figure(g['after'])}"
+        if "mix" in g:
+            said += f"; by its share {_figure(g['mix'], sign='+')}, by its rate {_figure(g['rate'], sign='+')} of the change"
+        click.echo(said)
+
+
+def _figure(value: float | None, *, sign: str = "") -> str:
+    """Return a number with as many digits as it deserves.
+
+    >>> _figure(58868.9), _figure(12.0), _figure(0.03127, sign="+")
+    ('58,869', '12', '+0.0313')
+    """
+    if value is None:
+        return "–"
+    whole = abs(value) >= 1000 or value == int(value)
+    return f"{value:{sign},.{0 if whole else 2 if abs(value) >= 1 else 4}f}"
 
 
 @click.command()
 @folder_argument
-@click.option("--unit", default="week", show_default=True, help="day, week or month.")
+@_NAME
+@click.option("--unit", help="day, week or month (week).")
 @click.option("--of", help="The events that make a user active (any).")
+@_INCREMENTAL
 @_outputs
 def lifecycle(
-    folder: str, unit: str, of: str | None, as_json: bool, csv_: str | None, html: str | None
-) -> None:
+    folder: str, name: str | None, unit: str | None, of: str | None, incremental: bool,
+    as_json: bool, csv_: str | None, html: str | None,
+) -> None:  # fmt: skip
     """New, returning, resurrected and dormant users, and how often people come."""
-    document = _open(folder).lifecycle(unit, of)
+    document = _open(folder).lifecycle(unit, of, name=name, incremental=incremental)
+    _hand_out(
+        "lifecycle", name or "Lifecycle", document, as_json, csv_, html,
+        lambda: _lifecycle(document),
+    )  # fmt: skip
 
-    def words() -> None:
-        names = ("new", "returning", "resurrected", "dormant")
-        rows(
-            [unit, *names],
-            [
-                [s, *(document[n][i] for n in names)]
-                for i, s in list(enumerate(document["start"]))[-16:]
-            ],
-        )
-        sticky = document["stickiness"]
+
+def _lifecycle(d: dict[str, Any]) -> None:
+    names = ("new", "returning", "resurrected", "dormant", "active")
+    table = [[s, *(f"{d[n][i]:,}" for n in names)] for i, s in enumerate(d["start"])]
+    rows([d["unit"], *names], table[-16:])
+    if not d["last_period_complete"]:
         click.echo(
-            f"active today of this month: {percent(sticky['daily_of_monthly'][-1])}; days active of the last {sticky['window']}: {sticky['power'][1:]}"
+            f"The log ends inside the last {d['unit']}: who is dormant there may still come."
         )
-
-    _hand_out("lifecycle", "Lifecycle", document, as_json, csv_, html, words)
+    sticky = d["stickiness"]
+    told = [f"{n:,} on {k}" for k, n in enumerate(sticky["power"]) if k and n]
+    click.echo(
+        f"Of the users of the last 30 days {percent(sticky['daily_of_monthly'][-1])} came on the last day. "
+        f"Of the last {sticky['window']} days, users came: {', '.join(told[:8]) or 'on none'}"
+    )
 
 
 @click.command()
 @folder_argument
+@_NAME
 @click.option("--conversion", help="The event that counts (purchase).")
-@click.option(
-    "--channel", default="channel", show_default=True, help="The field that names the channel."
-)
-@click.option("--touch", default="*", show_default=True, help="The events that are touches.")
-@click.option("--lookback", default="30d", show_default=True)
-@click.option("--half-life", default="7d", show_default=True, help="Of the time-decay model.")
+@click.option("--channel", help="The field that names the channel (channel).")
+@click.option("--touch", help="The events that are touches (any).")
+@click.option("--lookback", help="How far back touches count (30d).")
+@click.option("--half-life", help="Of the time-decay model (7d).")
+@_INCREMENTAL
 @_outputs
 def attribution(
-    folder: str,
-    conversion: str | None,
-    as_json: bool,
-    csv_: str | None,
-    html: str | None,
-    **options: Any,
-) -> None:
+    folder: str, name: str | None, incremental: bool, as_json: bool, csv_: str | None,
+    html: str | None, **options: Any,
+) -> None:  # fmt: skip
     """Which channels the conversions go to: first, last, linear, time decay, Markov removal, Shapley."""
-    document = _open(folder).attribution(conversion, **options)
+    document = _open(folder).attribution(name=name, incremental=incremental, **options)
+    _hand_out(
+        "attribution", name or "Attribution", document, as_json, csv_, html,
+        lambda: _attribution(document),
+    )  # fmt: skip
 
-    def words() -> None:
-        models = list(document["models"])
-        click.echo(
-            f"{document['conversions']:,} conversions, {document['without_touch']:,} without a touch within {document['lookback']}"
-        )
-        rows(
-            ["channel", "touches", *models],
-            [
-                [
-                    c["channel"],
-                    f"{c['touches']:,}",
-                    *(f"{c['conversions'][m]:,.1f}" for m in models),
-                ]
-                for c in document["channels"]
-            ],
-        )
-        click.echo(document["note"])
 
-    _hand_out("attribution", "Attribution", document, as_json, csv_, html, words)
+def _attribution(d: dict[str, Any]) -> None:
+    models = list(d["models"])
+    click.echo(
+        f"{d['conversions']:,} conversions, {d['without_touch']:,} without a touch within {d['lookback']}"
+    )
+    rows(
+        ["channel", "touches", *(m.replace("_", " ") for m in models)],
+        [
+            [c["channel"], f"{c['touches']:,}", *(f"{c['conversions'][m]:,.1f}" for m in models)]
+            for c in d["channels"]
+        ],
+    )
+    click.echo(d["note"])
 
 
 @click.command()

@@ -41,28 +41,19 @@ def serve(folder: str, host: str, port: int, only: Literal["collect", "api"] | N
 @click.option(
     "--replay", is_flag=True, help="First try again what was refused (a mended key or rule)."
 )
+@click.option("--upto", type=int, hidden=True, help="Position of the last batch to move.")
 @json_option
-def move(folder: str, replay: bool, as_json: bool) -> None:
+def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
     """Move what the collector took in into the store."""
     from propend.pipeline.workspace import open_workspace
-    from propend.serve.identity import Identity
-    from propend.serve.live import open_live_inbox
-    from propend.serve.move import Mover, check_folder, replay_rejected
+    from propend.serve.live import moving
+    from propend.serve.move import replay_rejected
 
     workspace = open_workspace(folder)
-    inbox = open_live_inbox(workspace)
-    identity = Identity(check_folder(workspace.folder) / "identity.db")
-    try:
-        mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            inbox,
-            identity,
-        )
+    with moving(workspace) as mover:
+        inbox = mover.inbox
         taken, stayed = replay_rejected(inbox, workspace.config.live.keys) if replay else (0, 0)
-        moved = mover.drain()
+        moved = mover.drain(upto)
         if replay and mover.position():
             mover.replay()
         document: dict[str, Any] = {
@@ -72,9 +63,6 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
             "still_refused": stayed,
             **inbox.counts(),
         }
-    finally:
-        identity.close()
-        inbox.close()
     emit(
         document,
         as_json,
@@ -93,7 +81,10 @@ def move(folder: str, replay: bool, as_json: bool) -> None:
 )
 @json_option
 def monitor(folder: str, retrain: bool, as_json: bool) -> None:
-    """How good the live answers were, what drifts, what lags, and what should be fitted again."""
+    """How good the live answers were, what they earned, what drifts, what lags, and what should be fitted again.
+
+    The report of the last run shows it too (section "Live answers").
+    """
     from propend.pipeline.workspace import open_workspace
     from propend.serve.monitor import monitor as look
 
@@ -102,27 +93,55 @@ def monitor(folder: str, retrain: bool, as_json: bool) -> None:
     def words() -> None:
         for task in report["tasks"]:
             click.echo(f"{task['task']}: {task['verdict']}")
-            periods = [
-                [
-                    p["from"],
-                    p["predictions"],
-                    p["positives"],
-                    p["auroc"],
-                    p["baseline_auroc"],
-                    p["log_loss"],
-                ]
-                for p in task["periods"]
-            ]
-            if periods:
-                rows(["from", "predictions", "positives", "AUROC", "baseline", "log loss"], periods)
+            if task["missing_share"] is not None:
+                click.echo(f"  features without a value: {task['missing_share']:.1%}")
+            columns = {
+                "from": "from", "predictions": "predictions", "positives": "positives", "auroc": "AUROC", "baseline_auroc": "by chance",
+                "log_loss": "log loss", "baseline_log_loss": "base rate's", "mean_score": "said", "rate": "came true",
+            }  # fmt: skip
+            if task["periods"]:
+                rows(list(columns.values()), [[p[k] for k in columns] for p in task["periods"]])
             for drift in task["drift"][:5]:
                 click.echo(
                     f"  drift: {drift['feature']} PSI {drift['psi']:.2f} (q = {drift['q']:.3g})"
                 )
+        _earned(report["profit"])
+        if report["lag"]:
+            click.echo(
+                f"{report['lag']['waiting']:,} requests are not in the store yet, the oldest since {report['lag']['oldest_seconds']:.0f} s"
+            )
+        click.echo(
+            f"{sum(d['events'] for d in report['volume'][-7:]):,} events in the last seven days"
+        )
         for note in report["notes"]:
             click.echo(note)
+        for done in report.get("retrained", ()):
+            click.echo(
+                f"{done['task']}: {'promoted' if done['promoted'] else 'not promoted'} ({done['why']})"
+            )
 
     emit(report, as_json, words)
+
+
+def _earned(profit: dict[str, Any] | None) -> None:
+    """Print what decisions earned over time, per decision, beside the naive policies."""
+    if not profit or "note" in profit:
+        if profit:
+            click.echo(profit["note"])
+        return
+
+    def value(entry: dict[str, Any], name: str) -> Any:
+        return None if entry[name] is None else entry[name]["value"]
+
+    every = [*profit["periods"], {"from": "all", **profit["overall"]}]
+    table = [
+        [e["from"], e["decisions"], e["pushed"], e["made"], *(value(e, n) for n in ("silence", "everybody", "gain"))]
+        for e in every
+    ]  # fmt: skip
+    click.echo("profit per decision:")
+    rows(["from", "decisions", "pushed", "made", "silence", "everybody", "gain"], table)
+    if "gain_unknown" in profit["overall"]:
+        click.echo(f"no gain is told: {profit['overall']['gain_unknown']}")
 
 
 @click.command(name="import")
@@ -143,28 +162,12 @@ def import_(folder: str, files: tuple[str, ...], shape: str, source: str, as_jso
     from pathlib import Path
 
     from propend.pipeline.workspace import open_workspace
-    from propend.serve.identity import Identity
     from propend.serve.imports import import_files
-    from propend.serve.live import open_live_inbox
-    from propend.serve.move import Mover, check_folder
+    from propend.serve.live import moving
 
-    workspace = open_workspace(folder)
-    inbox = open_live_inbox(workspace)
-    identity = Identity(check_folder(workspace.folder) / "identity.db")
-    try:
-        counts = import_files(inbox, [Path(f) for f in files], shape, source)
-        mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            inbox,
-            identity,
-        )
+    with moving(open_workspace(folder)) as mover:
+        counts = import_files(mover.inbox, [Path(f) for f in files], shape, source)
         document: dict[str, Any] = {**counts, "moved": mover.drain(), "repeats": mover.repeats}
-    finally:
-        identity.close()
-        inbox.close()
     emit(
         document,
         as_json,

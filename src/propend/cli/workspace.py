@@ -168,17 +168,19 @@ def sql(folder: str, query: str, limit: int, as_json: bool) -> None:
 @click.command()
 @folder_argument
 @click.argument("user")
+@click.option("--alone", is_flag=True, help="This id only, not the same person's others.")
 @json_option
-def forget(folder: str, user: str, as_json: bool) -> None:
-    """Erase USER from the store, the quarantine and every written table."""
+def forget(folder: str, user: str, alone: bool, as_json: bool) -> None:
+    """Erase USER, under every id of theirs, from the store, the written tables and the live side."""
     from propend.pipeline.workspace import open_workspace
 
-    gone = open_workspace(folder).forget(user)
+    gone = open_workspace(folder).forget(user, alone=alone)
+    live = sum(gone.get(name, 0) for name in ("refused", "answers", "fired", "facts"))
     emit(
         {"user": user, "erased": gone},
         as_json,
         lambda: click.echo(
-            f"Erased {user}: {gone['events']:,} events, {gone['quarantined']:,} quarantined rows, {gone['attributes']:,} attribute rows, {gone.get('outputs', 0):,} rows of written tables. "
+            f"Erased {', '.join(gone['ids'])}: {gone['events']:,} events, {gone['quarantined']:,} quarantined rows, {gone['attributes']:,} attribute rows, {gone['outputs']:,} rows of written tables, {live:,} entries of the live side. "
             "Their id is blocked: the same source brings them back no more. A report that named them was removed; run again for a new one, "
             "with models that learnt without them."
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,16 @@ from typing import IO, Final, Literal
 from propend.config import Source
 from propend.errors import DataError
 
-__all__ = ["FileKind", "TextFile", "kind_of", "resolve", "sniff"]
+__all__ = [
+    "FileKind",
+    "JsonFile",
+    "TextFile",
+    "is_array",
+    "kind_of",
+    "mend_json",
+    "resolve",
+    "sniff",
+]
 
 FileKind = Literal["csv", "jsonl", "parquet", "database"]
 
@@ -53,6 +63,17 @@ class TextFile:
     header: bool
     columns: tuple[str, ...]
     encoding: str
+
+
+@dataclass(frozen=True)
+class JsonFile:
+    """A file of JSON lines ready for reading: UTF-8, one object on each line."""
+
+    path: Path
+    """What to read: the file itself, or a copy without the lines that are no object."""
+    original: Path
+    malformed: tuple[tuple[int, str], ...] = ()
+    """Number and text of each line left out of the copy."""
 
 
 def kind_of(path: Path) -> FileKind:
@@ -130,6 +151,50 @@ def sniff(path: Path, source: Source, scratch: Path) -> TextFile:
     return TextFile(
         clean, path, "\t" if delimiter == WHITESPACE else delimiter, header, columns, encoding
     )
+
+
+def is_array(head: bytes) -> bool:
+    """Whether a JSON file that begins like this is one array rather than an object on each line.
+
+    >>> is_array(b' [{"user": "u1"}]'), is_array(b'{"user": "u1"}')
+    (True, False)
+    """
+    return head.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+
+
+def mend_json(path: Path, scratch: Path) -> JsonFile:
+    """Copy a file of JSON lines that does not read, without the lines that are no object.
+
+    Raises ``DataError`` for one broken array, and where no line is an object.
+    """
+    with _open_binary(path) as raw:
+        if is_array(raw.read(1 << 12)):
+            raise DataError(
+                f"{path}: the JSON array does not read to its end; bring the file again, or write one object on each line"
+            )
+    malformed: list[tuple[int, str]] = []
+    scratch.mkdir(parents=True, exist_ok=True)
+    target = _copy_of(path, scratch).with_suffix(".jsonl")
+    sound = 0
+    with target.open("w", encoding="utf-8", newline="") as out:
+        for number, line in enumerate(_lines(path, _encoding(path)), 1):
+            if not line.strip():
+                continue
+            try:
+                whole = isinstance(json.loads(line), dict)
+            except ValueError:
+                whole = False
+            if whole:
+                sound += 1
+                out.write(line if line.endswith("\n") else line + "\n")
+            else:
+                malformed.append((number, line.rstrip("\r\n")))
+    if not sound:
+        raise DataError(
+            f"{path}: not JSON lines (one object on each line); convert it or leave it out"
+        )
+    shutil.copystat(path, target)
+    return JsonFile(target, path, tuple(malformed))
 
 
 def _open_binary(path: Path) -> IO[bytes]:
@@ -212,12 +277,17 @@ def _decode_line(line: bytes) -> str:
 
 def _transcode(path: Path, encoding: str, delimiter: str, scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
-    target = scratch / f"{abs(hash(str(path))):x}-{path.name.removesuffix('.gz')}"
+    target = _copy_of(path, scratch)
     with target.open("w", encoding="utf-8", newline="") as out:
         for line in _lines(path, encoding):
             out.write("\t".join(line.split()) + "\n" if delimiter == WHITESPACE else line)
     shutil.copystat(path, target)
     return target
+
+
+def _copy_of(path: Path, scratch: Path) -> Path:
+    """Return where the readable copy of a file goes: files of one name in two folders stay apart."""
+    return scratch / f"{abs(hash(str(path))):x}-{path.name.removesuffix('.gz')}"
 
 
 def _split(sample: list[str], delimiter: str) -> list[list[str]]:

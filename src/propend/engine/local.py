@@ -7,24 +7,27 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from propend.config import Source
-from propend.engine.files import TextFile, kind_of, resolve, sniff
+from propend.engine.files import JsonFile, TextFile, kind_of, mend_json, resolve, sniff
 from propend.engine.port import Rejected, Scan
 from propend.errors import ConfigError, DataError, nearest
 
 __all__ = ["LocalEngine"]
 
 T = TypeVar("T")
+Rejects: TypeAlias = Callable[[duckdb.DuckDBPyConnection], list[Rejected]]
+"""The lines a relation left out, known once it has been read."""
 
 _NUMERIC: Final = ("TINY", "SMALL", "INT", "BIG", "HUGE", "U", "FLOAT", "DOUBLE", "DECIMAL")
 BATCH_ROWS: Final = 131_072
@@ -55,6 +58,7 @@ class LocalEngine:
         self._scratch = Path(tempfile.mkdtemp(prefix="propend-"))
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         self._sniffed: dict[tuple[object, ...], TextFile] = {}
+        self._json_files: dict[tuple[object, ...], JsonFile] = {}
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         con = duckdb.connect()
@@ -148,16 +152,16 @@ class LocalEngine:
 
     def _relations(
         self, con: duckdb.DuckDBPyConnection, source: Source, base: Path
-    ) -> list[tuple[str, str | None]]:
-        """Return SQL relations (and the name of their rejects table) that together are the source, in order."""
+    ) -> list[tuple[str, Rejects]]:
+        """Return SQL relations (and what they leave out) that together are the source, in order."""
         if source.database is not None:
-            return [(self._attached(con, source, base), None)]
+            return [(self._attached(con, source, base), _nothing)]
         paths = resolve(source, base)
         if not paths:
             raise ConfigError(
                 f"source {source.name!r} names neither files nor a database; set files = [...]"
             )
-        relations: list[tuple[str, str | None]] = []
+        relations: list[tuple[str, Rejects]] = []
         kinds = [
             (path, kind_of(path) if source.format == "auto" else source.format) for path in paths
         ]
@@ -166,29 +170,41 @@ class LocalEngine:
             if kind == "csv":
                 relations += self._csv(members, source, len(relations))
             elif kind == "database":
-                relations.append((self._attached(con, source, base, members[0]), None))
+                relations.append((self._attached(con, source, base, members[0]), _nothing))
+            elif kind == "jsonl":
+                files = [self._json(con, path) for path in members]
+                relations.append((_read_json(files), _malformed(files)))
             else:
-                reader = "read_parquet" if kind == "parquet" else "read_json"
                 listed = ", ".join(_text(str(p)) for p in members)
-                options = (
-                    ""
-                    if kind == "parquet"
-                    else ", format='auto', sample_size=-1, maximum_object_size=16777216"
-                )
                 relations.append(
-                    (f"{reader}([{listed}], filename='file', union_by_name=true{options})", None)
+                    (f"read_parquet([{listed}], filename='file', union_by_name=true)", _nothing)
                 )
         return relations
 
-    def _csv(self, paths: list[Path], source: Source, start: int) -> list[tuple[str, str | None]]:
+    def _json(self, con: duckdb.DuckDBPyConnection, path: Path) -> JsonFile:
+        """Return the file as it is where it reads, else a copy without its malformed lines; looked at once."""
+        stat = path.stat()
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in self._json_files:
+            file = JsonFile(path, path)
+            try:
+                rows = con.execute(f"DESCRIBE SELECT * FROM {_read_json([file])}").fetchall()
+                objects = [name for name, *_ in rows] != ["json", "file"]
+            except duckdb.Error:
+                objects = False
+            self._json_files[key] = file if objects else mend_json(path, self._scratch / "json")
+        return self._json_files[key]
+
+    def _csv(self, paths: list[Path], source: Source, start: int) -> list[tuple[str, Rejects]]:
         scratch = self._scratch / "utf8"
         texts = [self._sniff(path, source, scratch) for path in paths]
-        relations: list[tuple[str, str | None]] = []
+        relations: list[tuple[str, Rejects]] = []
         for (delimiter, header, columns), group in groupby(
             texts, key=lambda t: (t.delimiter, t.header, t.columns)
         ):
             rejects = f"rejects_{start + len(relations)}"
-            relations.append((_read_csv(list(group), delimiter, header, columns, rejects), rejects))
+            relation = _read_csv(list(group), delimiter, header, columns, rejects)
+            relations.append((relation, partial(_rejected, table=rejects)))
         return relations
 
     def _sniff(self, path: Path, source: Source, scratch: Path) -> TextFile:
@@ -243,7 +259,7 @@ class LocalEngine:
     def _stream(
         self,
         con: duckdb.DuckDBPyConnection,
-        queries: list[tuple[str, str | None]],
+        queries: list[tuple[str, Rejects]],
         source: Source,
         columns: Iterable[str],
         rejected: list[Rejected],
@@ -259,8 +275,7 @@ class LocalEngine:
                     yield batch
             except duckdb.Error as error:
                 raise DataError(_binding_sentence(source, str(error), columns)) from None
-            if rejects is not None:
-                rejected += _rejected(con, rejects)
+            rejected += rejects(con)
             if left is not None and left <= 0:
                 return
 
@@ -275,12 +290,32 @@ def _read_csv(
         f"columns={{{types}}}, store_rejects=true, rejects_table='{rejects}', rejects_scan='{rejects}_scan', "
         "max_line_size=16777216"
     )
-    renamed = [(str(t.path), str(t.original)) for t in texts if t.path != t.original]
-    relation = f"read_csv([{listed}], {options}, filename='file')"
-    if renamed:
-        cases = " ".join(f"WHEN {_text(a)} THEN {_text(b)}" for a, b in renamed)
-        relation = f"(SELECT * REPLACE (CASE file {cases} ELSE file END AS file) FROM {relation})"
-    return relation
+    return _under_own_names(f"read_csv([{listed}], {options}, filename='file')", texts)
+
+
+def _read_json(files: list[JsonFile]) -> str:
+    listed = ", ".join(_text(str(f.path)) for f in files)
+    options = "format='auto', sample_size=-1, maximum_object_size=16777216"
+    relation = f"read_json([{listed}], filename='file', union_by_name=true, {options})"
+    return _under_own_names(relation, files)
+
+
+def _malformed(files: list[JsonFile]) -> Rejects:
+    lines = [
+        Rejected(str(f.original), n, text, "malformed json")
+        for f in files
+        for n, text in f.malformed
+    ]
+    return lambda _: lines
+
+
+def _under_own_names(relation: str, files: Sequence[TextFile | JsonFile]) -> str:
+    """Return the relation with each readable copy under the name of its original."""
+    renamed = [(str(f.path), str(f.original)) for f in files if f.path != f.original]
+    if not renamed:
+        return relation
+    cases = " ".join(f"WHEN {_text(a)} THEN {_text(b)}" for a, b in renamed)
+    return f"(SELECT * REPLACE (CASE file {cases} ELSE file END AS file) FROM {relation})"
 
 
 @dataclass(frozen=True)
@@ -377,6 +412,10 @@ def _sql(
         outer_select += [_quote("raw." + name) for name in union]
     tail = f" LIMIT {limit}" if limit is not None else ""
     return f"SELECT {', '.join(outer_select)} FROM (SELECT {', '.join(inner)} FROM {relation}) AS source{tail}"
+
+
+def _nothing(_: duckdb.DuckDBPyConnection) -> list[Rejected]:
+    return []
 
 
 def _rejected(con: duckdb.DuckDBPyConnection, table: str) -> list[Rejected]:

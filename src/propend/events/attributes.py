@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time as clock
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.config import Config, TableSource
 from propend.engine import Engine
 from propend.errors import ConfigError, DataError
+from propend.events.clean import Finding
 from propend.events.hashing import hash_column
-from propend.events.ledger import file_prints
+from propend.events.ledger import IngestReport, file_prints, report_of
+from propend.events.malformed import rejected_table, without_erased
 from propend.events.read import Plan, identifier, quoted_name
 from propend.events.store import Store, Writer
 from propend.names import ITEM, USER
@@ -92,8 +98,14 @@ def _merge(old: pa.Table | None, new: pa.Table, key: str) -> pa.Table:
     return pa.table(columns)
 
 
-def read_attribute_tables(config: Config, base: Path, store: Store, engine: Engine) -> None:
-    """Read the declared item and user tables into the store where they have changed."""
+def read_attribute_tables(
+    config: Config, base: Path, store: Store, engine: Engine
+) -> list[IngestReport]:
+    """Read the declared item and user tables into the store where they have changed.
+
+    Returns a report per table; of a key that is repeated the last row counts, the earlier ones are set aside.
+    """
+    reports = []
     for name, role, declared in (("items", ITEM, config.items), ("users", USER, config.users)):
         if declared is None:
             continue
@@ -102,40 +114,83 @@ def read_attribute_tables(config: Config, base: Path, store: Store, engine: Engi
             "rules": hashlib.sha256(msgspec.json.encode(declared)).hexdigest()[:16],
             "files": file_prints(engine.files(declared, base), declared, base),
         }
-        if (
-            any({k: entry.get(k) for k in prints} == prints for entry in store.manifest.ledger)
-            and prints["files"]
-        ):
+        known = [e for e in store.manifest.ledger if e.get("table") == name]
+        if prints["files"] and any({k: e.get(k) for k in prints} == prints for e in known):
+            reports.append(replace(report_of(f"[{name}]", known), table=True))
             continue
-        table = _read_table(declared, base, engine, role)
         with store.writing() as writer:
+            table, report = _read_table(declared, base, engine, role, writer)
             if role == ITEM:
-                known = set(store.item_ids())
-                writer.add_items([i for i in table[ITEM].to_pylist() if i not in known])
+                ids = set(store.item_ids())
+                writer.add_items([i for i in table[ITEM].to_pylist() if i not in ids])
                 table = table.append_column(
                     "in_catalogue", pa.array(np.ones(table.num_rows, np.bool_))
                 )
-            elif writer.next.erased:
-                gone = np.isin(hash_column(table[USER]), np.array(writer.next.erased, np.uint64))
-                table = table.filter(pa.array(~gone))
             writer.put_table(name, _merge(store.table(name), table, role))
             writer.next.ledger = [e for e in writer.next.ledger if e.get("table") != name]
-            writer.next.ledger.append(
-                {
-                    "source": f"[{name}]",
-                    "rows_in": 0,
-                    "rows_kept": 0,
-                    "quarantine": {},
-                    "findings": [],
-                    "seconds": 0.0,
-                    **prints,
-                }
-            )
+            writer.next.ledger.append({**msgspec.to_builtins(asdict(report)), **prints})
             writer.commit()
+        reports.append(report)
+    return reports
 
 
-def _read_table(declared: TableSource, base: Path, engine: Engine, role: str) -> pa.Table:
+def _read_table(
+    declared: TableSource, base: Path, engine: Engine, role: str, writer: Writer
+) -> tuple[pa.Table, IngestReport]:
     """Read a table of items or users: one row per key (the last one wins), attributes as text or numbers."""
+    started = clock.perf_counter()
+    label = f"[{declared.name}]"
+    select = _selection(declared, base, engine, role)
+    scan = engine.scan(declared, base, select)
+    batches = [b.select([*select, "file"]) for b in scan.batches]
+    table = pa.Table.from_batches(batches) if batches else None
+    if table is None or table.num_rows == 0:
+        raise DataError(
+            f"{label} holds no row; bring the table again or take it out of propend.toml"
+        )
+    erased = writer.next.erased if role == USER else []
+    if erased:
+        gone = np.isin(hash_column(table[role]), np.array(erased, np.uint64))
+        table = table.filter(pa.array(~gone))
+    rejected = without_erased(scan.rejected, erased)
+    rows = np.arange(table.num_rows)
+    last = pa.table({role: table[role], "row": rows}).group_by(role).aggregate([("row", "max")])
+    chosen = np.sort(last.filter(pc.is_valid(last[role]))["row_max"].to_numpy())
+    aside = np.setdiff1d(rows, chosen)
+    keyless = ~np.asarray(pc.is_valid(table[role].take(aside)))
+    reasons = np.where(keyless, f"no {role}", "repeated key")
+    writer.rewrite_quarantine(lambda t: pc.not_equal(t["source"], label))
+    writer.add_quarantine(_set_aside(table.take(aside), aside, reasons, label, role))
+    writer.add_quarantine(rejected_table(label, rejected))
+    found = Counter([*reasons.tolist(), *["malformed line"] * len(rejected)])
+    total = table.num_rows + len(rejected)
+    report = IngestReport(label, total, len(chosen), dict(found), table=True)
+    report.findings = [Finding(n, k, k / total, "set aside", ()) for n, k in found.items()]
+    report.files = len(engine.files(declared, base))
+    report.seconds = round(clock.perf_counter() - started, 3)
+    return table.take(chosen).drop_columns(["file"]), report
+
+
+def _set_aside(
+    rows: pa.Table, number: npt.NDArray[np.int64], reasons: Any, source: str, role: str
+) -> pa.Table:
+    """Return rows of a table as they go into the quarantine."""
+    encode = msgspec.json.Encoder().encode
+    plain = rows.drop_columns(["file"])
+    return pa.table(
+        {
+            "source": pa.array([source] * rows.num_rows, pa.string()),
+            "file": rows["file"],
+            "row": number + 1,
+            "user": rows[role] if role == USER else pa.nulls(rows.num_rows, pa.string()),
+            "reason": pa.array(reasons.tolist(), pa.string()),
+            "original": pa.array([encode(r).decode() for r in plain.to_pylist()], pa.string()),
+        }
+    )
+
+
+def _selection(declared: TableSource, base: Path, engine: Engine, role: str) -> dict[str, str]:
+    """Return output name → SQL: the key under its role, then the attributes."""
     columns = engine.columns(declared, base)
     if not declared.key:
         raise ConfigError(
@@ -144,9 +199,9 @@ def _read_table(declared: TableSource, base: Path, engine: Engine, role: str) ->
     attributes = dict(declared.attributes) or {
         c: '"' + c.replace('"', '""') + '"' for c in columns if c != declared.key.strip('"')
     }
-    if role in attributes or "in_catalogue" in attributes:
+    if {role, "in_catalogue", "file"} & set(attributes):
         raise ConfigError(
-            f"[{declared.name}]: an attribute cannot be named {role!r} or 'in_catalogue'; list the attributes under other names"
+            f"[{declared.name}]: an attribute cannot be named {role!r}, 'file' or 'in_catalogue'; list the attributes under other names"
         )
     key = quoted_name(declared.key, columns)
     attributes = {name: quoted_name(e, columns) for name, e in attributes.items()}
@@ -161,16 +216,4 @@ def _read_table(declared: TableSource, base: Path, engine: Engine, role: str) ->
             if numeric
             else f"nullif(trim(({expression})::VARCHAR), '')"
         )
-    batches = [b.select([role, *attributes]) for b in engine.scan(declared, base, select).batches]
-    if not batches or sum(b.num_rows for b in batches) == 0:
-        raise DataError(
-            f"[{declared.name}] holds no row; bring the table again or take it out of propend.toml"
-        )
-    table = pa.Table.from_batches(batches)
-    table = table.filter(pc.is_valid(table[role]))
-    last = table.group_by(role, use_threads=False).aggregate(
-        [(name, "last") for name in attributes]
-    )
-    return last.select([role, *(f"{name}_last" for name in attributes)]).rename_columns(
-        [role, *attributes]
-    )
+    return select

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from propend.config import parse
 from propend.engine import Engine
@@ -154,9 +155,11 @@ def _richness(reading: Reading) -> float:
 
 
 def _keys(reading: Reading) -> list[Column]:
+    """Return the columns that may be the key: a few repeated rows are forgiven where nothing says log."""
+    enough = 0.99 if "time" in reading.roles else 0.9
     return [
         c for c in reading.sample.columns
-        if min(c.uniqueness, c.filled / reading.sample.rows) >= 0.99
+        if c.uniqueness >= enough and c.filled / reading.sample.rows >= 0.99
         and (c.is_whole or not c.is_number)
     ]  # fmt: skip
 
@@ -352,11 +355,28 @@ def _shape(log: Reading, types: set[str], has_value: bool) -> LogShape:
     known = seconds[np.isfinite(seconds)]
     if not days or not len(known):
         return LogShape(0.0, types, has_value, 0.0)
-    start, end = float(np.quantile(known, 0.001)), float(np.quantile(known, 0.999))
+    start, end = _span(known)
     span = (end - start) / 86_400
     firsts = np.array([min(d) for d in days.values()]) - start / 86_400
     cohort = bool(np.mean(firsts <= 0.25 * span) >= 0.9)
     return LogShape(span, types, has_value, float(np.mean([len(d) for d in days.values()])), cohort)
+
+
+def _span(seconds: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return start and end of a log without its rarest thousandth, nor a few dates far from all others."""
+    rare = len(seconds) // 1000
+    ordered = np.sort(seconds)[rare : len(seconds) - rare]
+    for _ in range(max(2, len(ordered) // 100)):
+        if len(ordered) < 3:
+            break
+        half = 0.5 * (ordered[-1] - ordered[0])
+        if ordered[1] - ordered[0] > half:
+            ordered = ordered[1:]
+        elif ordered[-1] - ordered[-2] > half:
+            ordered = ordered[:-1]
+        else:
+            break
+    return float(ordered[0]), float(ordered[-1])
 
 
 def _name_sources(readings: list[Reading]) -> None:

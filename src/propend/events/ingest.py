@@ -8,12 +8,11 @@ Rows in = rows kept + rows set aside; the commit at the end makes all of a sourc
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -32,8 +31,8 @@ from propend.events.attributes import read_attribute_tables
 from propend.events.clean import CODE, REASONS, Finding, Tally
 from propend.events.durable import exclusive
 from propend.events.first_pass import FirstPass, Job, Progress
-from propend.events.hashing import hash_text
 from propend.events.ledger import IngestReport, file_prints, report_of, rules_print
+from propend.events.malformed import rejected_table, without_erased
 from propend.events.originals import Originals
 from propend.events.read import Plan, plan
 from propend.events.second_pass import SecondPass, Settled, reason_counts
@@ -67,7 +66,7 @@ def ingest(
 
     A source whose files and rules have not changed is left alone; new files are added; a source whose rules or
     files changed is taken out and read afresh. Each source is in the store as a whole or not at all.
-    Returns a report per source, from the ledger where nothing was read. Raises ``ConfigError`` or ``DataError``
+    Returns a report per source, and per table of items and users, from the ledger where nothing was read. Raises ``ConfigError`` or ``DataError``
     with one sentence; a store that did not exist before does not exist then either.
     """
     sources = config.events if only is None else (only,)
@@ -89,7 +88,7 @@ def ingest(
             for source, files, source_plan in plans
         ]
         if only is None:
-            read_attribute_tables(config, base, store, engine)
+            reports += read_attribute_tables(config, base, store, engine)
     except BaseException:
         _remove_if_untouched(store_folder)
         raise
@@ -266,7 +265,7 @@ def _both_passes(job: Job, engine: Engine, base: Path, replayed: pa.Table | None
     first = FirstPass(job)
     scan = engine.scan(job.source, base, job.plan.select, raw=True)
     first.run(scan)
-    rejected = _without_erased(scan.rejected, job.writer.next.erased)
+    rejected = without_erased(scan.rejected, job.writer.next.erased)
     if first.rows + len(rejected) == 0:
         raise DataError(
             f"{job.source.name}: the source holds no row; bring a file with at least one event"
@@ -280,7 +279,7 @@ def _both_passes(job: Job, engine: Engine, base: Path, replayed: pa.Table | None
     reasons = reason_counts(parts)
     if rejected:
         reasons["malformed line"] = len(rejected)
-        job.writer.add_quarantine(_rejected_table(job.source.name, rejected))
+        job.writer.add_quarantine(rejected_table(job.source.name, rejected))
     kept = sum(part.kept for part in parts)
     report = IngestReport(job.source.name, first.rows + len(rejected), kept, reasons)
     if report.rows_in != report.rows_kept + report.rows_quarantined:
@@ -356,36 +355,6 @@ def _set_aside(
             pending = []
     if pending:
         yield pa.concat_tables(pending)
-
-
-def _without_erased(rejected: list[Rejected], erased: Sequence[int]) -> list[Rejected]:
-    """Return lines that are no rows without the text of those that have an erased user's id among their words."""
-    if not erased:
-        return rejected
-    gone = set(erased)
-    return [
-        replace(line, text="") if any(hash_text(w) in gone for w in _words(line.text)) else line
-        for line in rejected
-    ]
-
-
-def _words(line: str) -> set[str]:
-    cells = {cell.strip(" \"'") for cell in re.split(r"[,;|\t]", line)}
-    return {*cells, *line.split()}
-
-
-def _rejected_table(source: str, rejected: list[Rejected]) -> pa.Table:
-    return pa.table(
-        {
-            "source": [source] * len(rejected),
-            "file": [r.file for r in rejected],
-            "row": [r.line for r in rejected],
-            "user": pa.nulls(len(rejected), pa.string()),
-            "reason": ["malformed line"] * len(rejected),
-            "original": [r.text or None for r in rejected],
-        },
-        schema=QUARANTINE,
-    )
 
 
 def _staying(rules: CleanConfig) -> list[str]:

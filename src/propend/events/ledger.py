@@ -28,6 +28,8 @@ class IngestReport:
     findings: list[Finding] = field(default_factory=list)
     files: int = 0
     seconds: float = 0.0
+    table: bool = False
+    """Whether these are rows of the items or users table, not events."""
 
     @property
     def rows_quarantined(self) -> int:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from propend.config import Source
 from propend.engine import Engine
-from propend.engine.files import kind_of, resolve, sniff
+from propend.engine.files import is_array, kind_of, resolve, sniff
 from propend.errors import DataError
 from propend.events.columns import Column
 
@@ -29,6 +30,8 @@ _BLOCKS: Final = 16
 _HEAD: Final = 1 << 18
 _BLANK: Final = frozenset(("", "nan", "null", "none", "n/a", "#n/a", "nil", "\\n"))
 """What the reader takes for a missing value, too."""
+_ELEMENT: Final = re.compile(r"\s*,?\s*(?=[^\s\],])")
+"""What stands before an element of a JSON array."""
 
 
 @dataclass(frozen=True)
@@ -151,19 +154,37 @@ def _header(path: Path, kind: str, scratch: Path) -> tuple[bool, tuple[str, ...]
 
 
 def _keys(path: Path) -> tuple[str, ...]:
-    lines = _head(path, _HEAD).splitlines()
     keys: dict[str, None] = {}
-    for line in itertools.islice((line for line in lines if line.strip()), 50):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{path}: not JSON lines (one object on each line); convert it or leave it out"
-            )
-        keys.update(dict.fromkeys(row))
+    objects = 0
+    for row in itertools.islice(_json_rows(_head(path, _HEAD)), 50):
+        if isinstance(row, dict):
+            objects += 1
+            keys.update(dict.fromkeys(row))
+    if not objects:
+        raise DataError(
+            f"{path}: not JSON lines (one object on each line); convert it or leave it out"
+        )
     return tuple(sorted(keys))
+
+
+def _json_rows(head: bytes) -> Iterator[Any]:
+    """Yield the values of the lines, or of the array, that a file begins with; ``None`` for a line that is no JSON."""
+    text = head.decode("utf-8-sig", "replace")
+    if not is_array(head):
+        for line in text.splitlines():
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    yield None
+        return
+    decoder, position = json.JSONDecoder(), text.index("[") + 1
+    while found := _ELEMENT.match(text, position):
+        try:
+            value, position = decoder.raw_decode(text, found.end())
+        except ValueError:  # the end of the head, in the middle of an element, or of the array
+            return
+        yield value
 
 
 def _alike(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
@@ -185,7 +206,11 @@ def _shrink(path: Path, kind: str, rows: int, folder: Path, number: int) -> Path
         return path
     target = folder / f"{number}-{path.name.removesuffix('.gz')}"
     with target.open("wb") as out:
-        if path.suffix == ".gz" or _is_wide(path):
+        if kind == "jsonl" and is_array(_head(path, 1 << 12)):
+            out.writelines(
+                json.dumps(row).encode() + b"\n" for row in _json_rows(_head(path, budget))
+            )
+        elif path.suffix == ".gz" or _is_wide(path):
             out.write(_head(path, budget))
         else:
             out.writelines(_blocks(path, budget))

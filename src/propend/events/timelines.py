@@ -108,9 +108,14 @@ class Timelines:
 
 
 def offsets_of(users: npt.NDArray[np.integer]) -> tuple[I64, I64]:
-    """Return the distinct users of a sorted user column and the offsets of their runs."""
-    if len(users) == 0:
-        return np.zeros(0, np.int64), np.zeros(1, np.int64)
-    starts = np.flatnonzero(np.diff(users)) + 1
+    """Return the distinct users of a sorted user column and the offsets of their runs.
+
+    Read-only, as columns that come from a file are: kernels are compiled (and loaded) for one kind of array.
+    """
+    starts = np.flatnonzero(users[1:] != users[:-1]) + 1
     offsets = np.concatenate([[0], starts, [len(users)]]).astype(np.int64)
-    return users[offsets[:-1]].astype(np.int64), offsets
+    if len(users) == 0:
+        offsets = offsets[:1]
+    found = users[offsets[:-1]].astype(np.int64)
+    found.flags.writeable = offsets.flags.writeable = False
+    return found, offsets

@@ -38,9 +38,11 @@ __all__ = [
     "none",
     "p",
     "profile",
+    "second_last",
     "std",
     "std_gap",
     "sum_",
+    "third_last",
     "trend",
 ]
 
@@ -94,6 +96,8 @@ max_ = partial(aggregate, "max")
 std = partial(aggregate, "std")
 first = partial(aggregate, "first")
 last = partial(aggregate, "last")
+second_last = partial(aggregate, "second_last")
+third_last = partial(aggregate, "third_last")
 next_ = partial(aggregate, "next")
 distinct = partial(aggregate, "distinct")
 days_since = partial(aggregate, "days_since")

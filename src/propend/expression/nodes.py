@@ -42,6 +42,8 @@ AGGREGATES: Final[dict[str, str]] = {
     "std": "standard deviation of a field (population)",
     "first": "earliest non-missing value of a field",
     "last": "latest non-missing value of a field",
+    "second_last": "the non-missing value of a field before its latest",
+    "third_last": "the non-missing value of a field two before its latest",
     "next": "first non-missing value of a field in the window (read forwards)",
     "distinct": "number of different values of a field",
     "days_since": "days from the latest such event to the cutoff",
@@ -55,8 +57,22 @@ AGGREGATES: Final[dict[str, str]] = {
 """Every aggregate of the language with its meaning."""
 
 NEEDS_FIELD: Final = frozenset(
-    {"sum", "mean", "min", "max", "std", "first", "last", "next", "distinct"}
+    {
+        "sum",
+        "mean",
+        "min",
+        "max",
+        "std",
+        "first",
+        "last",
+        "second_last",
+        "third_last",
+        "next",
+        "distinct",
+    }
 )
+PICKS: Final = frozenset({"first", "last", "second_last", "third_last", "next"})
+"""Aggregates that pick one event's value, which may be a text."""
 FORWARD_ONLY: Final = frozenset({"next", "days_until"})
 BACKWARD_ONLY: Final = frozenset({"days_since", "days_since_first", "trend"})
 

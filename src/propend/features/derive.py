@@ -20,7 +20,7 @@ from propend.expression.nodes import (
     Window,
 )
 from propend.features.schema import Schema
-from propend.names import ITEM, QUANTITY, SESSION, VALUE
+from propend.names import ITEM, QUANTITY, SESSION, TYPE, VALUE
 
 __all__ = ["derive_features", "windows_for"]
 
@@ -34,6 +34,10 @@ _IDENTIFYING = re.compile(
     r"(?i)zip|postal|postcode|plz|phone|e-?mail|address|passport|birth|邮编|电话|手机|地址"
 )
 """Attributes that point at a person or a doorstep: never a reason for a score."""
+_REFERENCE = re.compile(
+    r"(?i)(^|_)(id|no|nr|number|order|invoice|uuid|key|token|hash|url)s?$|编号|单号"
+)
+"""Texts that name one event and come back in no other."""
 EVER = Window()
 
 
@@ -71,6 +75,7 @@ def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple
         found.update(dict.fromkeys(_glance((name,), windows)))
     found.update(dict.fromkeys(_calendar(windows)))
     found.update(dict.fromkeys(_tastes(schema)))
+    found.update(dict.fromkeys(_sequence(schema, main)))
     told = (name for name in schema.users if not _IDENTIFYING.search(name))
     found.update(dict.fromkeys(Field(("profile", name)) for name in told))
     return tuple(found)
@@ -103,12 +108,37 @@ def _rhythm(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression
     found += [Aggregate("std_gap", of), Aggregate("mean_gap", of)]
     long = [w for w in windows if w.length is not None and w.length.days >= 7]
     found += [Aggregate("trend", of, window=w) for w in (*long[-2:], EVER)]
-    pairs = pairwise(long)
+    pairs = list(pairwise(long))
     found += [
         Arithmetic("/", Aggregate("count", of, window=a), Aggregate("count", of, window=b))
         for a, b in pairs
     ]
+    # regularity: how far gaps spread about their mean, and how the recent rhythm compares with all
+    found.append(Arithmetic("/", Aggregate("std_gap", of), Aggregate("mean_gap", of)))
+    if long:
+        recent = Aggregate("mean_gap", of, window=long[-1])
+        found.append(Arithmetic("/", recent, Aggregate("mean_gap", of)))
     return found
+
+
+def _sequence(schema: Schema, main: Sequence[str]) -> list[Expression]:
+    """What the last events were, and of which item, kind of item and circumstance the latest was.
+
+    Texts with many values (items) are encoded by their rate inside each training fold (``models.encoded``): a user is
+    told by what others who last touched the same thing did.
+    """
+    found: list[Expression] = []
+    if len(schema.types) > 1:
+        found += [Aggregate(f, (), TYPE) for f in ("last", "second_last", "third_last")]
+    of: tuple[tuple[str, ...], ...] = ((), *((t,) for t in main[:1] if len(schema.types) > 1))
+    kinds = [n for n, values in schema.items.items() if isinstance(values, Column)]
+    for types in of:
+        if schema.item_ids:
+            found.append(Aggregate("last", types, ITEM))
+        found += [Aggregate("last", types, f"{ITEM}.{name}") for name in kinds[:_MOST_VALUES]]
+    free = [n for n in schema.texts if n != SESSION and not _IDENTIFYING.search(n)]
+    told = [n for n in free if not _REFERENCE.search(n)]
+    return found + [Aggregate("last", (), name) for name in told[:_MOST_VALUES]]
 
 
 def _volume(of: tuple[str, ...], windows: tuple[Window, ...], schema: Schema) -> list[Expression]:
@@ -119,6 +149,14 @@ def _volume(of: tuple[str, ...], windows: tuple[Window, ...], schema: Schema) ->
         found += [Aggregate("sum", of, VALUE, window=w) for w in windows]
         found += [Aggregate(f, of, VALUE) for f in ("mean", "max", "min", "std", "last")]
         found += [Arithmetic("/", Aggregate("sum", of, VALUE), Aggregate("active_days", of))]
+        finite = [w for w in windows if w.length is not None and w.length.days >= 30]
+        found += [
+            Arithmetic(
+                "/", Aggregate("sum", of, VALUE, window=a), Aggregate("sum", of, VALUE, window=b)
+            )
+            for a, b in pairwise(finite)
+        ]
+        found.append(Arithmetic("/", Aggregate("last", of, VALUE), Aggregate("mean", of, VALUE)))
     if QUANTITY in schema.numbers:
         found += [Aggregate("sum", of, QUANTITY, window=w) for w in long]
     if SESSION in schema.texts:

@@ -18,6 +18,7 @@ from propend.events.clock import local_day, local_hour, local_weekday, wall
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import (
     FORWARD_ONLY,
+    PICKS,
     Aggregate,
     And,
     Arithmetic,
@@ -58,6 +59,8 @@ _SCANS: Final = {
     "std": k.STD,
     "first": k.FIRST,
     "last": k.LAST,
+    "second_last": k.SECOND_LAST,
+    "third_last": k.THIRD_LAST,
     "next": k.FIRST,
     "days_since": k.DAYS_SINCE,
     "days_since_first": k.DAYS_SINCE_FIRST,
@@ -344,7 +347,7 @@ class _Evaluation:
             _fixed(self.day()) if a.function == "active_days" else _NONE,
             out,
         )
-        if isinstance(values, Column) and a.function in ("first", "last", "next"):
+        if isinstance(values, Column) and a.function in PICKS:
             return Column(np.where(np.isnan(out), -1, out).astype(np.int32), values.values)
         return out
 

@@ -29,9 +29,11 @@ __all__ = [
     "MICRO",
     "MIN",
     "NONE",
+    "SECOND_LAST",
     "STD",
     "STD_GAP",
     "SUM",
+    "THIRD_LAST",
     "TREND",
     "bounds",
     "count_distinct",
@@ -62,7 +64,9 @@ _DAY: Final = 86_400_000_000.0
     STD_GAP,
     ACTIVE_DAYS,
     TREND,
-) = range(12)
+    SECOND_LAST,
+    THIRD_LAST,
+) = range(14)
 ANY, NONE, COUNT, SUM, MEAN = range(5)
 
 
@@ -271,18 +275,21 @@ def scan(
 ) -> None:
     """Write an order-dependent aggregate of the masked events in [low, high); NaN where it has none.
 
-    ``value`` are numbers (or codes, for FIRST and LAST of a text); ``start`` is the window's first moment; ``day`` the
+    ``value`` are numbers (or codes, for FIRST and LAST and their like of a text); ``start`` is the window's first moment; ``day`` the
     calendar day of each event. Only what had arrived by the cutoff is seen.
     """
     check = len(arrival) > 0
     for row in range(len(low)):
         lo, hi, now = low[row], high[row], cutoff[row]
         out[row] = np.nan
-        if what in (LAST, DAYS_SINCE):  # read backwards: usually one step
+        if what in (LAST, SECOND_LAST, THIRD_LAST, DAYS_SINCE):  # read backwards: a few steps
+            wanted = 2 if what == SECOND_LAST else 3 if what == THIRD_LAST else 1
             for i in range(hi - 1, lo - 1, -1):
                 if mask[i] and not (check and arrival[i] > now):
-                    out[row] = value[i] if what == LAST else (now - time[i]) / _DAY
-                    break
+                    wanted -= 1
+                    if wanted == 0:
+                        out[row] = (now - time[i]) / _DAY if what == DAYS_SINCE else value[i]
+                        break
             continue
         n = 0
         first = 0

@@ -20,6 +20,7 @@ from propend.events.clock import local_day, local_hour, local_weekday
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import (
     FORWARD_ONLY,
+    PICKS,
     Aggregate,
     And,
     Arithmetic,
@@ -53,6 +54,8 @@ _KINDS: Final = {
     "std": (_SCAN, k.STD),
     "first": (_SCAN, k.FIRST),
     "last": (_SCAN, k.LAST),
+    "second_last": (_SCAN, k.SECOND_LAST),
+    "third_last": (_SCAN, k.THIRD_LAST),
     "days_since": (_SCAN, k.DAYS_SINCE),
     "days_since_first": (_SCAN, k.DAYS_SINCE_FIRST),
     "mean_gap": (_SCAN, k.MEAN_GAP),
@@ -173,7 +176,9 @@ class Program:
             raise _Beyond
         kind, what = _KINDS[a.function]
         column = "" if a.field is None else self.schema.event_column(tuple(a.field.split(".")))
-        if column and kind != _DISTINCT and kind != _COUNT and self.schema.is_text(column):
+        # a text's codes are numbers too, where they are the schema's: which one was picked is one of them
+        text = column and kind not in (_DISTINCT, _COUNT) and self.schema.is_text(column)
+        if text and not (a.function in PICKS and self._fixed_codes(column)):
             raise _Beyond
         values = self._column(column) if column else -1
         mask = self._mask(a.types, a.where, values)

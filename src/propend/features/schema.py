@@ -15,6 +15,7 @@ from propend.events.store import NUMBERS, TEXTS, Store
 from propend.events.timelines import Column
 from propend.expression.nodes import (
     FORWARD_ONLY,
+    PICKS,
     Aggregate,
     And,
     Arithmetic,
@@ -173,7 +174,7 @@ class Schema:
     def _is_text_outside(self, leaf: Expression) -> bool:
         if isinstance(leaf, Aggregate):
             return (
-                leaf.function in ("first", "last", "next")
+                leaf.function in PICKS
                 and leaf.field is not None
                 and self.is_text(self.event_column(tuple(leaf.field.split("."))))
             )

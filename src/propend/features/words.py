@@ -154,7 +154,7 @@ def _aggregate(a: Aggregate) -> str:
             )
         case "sum":
             return f"total {of} of {events}{when}"
-        case "mean" | "min" | "max" | "std" | "first" | "last":
+        case "mean" | "min" | "max" | "std" | "first" | "last" | "second_last" | "third_last":
             word = {
                 "mean": "average",
                 "min": "smallest",
@@ -162,6 +162,8 @@ def _aggregate(a: Aggregate) -> str:
                 "std": "spread of the",
                 "first": "first",
                 "last": "latest",
+                "second_last": "latest but one",
+                "third_last": "latest but two",
             }[a.function]
             return f"{word} {of} of {events}{when}"
         case "next":

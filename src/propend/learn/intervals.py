@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from propend.errors import DataError, ModelError, NotEnoughDataError
 from propend.learn.calibration import VennAbers, from_state
 
-__all__ = ["Conformal", "bounds", "forward_coverage", "uncertainty"]
+__all__ = ["Conformal", "bounder", "bounds", "forward_coverage", "uncertainty"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -157,14 +157,18 @@ def bounds(kept: dict[str, Any], p: npt.ArrayLike) -> tuple[F64, F64]:
     >>> bool(low[0] < 0.02 and high[0] < 0.05 and low[1] > 0.95)
     True
     """
-    scores = np.asarray(p, dtype=np.float64)
+    return bounder(kept)(np.asarray(p, dtype=np.float64))
+
+
+def bounder(kept: dict[str, Any]) -> Callable[[npt.ArrayLike], tuple[F64, F64]]:
+    """Return :func:`bounds` of what was kept as a function of scores, to be asked often."""
     if kept.get("kind") == VennAbers.name:
         fitted = from_state(kept["state"])
         assert isinstance(fitted, VennAbers)
-        return fitted.bounds(scores)
+        return fitted.bounds
     if kept.get("kind") == "conformal":
-        return Conformal.from_state(kept["state"]).apply(scores)
-    return np.full(len(scores), np.nan), np.full(len(scores), np.nan)
+        return Conformal.from_state(kept["state"]).apply
+    return lambda p: (np.full(np.shape(p), np.nan), np.full(np.shape(p), np.nan))
 
 
 def _pair(y: npt.ArrayLike, p: npt.ArrayLike) -> tuple[F64, F64]:

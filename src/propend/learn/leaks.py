@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import DataError
+from propend.events.store import Store
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import Expression
 from propend.features.evaluate import Rows, evaluate
 from propend.features.schema import Schema
 from propend.learn import metrics
 
-__all__ = ["Leak", "LeakError", "check_future", "leak_report", "refuse"]
+__all__ = ["Leak", "LeakError", "check_future", "check_store", "leak_report", "refuse"]
 
 F64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -37,6 +38,8 @@ _AFTER: Final = re.compile(
     r"after|post|final|next|future|label|target|predicted)([_\s]|$)"
 )
 _ROWS: Final = 20_000
+_CHECKED: Final = 200
+"""Users whose future is shuffled."""
 _BINS: Final = 32
 
 
@@ -254,6 +257,30 @@ def check_future(
         Leak(str(features[j]), "future", True, 1.0, f"{features[j]} changes when the future is shuffled; it reads past the cutoff")
         for j in map(int, np.flatnonzero(changed))
     ]  # fmt: skip
+
+
+def check_store(
+    store: Store, schema: Schema, features: Sequence[Expression], cutoffs: Sequence[int]
+) -> dict[str, Any]:
+    """Shuffle the future of some users of a store and refuse features that change; returns what was checked.
+
+    Raises ``LeakError`` naming the feature.
+    """
+    plain = [f for f in features if not str(f).startswith("profile.")]
+    bucket = min(store.manifest.runs)
+    timelines = store.timelines(bucket, schema.columns_for(plain))
+    timelines = timelines.users_at(np.arange(min(len(timelines.users), _CHECKED)))
+    refuse(
+        check_future(plain, timelines, cutoffs, schema),
+        "take the feature out: what it reads was not known at the cutoff",
+    )
+    users = len(timelines.users)
+    return {
+        "features": len(plain),
+        "users": users,
+        "cutoffs": len(cutoffs),
+        "sentence": f"{len(plain)} features of {users:,} users stay the same when everything from the cutoff on is shuffled",
+    }
 
 
 def _other_future(t: Timelines, cutoff: int, seed: int) -> Timelines:

@@ -3,12 +3,16 @@
 Every metric takes ``y`` [n], the scores ``p`` [n] and optionally ``weight`` [n], treats tied scores
 as one (so the order of rows never matters), and returns NaN where it is not defined, as AUROC on
 one class. They agree with scikit-learn, which the tests check.
+
+Rows tested in several folds are judged inside each fold (``strata``): a level that moves from fold
+to fold would otherwise look like skill, even a constant's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -30,6 +34,7 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_interval",
     "brier",
+    "c_index",
     "ece",
     "equal_mass_bins",
     "f1",
@@ -37,13 +42,19 @@ __all__ = [
     "lift_by_decile",
     "log_loss",
     "mae",
+    "mae_of_time",
+    "mean",
+    "pinball",
+    "poisson_deviance",
     "precision",
     "r2",
     "rate_threshold",
     "recall",
     "rmse",
+    "share_below",
     "spearman",
     "top_decile_lift",
+    "within",
     "yes_no_metrics",
 ]
 
@@ -237,9 +248,15 @@ def equal_mass_bins(p: Array, weight: Array, bins: int) -> npt.NDArray[np.int64]
 
 
 def lift_by_decile(
-    y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None
+    y: npt.ArrayLike,
+    p: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    *,
+    strata: npt.ArrayLike | None = None,
 ) -> LiftTable:
     """Lift and gain by tenths of the ranking, best first; a tie that spans two tenths is shared.
+
+    With ``strata`` [n] each stratum is ranked by itself and the tenths are added up.
 
     >>> table = lift_by_decile([1, 1, 0, 0, 0, 0, 0, 0, 0, 0], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0])
     >>> table.cumulative_share[:3]
@@ -247,14 +264,17 @@ def lift_by_decile(
     >>> table.lift[:3]
     array([5., 5., 0.])
     """
-    ranked = _ranked(*_clean(y, p, weight))
-    masses = np.r_[0.0, np.cumsum(ranked.weight[::-1])]
-    totals = np.r_[0.0, np.cumsum(ranked.total[::-1])]
-    edges = masses[-1] * np.arange(11) / 10
-    reached = np.interp(edges, masses, totals)
+    labels, scores, weights = _clean(y, p, weight)
+    edges, reached = np.zeros(11), np.zeros(11)
+    for rows in _rows_of(strata, len(labels)):
+        ranked = _ranked(labels[rows], scores[rows], weights[rows])
+        masses = np.r_[0.0, np.cumsum(ranked.weight[::-1])]
+        tenths = masses[-1] * np.arange(11) / 10
+        reached += np.interp(tenths, masses, np.r_[0.0, np.cumsum(ranked.total[::-1])])
+        edges += tenths
     weights, found = np.diff(edges), np.diff(reached)
     with np.errstate(invalid="ignore", divide="ignore"):
-        base = reached[-1] / masses[-1]
+        base = reached[-1] / edges[-1]
         rate = found / weights
         cumulative = reached[1:] / edges[1:]
         return LiftTable(
@@ -330,7 +350,101 @@ def spearman(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = 
     return _ratio(float((weights * a * b).sum()), float(np.sqrt(spread)))
 
 
+def mean(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> float:
+    """Mean of ``y``, whatever the scores: for figures that each row already has."""
+    labels, _, weights = _clean(y, p, weight)
+    return _mean(labels, weights)
+
+
+def pinball(
+    y: npt.ArrayLike,
+    p: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    *,
+    quantile: float = 0.5,
+) -> float:
+    """Mean pinball loss of a predicted quantile (Koenker & Bassett 1978).
+
+    >>> pinball([0.0, 10.0], [2.0, 2.0], quantile=0.9)
+    3.7
+    """
+    labels, scores, weights = _clean(y, p, weight)
+    short = labels - scores
+    return _mean(np.maximum(quantile * short, (quantile - 1) * short), weights)
+
+
+def share_below(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> float:
+    """Share of rows at or below their score: what a quantile promises."""
+    labels, scores, weights = _clean(y, p, weight)
+    return _mean((labels <= scores).astype(np.float64), weights)
+
+
+def poisson_deviance(
+    y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None
+) -> float:
+    """Mean Poisson deviance of counts; an expected count of 0 is held at machine epsilon.
+
+    >>> round(poisson_deviance([0, 2], [1.0, 2.0]), 3)
+    1.0
+    """
+    labels, scores, weights = _clean(y, p, weight)
+    expected = np.maximum(scores, np.finfo(np.float64).eps)
+    told = labels * np.log(np.where(labels > 0, labels, 1.0) / expected)
+    return _mean(2 * (told - labels + expected), weights)
+
+
+# -------------------------------------------------------------------------------- time to event
+
+
+def c_index(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> float:
+    """Chance that of two comparable rows the one with the later event was given the longer time (Harrell 1982).
+
+    ``y`` is the time of the event, or minus the time for which none was seen; ``p`` the expected time. Two rows are
+    comparable where one has its event while the other is still watched. Tied scores count half.
+
+    >>> c_index([1.0, 3.0, -5.0, -0.5], [2.0, 1.0, 9.0, 9.0])
+    0.6666666666666666
+    """
+    labels, scores, weights = _clean(y, p, weight)
+    watched, event = np.abs(labels), labels > 0
+    # events first at equal times when read forwards: who is censored then was still watched
+    order = np.lexsort((event, -watched))
+    _, place = np.unique(scores, return_inverse=True)
+    from propend.learn.concordance import pairs
+
+    better, worse, everyone = pairs(watched[order], event[order], place[order], weights[order])
+    return _ratio(better + 0.5 * (everyone - better - worse), everyone)
+
+
+def mae_of_time(y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None) -> float:
+    """Mean absolute error of the time to an event, where none was seen up to the time watched."""
+    labels, scores, weights = _clean(y, p, weight)
+    watched = np.abs(labels)
+    return _mean(np.abs(np.minimum(scores, watched.max(initial=0.0)) - watched), weights)
+
+
 # -------------------------------------------------------------------------------- all at once
+
+
+def within(
+    metric: Metric,
+    y: npt.ArrayLike,
+    p: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    *,
+    strata: npt.ArrayLike | None = None,
+) -> float:
+    """The metric inside each stratum (fold), averaged: AUROC by pairs of a positive and a negative, others by rows.
+
+    Metrics that rank or compare with a level (AUROC, average precision, C-index, Gini, R², Spearman, top-decile lift)
+    are averaged, strata where they are not defined left out; those that add up row by row are the same either way.
+
+    >>> y, level = [0, 0, 0, 1, 0, 1, 1, 1], [0.3] * 4 + [0.7] * 4
+    >>> auroc(y, level), within(auroc, y, level, strata=[0] * 4 + [1] * 4)
+    (0.75, 0.5)
+    """
+    labels, scores, weights = _clean(y, p, weight)
+    return _within(metric, labels, scores, weights, _rows_of(strata, len(labels)))
 
 
 def yes_no_metrics(
@@ -339,16 +453,18 @@ def yes_no_metrics(
     weight: npt.ArrayLike | None = None,
     *,
     threshold: float | None = None,
+    strata: npt.ArrayLike | None = None,
 ) -> dict[str, float]:
     """All yes/no metrics by name, with the ``threshold`` they were computed at.
 
     Pass the threshold chosen on other rows (``best_f1_threshold``); by default as many rows are
-    flagged as are positive (``rate_threshold``).
+    flagged as are positive (``rate_threshold``). ``strata`` [n] as in ``within``.
     """
     cut = rate_threshold(y, p, weight) if threshold is None else threshold
+    inside = partial(within, y=y, p=p, weight=weight, strata=strata)
     return {
-        "auroc": auroc(y, p, weight),
-        "average_precision": average_precision(y, p, weight),
+        "auroc": inside(auroc),
+        "average_precision": inside(average_precision),
         "accuracy": accuracy(y, p, cut, weight),
         "precision": precision(y, p, cut, weight),
         "recall": recall(y, p, cut, weight),
@@ -356,17 +472,21 @@ def yes_no_metrics(
         "log_loss": log_loss(y, p, weight),
         "brier": brier(y, p, weight),
         "ece": ece(y, p, weight),
-        "top_decile_lift": top_decile_lift(y, p, weight),
+        "top_decile_lift": inside(top_decile_lift),
         "threshold": cut,
     }
 
 
 def amount_metrics(
-    y: npt.ArrayLike, p: npt.ArrayLike, weight: npt.ArrayLike | None = None
+    y: npt.ArrayLike,
+    p: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    *,
+    strata: npt.ArrayLike | None = None,
 ) -> dict[str, float]:
-    """All amount metrics by name."""
-    known = (mae, rmse, bias, gini, top_decile_lift, r2, spearman)
-    return {metric.__name__: metric(y, p, weight) for metric in known}
+    """All amount metrics by name; ``strata`` [n] as in ``within``."""
+    known: tuple[Metric, ...] = (mae, rmse, bias, gini, top_decile_lift, r2, spearman)
+    return {m.__name__: within(m, y, p, weight, strata=strata) for m in known}
 
 
 # -------------------------------------------------------------------------------- intervals
@@ -379,6 +499,7 @@ def bootstrap_interval(
     weight: npt.ArrayLike | None = None,
     *,
     groups: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
     n: int = 200,
     level: float = 0.95,
     seed: int = 0,
@@ -394,6 +515,8 @@ def bootstrap_interval(
         ``metric(y, p, weight)``, as ``auroc``; ``partial`` or a lambda fixes a threshold.
     groups
         [n] which rows belong together (users); default every row by itself.
+    strata
+        [n] the fold each row was tested in: the metric is taken ``within`` each.
 
     Examples
     --------
@@ -408,11 +531,12 @@ def bootstrap_interval(
     labels, scores, weights = labels[order], scores[order], weights[order]
     codes, count = _codes(groups, len(labels))
     codes = codes[order]
+    rows = _rows_of(strata, len(labels), order)
     rng = np.random.default_rng(seed)
     draws = np.empty(n)
     for i in range(n):
-        draws[i] = metric(labels, scores, weights * _times(rng, count)[codes])
-    return _interval(metric(labels, scores, weights), draws, level, count)
+        draws[i] = _within(metric, labels, scores, weights * _times(rng, count)[codes], rows)
+    return _interval(_within(metric, labels, scores, weights, rows), draws, level, count)
 
 
 def bootstrap_difference(
@@ -423,11 +547,14 @@ def bootstrap_difference(
     weight: npt.ArrayLike | None = None,
     *,
     groups: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
     n: int = 200,
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
     """Interval of ``metric(p) − metric(other)`` on the same rows, paired: both see each draw.
+
+    ``groups`` and ``strata`` as in ``bootstrap_interval``.
 
     >>> y = [0, 1] * 50
     >>> good, coin = [0.2, 0.7] * 50, [0.5] * 100
@@ -437,12 +564,15 @@ def bootstrap_difference(
     labels, first, weights = _clean(y, p, weight)
     _, second, _ = _clean(y, other, weight)
     orders = [np.argsort(scores, kind="stable") for scores in (first, second)]
-    sides = [(labels[o], s[o], o) for s, o in zip((first, second), orders, strict=True)]
+    sides = [
+        (labels[o], s[o], o, _rows_of(strata, len(labels), o))
+        for s, o in zip((first, second), orders, strict=True)
+    ]
     codes, count = _codes(groups, len(labels))
     rng = np.random.default_rng(seed)
 
     def difference(drawn: Array) -> float:
-        a, b = (metric(truth, scores, drawn[order]) for truth, scores, order in sides)
+        a, b = (_within(metric, truth, p_, drawn[o], rows) for truth, p_, o, rows in sides)
         return a - b
 
     draws = np.empty(n)
@@ -468,6 +598,54 @@ def _clean(
     if np.isnan(labels).any() or np.isnan(scores).any() or np.isnan(weights).any():
         raise DataError("labels, scores and weights must not be missing (NaN); leave the rows out")
     return labels, scores, weights
+
+
+def _pairs(y: Array, weight: Array) -> float:
+    positive = float((weight * y).sum())
+    return positive * (float(weight.sum()) - positive)
+
+
+def _mass(y: Array, weight: Array) -> float:  # noqa: ARG001
+    return float(weight.sum())
+
+
+_AVERAGED: Final[dict[Metric, Callable[[Array, Array], float]]] = {
+    auroc: _pairs,
+    average_precision: _mass,
+    gini: _mass,
+    top_decile_lift: _mass,
+    r2: _mass,
+    spearman: _mass,
+    c_index: _mass,
+}
+"""What a stratum weighs in the average of a metric that has to be taken inside each."""
+
+
+def _within(
+    metric: Metric, y: Array, p: Array, weight: Array, rows: list[npt.NDArray[np.int64] | slice]
+) -> float:
+    weigh = _AVERAGED.get(metric)
+    if weigh is None or len(rows) == 1:
+        return metric(y, p, weight)
+    total, mass = 0.0, 0.0
+    for at in rows:
+        value, size = metric(y[at], p[at], weight[at]), weigh(y[at], weight[at])
+        if value == value and size > 0:
+            total, mass = total + value * size, mass + size
+    return total / mass if mass > 0 else NAN
+
+
+def _rows_of(
+    strata: npt.ArrayLike | None, count: int, order: npt.NDArray[np.int64] | None = None
+) -> list[npt.NDArray[np.int64] | slice]:
+    """Where each stratum's rows are, among rows that stand in ``order``."""
+    if strata is None:
+        return [slice(None)]
+    codes = np.asarray(strata)
+    if codes.shape != (count,):
+        raise DataError(f"strata must name one fold per row: {count} rows, got {codes.shape}")
+    codes = codes if order is None else codes[order]
+    return [np.flatnonzero(codes == code) for code in np.unique(codes)] or [slice(None)]
 
 
 def _varies(values: Array, weight: Array) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import ceil, sqrt
-from typing import Any
+from typing import Any, Final
 
 from propend.learn.metrics import Interval
 
@@ -72,6 +72,12 @@ be told from none; to see a gain of 0.01 about 12,960 test rows are needed
     return Power(metric, rows, positives, half, smallest, wanted, needed)
 
 
+_NOTHING: Final = frozenset(
+    {"base_rate", "mean", "always_zero", "constant_quantile", "kaplan_meier"}
+)
+"""Baselines that look at nothing: to be no better than they are is to know nothing."""
+
+
 def verdict(card: dict[str, Any]) -> dict[str, Any]:
     """Return whether a task's model may be used, from its card: ``use``, ``use the rule`` or ``not enough data``.
 
@@ -80,8 +86,10 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
     >>> verdict({"answer": "yes_no", "margins": {"base_rate": {"auroc": {"low": 0.1, "value": 0.2, "high": 0.3}}}})["answer"]
     'use'
     """
-    yes_no = card.get("answer") == "yes_no"
-    metric = "auroc" if yes_no else "rmse"
+    metric = next(
+        iter(card.get("intervals", {})), "auroc" if card.get("answer") == "yes_no" else "rmse"
+    )
+    higher = metric in ("auroc", "c_index")
     margins = {
         name: m[metric]
         for name, m in card.get("margins", {}).items()
@@ -92,16 +100,16 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
             "answer": "not enough data",
             "why": "no baseline could be compared; bring a longer log",
         }
-    sign = 1.0 if yes_no else -1.0
+    sign = 1.0 if higher else -1.0
     name, hardest = min(margins.items(), key=lambda kv: sign * kv[1]["value"])
-    won = hardest["low"] > 0 if yes_no else hardest["high"] < 0
-    lost = hardest["high"] < 0 if yes_no else hardest["low"] > 0
+    won = hardest["low"] > 0 if higher else hardest["high"] < 0
+    lost = hardest["high"] < 0 if higher else hardest["low"] > 0
     if won:
         return {
             "answer": "use",
             "why": f"beats {name}, the best trivial rule, by more than noise in {metric}",
         }
-    if lost or name not in ("base_rate", "mean", "always_zero"):
+    if lost or name not in _NOTHING:
         return {
             "answer": "use the rule",
             "why": f"{name} does as well within noise in {metric}; the simple rule is enough",
@@ -118,7 +126,7 @@ def stated(card: dict[str, Any], metric: str) -> dict[str, Any]:
     hardest = min(margins, key=lambda m: abs(m["value"])) if margins else None
     own = card["intervals"][metric]
     rows = int(card.get("tested", card["rows"]))
-    wanted = 0.01 if metric == "auroc" else 0.01 * own["value"]
+    wanted = 0.01 if metric in ("auroc", "c_index") else 0.01 * own["value"]
     found = power_of(
         metric, rows, int(card.get("tested_positives", card["positives"])), own, hardest, wanted
     )

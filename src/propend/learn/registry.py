@@ -41,8 +41,8 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, fitted: Fitted) -> Entry:
-        """Keep a fitted task as the next version and make it the current one."""
+    def save(self, fitted: Fitted, *, promote: bool = True) -> Entry:
+        """Keep a fitted task as the next version and, unless told otherwise, make it the current one."""
         home = self.folder / fitted.task.name
         home.mkdir(parents=True, exist_ok=True)
         version = 1 + max((v for v in _versions(home)), default=0)
@@ -75,8 +75,10 @@ class Registry:
             ),
         )
         temporary.rename(home / f"v{version}")
-        self.promote(fitted.task.name, version)
-        return Entry(fitted.task.name, version, home / f"v{version}", made_at, fitted.name, True)
+        if promote or version == 1:
+            self.promote(fitted.task.name, version)
+        current = self._current(home) == version
+        return Entry(fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current)
 
     def load(self, task: str, version: int | None = None) -> Fitted:
         """Read a version (the current one by default).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -11,10 +12,43 @@ import numpy.typing as npt
 from propend.errors import DataError
 from propend.learn import metrics
 
-__all__ = ["by_segment"]
+__all__ = ["by_segment", "segments_of"]
 
 FEWEST: Final = 20
 """Fewest rows of the rarer answer (or rows, for amounts) a segment needs before a figure is printed."""
+
+
+def segments_of(
+    values: npt.ArrayLike, levels: Sequence[str] | None = None, most: int = 20
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return a column as segments: codes [n] (−1: missing) and their names; a number is cut at its fifths.
+
+    >>> codes, names = segments_of([1.0, 2.0, 3.0, 4.0, 5.0, np.nan])
+    >>> codes.tolist(), names[0], names[-1]
+    ([0, 1, 2, 3, 4, -1], 'up to 1.8', 'above 4.2')
+    """
+    column = np.asarray(values, np.float64)
+    missing = np.isnan(column)
+    if levels is not None:
+        codes = np.where(missing, -1, column).astype(np.int64)
+        counts = np.bincount(codes[codes >= 0], minlength=len(levels))
+        kept = np.argsort(-counts, kind="stable")[:most]
+        place = np.full(len(levels) + 1, -1)
+        place[kept] = np.arange(len(kept))
+        return place[codes], [levels[int(k)] for k in kept]
+    edges = (
+        np.unique(np.quantile(column[~missing], [0.2, 0.4, 0.6, 0.8]))
+        if (~missing).any()
+        else np.empty(0)
+    )
+    codes = np.where(missing, -1, np.searchsorted(edges, np.nan_to_num(column), side="left"))
+    ends = [f"{e:.4g}" for e in edges]
+    names = (
+        ["all"]
+        if not ends
+        else [f"up to {ends[0]}", *(f"{a} to {b}" for a, b in pairwise(ends)), f"above {ends[-1]}"]
+    )
+    return codes.astype(np.int64), names
 
 
 def by_segment(
@@ -25,12 +59,14 @@ def by_segment(
     *,
     yes_no: bool = True,
     groups: npt.ArrayLike | None = None,
+    strata: npt.ArrayLike | None = None,
     draws: int = 100,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return for each segment its rows, its rate, and the metric with an interval, largest segment first.
 
     ``segment`` [n] holds codes into ``names`` (−1: none). A segment with too few rows says "not enough data".
+    ``strata`` [n] is the fold each row was tested in.
 
     >>> y = [0, 1] * 60
     >>> p = [0.2, 0.8] * 60
@@ -42,6 +78,7 @@ def by_segment(
     codes = np.asarray(segment, np.int64)
     if not labels.shape == scores.shape == codes.shape:
         raise DataError("labels, scores and segments must be of one length")
+    fold = np.zeros(len(labels)) if strata is None else np.asarray(strata)
     owner = np.arange(len(labels)) if groups is None else np.asarray(groups)
     main = metrics.auroc if yes_no else metrics.rmse
     found = []
@@ -60,7 +97,7 @@ def by_segment(
             entry["note"] = f"not enough data: {rare} {what}, {FEWEST} are needed"
         else:
             interval = metrics.bootstrap_interval(
-                main, here, scores[rows], groups=owner[rows], n=draws, seed=seed
+                main, here, scores[rows], groups=owner[rows], strata=fold[rows], n=draws, seed=seed
             )
             entry |= {main.__name__: interval.value, "low": interval.low, "high": interval.high}
         found.append(entry)

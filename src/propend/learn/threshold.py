@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from propend.errors import ConfigError, DataError
 
-__all__ = ["ProfitCurve", "profit_curve"]
+__all__ = ["Contact", "ProfitCurve", "profit_curve"]
 
 F64 = npt.NDArray[np.float64]
 POINTS = 101
+
+
+@dataclass(frozen=True)
+class Contact:
+    """What contacting one user costs, what a positive contacted is worth, and the most that contacts may cost."""
+
+    value: float
+    cost: float = 0.0
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,18 @@ class ProfitCurve:
     break_even: float
     """Probability at which a contact pays for itself (NaN where the value differs by row)."""
     level: float
+
+    def said(self) -> dict[str, Any]:
+        """Return the curve as a card keeps it."""
+        curve = {name: getattr(self, name).tolist() for name in ("share", "profit", "low", "high")}
+        return {
+            "sentence": self.sentence,
+            "cut": self.cut,
+            "break_even": self.break_even,
+            "best_share": float(self.share[self.best]),
+            "best_profit": float(self.profit[self.best]),
+            **curve,
+        }
 
     @property
     def cut(self) -> float:

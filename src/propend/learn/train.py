@@ -1,121 +1,81 @@
 """A task meets features and models: forward folds, baselines, calibration, a champion that earned it, a card.
 
 Per fold, models learn on rows whose labels were known by the test cutoff. The latest of those cutoffs is held out
-once more (purged by a horizon) to stop the trees early, to calibrate and to choose the champion, so that nothing
-that touches the test rows was chosen on them. The final model learns on every row with a known label.
+once more (purged by a horizon) to select features, to search settings, to stop the trees early, to calibrate and to
+choose the champion, so that nothing that touches the test rows was chosen on them. The final model learns on every
+row with a known label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from propend.errors import NotEnoughDataError
-from propend.expression.nodes import Expression
-from propend.features.words import in_words
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
-from propend.learn.intervals import bounds, uncertainty
-from propend.learn.leaks import leak_report, refuse
-from propend.learn.power import stated, verdict
-from propend.models import catalog
+from propend.learn.card import Evidence, card_of
+from propend.learn.fitted import Fitted, Reason
+from propend.learn.fitting import Rows, fit_model, refit_settings, rounds_of
+from propend.learn.judge import Judge, judge
+from propend.learn.leaks import Leak, leak_report, refuse
+from propend.learn.rivals import BLEND, BLENDED, MODELS, baselines, candidates
+from propend.learn.selection import stable_columns
 from propend.models.ensemble import Blending
 from propend.models.model import Model
+from propend.names import DAY
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
 
-__all__ = ["Fitted", "Reason", "train"]
+__all__ = ["MODELS", "Fitted", "Options", "Reason", "train"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
+Choice = tuple[str, dict[str, Any]]
 
 LEAST: Final = 30
 """Fewest positives and negatives (or non-zero amounts) that training accepts."""
 LEAST_TESTED: Final = 10
 """Fewest of each over all test rows."""
-BLEND: Final = "blend"
-BLENDED: Final = ("logistic", "trees")
-MODELS: Final[dict[str, tuple[tuple[str, dict[str, Any]], ...]]] = {
-    "yes_no": (("logistic", {"bends": 0}), ("trees", {}), ("blend", {})),
-    "amount": (("two_part", {}), ("trees", {"loss": "tweedie"})),
-    "count": (("linear", {"bends": 0}), ("trees", {"loss": "poisson"})),
-}
-"""Candidates by answer, from simple to flexible: a later one must beat the one in hand beyond noise.
-
-``blend`` is the mean margin of the two before it, at no further cost: they err differently (straight lines and steps).
-
-The linear models take the derived features as they are (``bends`` 0): windows already bend them, and hinges on 150
-correlated columns cost 20 times the time and lost 1.3 points of AUROC on Online Retail (``docs/log.md``)."""
+AT_ONCE: Final = 1e-9
+"""An event at the very cutoff: 0 days, which must not read as 'never seen'."""
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why one user's score is what it is: a feature, its value and how far it moved the margin."""
+class Options:
+    """What a person may ask of training beyond the question."""
 
-    feature: str
-    words: str
-    value: float | str
-    """The feature's value; text where it is a category."""
-    effect: float
+    search: float | None = None
+    """Seconds to spend on searching settings, over all folds; nested, so no test row chooses any."""
+    balance: bool = False
+    """Whether the rarer answer weighs as much as the commoner one (probabilities are calibrated back)."""
+    select: bool = False
+    """Whether only features that prove stable on the training rows are used."""
+    quantile: float | None = None
+    """Ask for this quantile of an amount or count instead of its mean."""
 
 
 @dataclass
-class Fitted:
-    """A trained task: ``score`` rows, ``reasons`` for them, and the ``card`` with every figure and its protocol."""
+class _Fold:
+    """The rows of one fold: what trains, what tests, and inside of training what learns and what is held out."""
 
-    task: Task
-    name: str
-    model: Model
-    calibrator: Calibrator
-    features: tuple[Expression, ...]
-    categories: dict[int, tuple[str, ...]]
-    threshold: float | None
-    card: dict[str, Any] = field(default_factory=dict)
-    tests: dict[str, Any] = field(default_factory=dict, repr=False)
-    """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
-
-    def score(self, X: F64) -> F64:
-        """Return calibrated probabilities or expected amounts [n]."""
-        raw = self.model.predict(X)
-        return self.calibrator.apply(raw) if self.task.answer == "yes_no" else np.maximum(raw, 0.0)
-
-    def bounds(self, X: F64) -> tuple[F64, F64]:
-        """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
-        return bounds(self.card.get("uncertainty", {}), self.score(X))
-
-    def _shown(self, column: int, value: float) -> float | str:
-        """Return a feature's value as a person knows it: the text of a category, else the number."""
-        levels = self.categories.get(column)
-        return value if levels is None or np.isnan(value) else levels[int(value)]
-
-    def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
-        """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
-        try:
-            parts = self.model.contributions(X)[:, :-1]
-        except Exception:  # a model without contributions has no reasons to give
-            return [[] for _ in range(len(X))]
-        names = tuple(map(str, self.features))
-        top = np.argsort(-np.abs(parts), axis=1)[:, :most]
-        return [
-            [
-                Reason(
-                    names[j],
-                    in_words(self.features[j]),
-                    self._shown(int(j), float(X[i, j])),
-                    float(parts[i, j]),
-                )
-                for j in top[i]
-                if parts[i, j] != 0
-            ]
-            for i in range(len(X))
-        ]
+    train: Bool
+    test: Bool
+    inner: Bool
+    later: Bool
+    y: F64
+    """Answers as known when the test is asked."""
+    y_inner: F64
+    """Answers as known when the held-out rows are asked."""
+    columns: I64
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What the search chose, by model."""
 
 
 @dataclass
@@ -135,7 +95,8 @@ def train(
     task: Task,
     plan: Plan,
     *,
-    models: Sequence[tuple[str, dict[str, Any]]] | None = None,
+    models: Sequence[Choice] | None = None,
+    options: Options | None = None,
     seed: int = 7,
     draws: int = 200,
     progress: Callable[[str, int, int | None], None] | None = None,
@@ -144,168 +105,316 @@ def train(
 
     Raises ``NotEnoughDataError`` that says what is there and what would be needed.
     """
-    candidates = tuple(models or MODELS[task.answer])
-    folds = [(frame.at(fold.train), frame.at([fold.test])) for fold in plan.folds]
-    folds = [(a, b) for a, b in folds if _usable(frame, task, a, b)]
-    _check_enough(frame, task, folds)
-    _check_leaks(frame, task)
-    baselines = _baselines(frame, task)
-    scores = {name: _Scores() for name, _ in (*candidates, *baselines)}
-    held = [_held_out(frame, plan, train_rows, seed) for train_rows, _ in folds]
-    total = len(folds) * (len(candidates) + len(baselines)) + 1
-    done = 0
+    return _Training(
+        frame, task, plan, tuple(models or ()), options or Options(), seed, draws, progress
+    ).run()
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(f"train {task.name}", done, total)
 
-    for fold, slices in zip(folds, held, strict=True):
-        _one_fold(frame, task, (*candidates, *baselines), fold, slices, scores, seed, step)
-    truth = np.concatenate([frame.y[test] for _, test in folds])
-    users = np.concatenate([frame.user[test] for _, test in folds])
-    chosen = [
-        _champion(
-            task, frame, [n for n, _ in candidates], scores, [h[1] for h in held[: i + 1]], seed
+class _Training:
+    """One run of the trainer, with what its steps share."""
+
+    def __init__(
+        self,
+        frame: Frame,
+        task: Task,
+        plan: Plan,
+        models: tuple[Choice, ...],
+        options: Options,
+        seed: int,
+        draws: int,
+        progress: Callable[[str, int, int | None], None] | None,
+    ) -> None:
+        self.frame, self.task, self.plan, self.options = frame, task, plan, options
+        self.seed, self.draws, self.progress = seed, draws, progress
+        self.kind: Judge = judge(task.answer, options.quantile)
+        self.choices = models or candidates(task, options.quantile)
+        self.baselines = baselines(frame, task, options.quantile)
+        self.scores = {name: _Scores() for name, _ in (*self.choices, *self.baselines)}
+        self.done = 0
+
+    def run(self) -> Fitted:
+        """Do the steps in order."""
+        folds = self._folds()
+        self._check_enough(folds)
+        leaks = self._leaks()
+        total = len(folds) * len(self.scores) + 1
+        for fold in folds:
+            self._one_fold(fold, len(folds), total)
+        names = [name for name, _ in self.choices]
+        chosen = [self._champion(names, folds[: i + 1]) for i in range(len(folds))]
+        nested = np.concatenate([self.scores[name].test[i] for i, name in enumerate(chosen)])
+        for made in self.scores.values():
+            made.threshold = self._threshold(made, folds)
+        fitted = self._final(chosen[-1], folds)
+        evidence = Evidence(
+            truth=np.concatenate([f.y[f.test] for f in folds]),
+            users=np.concatenate([self.frame.user[f.test] for f in folds]),
+            fold=np.repeat(np.arange(len(folds)), [int(f.test.sum()) for f in folds]),
+            champion=nested,
+            by_model={n: np.concatenate(s.test) for n, s in self.scores.items()},
+            thresholds={n: s.threshold for n, s in self.scores.items()},
+            train_rows=[int(f.train.sum()) for f in folds],
+            candidates=names,
+            baselines=[n for n, _ in self.baselines],
+            chosen=chosen,
         )
-        for i in range(len(folds))
-    ]
-    nested = np.concatenate([scores[name].test[i] for i, name in enumerate(chosen)])
-    champion = chosen[-1]
-    for made in scores.values():
-        made.threshold = _threshold(task, frame, made, [h[1] for h in held])
-    threshold = scores[champion].threshold
-    fitted = _final(
-        frame,
-        task,
-        plan,
-        champion,
-        candidates,
-        scores,
-        [b for _, b in folds],
-        threshold,
-        seed,
-    )
-    fitted.card = _card(
-        frame,
-        task,
-        plan,
-        fitted,
-        scores,
-        nested,
-        truth,
-        users,
-        folds,
-        [n for n, _ in candidates],
-        [n for n, _ in baselines],
-        chosen,
-        draws,
-        seed,
-    )
-    fitted.tests = {
-        **{name: np.concatenate(s.test) for name, s in scores.items()},
-        "truth": truth,
-        "user": users,
-        "champion": nested,
-        "fold": np.repeat(np.arange(len(folds)), [int(test.sum()) for _, test in folds]),
-    }
-    if progress:
-        progress(f"train {task.name}", total, total)
-    return fitted
-
-
-# ---- folds
-
-
-def _usable(frame: Frame, task: Task, train_rows: Bool, test_rows: Bool) -> bool:
-    return _rarer(task, frame.y[train_rows]) >= LEAST and bool(test_rows.any())
-
-
-def _rarer(task: Task, y: F64) -> int:
-    """Return how many rows carry the rarer answer."""
-    positive = int((y > 0).sum())
-    return min(positive, len(y) - positive) if task.answer == "yes_no" else positive
-
-
-def _check_enough(frame: Frame, task: Task, folds: list[tuple[Bool, Bool]]) -> None:
-    known = frame.y[~np.isnan(frame.y)]
-    if task.answer == "yes_no" and len(known) and known.min() == known.max():
-        what = "all of them did" if known[0] else "none of them did"
-        raise NotEnoughDataError(
-            f"task {task.name!r} ({task.ask}): {len(known):,} questions have the same answer ({what}); "
-            "there is nothing to tell apart, ask something that differs between users"
+        fitted.card = card_of(
+            self.frame, self.task, self.plan, fitted, evidence, self.kind, self.draws, self.seed
         )
-    if not folds:
-        raise NotEnoughDataError(
-            f"task {task.name!r} ({task.ask}): {int((known > 0).sum()):,} of {len(known):,} rows are positive, too few before the first test; "
-            f"at least {LEAST} of each answer are needed: bring more users or a longer log"
-        )
-    tested = np.concatenate([frame.y[test] for _, test in folds])
-    if _rarer(task, tested) < LEAST_TESTED:
-        raise NotEnoughDataError(
-            f"task {task.name!r} ({task.ask}): the forward tests hold only {_rarer(task, tested)} of the rarer answer; "
-            f"at least {LEAST_TESTED} are needed to say how good a model is"
-        )
+        fitted.card["leaks"] = [vars(leak) for leak in leaks]
+        fitted.card |= self._said(folds)
+        fitted.tests = {
+            **evidence.by_model,
+            "truth": evidence.truth,
+            "user": evidence.users,
+            "champion": nested,
+            "fold": evidence.fold,
+            "row": np.concatenate([np.flatnonzero(f.test) for f in folds]),
+        }
+        if self.progress:
+            self.progress(f"train {self.task.name}", total, total)
+        return fitted
 
+    # ---- rows
 
-def _check_leaks(frame: Frame, task: Task) -> None:
-    """Refuse profile columns that know the answer: a user table is a snapshot of today, not of each cutoff."""
-    own = [j for j, name in enumerate(frame.names) if name.startswith("profile.")]
-    rows = np.flatnonzero(~np.isnan(frame.y))
-    if not own or not len(rows):
-        return
-    leaks = leak_report(
-        frame.X[rows][:, own],
-        frame.y[rows],
-        [frame.names[j] for j in own],
-        {i: len(frame.categories[j]) for i, j in enumerate(own) if j in frame.categories},
-    )
-    refuse(leaks, f"task {task.name!r}: take it out of the [users] table in propend.toml")
+    def _folds(self) -> list[_Fold]:
+        frame, made = self.frame, []
+        answered = ~np.isnan(frame.y) | (self.task.answer == "time")
+        for fold in self.plan.folds:
+            train, test = frame.at(fold.train) & answered, frame.at([fold.test]) & answered
+            y = self._answers(fold.test)
+            if self._rarer(y[train]) < LEAST or not test.any():
+                continue
+            inner, later, known = self._held_out(train, y)
+            y[test] = self._answers(self.plan.now)[test]
+            columns = np.arange(frame.X.shape[1])
+            made.append(_Fold(train, test, inner, later, y, self._answers(known), columns))
+        return made
 
+    def _answers(self, until: int) -> F64:
+        """Return labels as known at a moment: for times, minus the days watched where no event was seen."""
+        if self.task.answer != "time":
+            return self.frame.y
+        days = self.task.horizon.days
+        watched = np.clip((until - self.frame.cutoff) / DAY, AT_ONCE, days)
+        with np.errstate(invalid="ignore"):
+            seen = self.frame.y <= watched
+        return np.where(seen, np.maximum(self.frame.y, AT_ONCE), -watched)
 
-def _held_out(frame: Frame, plan: Plan, train_rows: Bool, seed: int) -> tuple[Bool, Bool]:
-    """Split training rows into earlier and held-out: the latest cutoff, purged; by users where the log is too short."""
-    cutoffs = np.unique(frame.cutoff[train_rows])
-    later = train_rows & (frame.cutoff == cutoffs[-1])
-    inner = train_rows & (frame.cutoff <= cutoffs[-1] - plan.horizon.microseconds)
-    if (
-        min((frame.y[inner] > 0).sum(), (frame.y[later] > 0).sum()) >= LEAST
-        and inner.sum() > 2 * LEAST
-    ):
-        return inner, later
-    users = np.unique(frame.user[train_rows])
-    drawn = np.random.default_rng(seed).permutation(users)[: max(1, len(users) // 4)]
-    later = train_rows & np.isin(frame.user, drawn)
-    return train_rows & ~later, later
+    def _held_out(self, train: Bool, y: F64) -> tuple[Bool, Bool, int]:
+        """Split training rows into earlier and held-out (the latest cutoff, purged; users where the log is too short),
+        and the moment up to which the earlier ones' answers are known."""
+        frame, ahead = self.frame, self.plan.horizon.microseconds
+        last = int(frame.cutoff[train].max())
+        later = train & (frame.cutoff == last)
+        inner = train & (frame.cutoff <= last - (ahead // 2 if self.plan.censored else ahead))
+        if min(self._rarer(y[inner]), self._rarer(y[later])) >= LEAST and inner.sum() > 2 * LEAST:
+            return inner, later, last
+        users = np.unique(frame.user[train])
+        drawn = np.random.default_rng(self.seed).permutation(users)[: max(1, len(users) // 4)]
+        later = train & np.isin(frame.user, drawn)
+        return train & ~later, later, last + ahead
 
+    def _rarer(self, y: F64) -> int:
+        """Return how many rows carry the rarer answer (the second most common of many)."""
+        if self.task.answer == "which":
+            counts = np.sort(np.bincount(y.astype(np.int64), minlength=2)) if len(y) else [0, 0]
+            return int(counts[-2])
+        positive = int((y > 0).sum())
+        return min(positive, len(y) - positive) if self.task.answer == "yes_no" else positive
 
-def _one_fold(
-    frame: Frame,
-    task: Task,
-    candidates: Sequence[tuple[str, dict[str, Any]]],
-    fold: tuple[Bool, Bool],
-    held: tuple[Bool, Bool],
-    scores: dict[str, _Scores],
-    seed: int,
-    step: Callable[[], None],
-) -> None:
-    """Fit each model on the earlier slice to stop and calibrate, then on all training rows to predict the test."""
-    (train_rows, test_rows), (inner, later) = fold, held
-    raws: dict[str, tuple[F64, F64]] = {}
-    for name, settings in candidates:
-        if name == BLEND:
-            raws[name] = _mean_margin([raws[n] for n in BLENDED])
-        else:
-            watched = (frame.X[later], frame.y[later], None)
-            first = _fit(frame, task, name, settings, inner, seed, validation=watched)
-            scores[name].rounds.append(_rounds(first))
-            second = _fit(
-                frame, task, name, _refit(settings, name, _rounds(first)), train_rows, seed
+    # ---- what cannot be answered
+
+    def _check_enough(self, folds: list[_Fold]) -> None:
+        task, known = self.task, self.frame.y[~np.isnan(self.frame.y)]
+        which = f"task {task.name!r} ({task.ask})"
+        if task.answer in ("yes_no", "which") and len(known) and known.min() == known.max():
+            what = "the same for everyone"
+            if task.answer == "yes_no":
+                what = "all of them did" if known[0] else "none of them did"
+            raise NotEnoughDataError(
+                f"{which}: {len(known):,} questions have the same answer ({what}); "
+                "there is nothing to tell apart, ask something that differs between users"
             )
-            raws[name] = first.predict(frame.X[later]), second.predict(frame.X[test_rows])
-        _keep(scores[name], task, raws[name], frame.y[later], frame.user[later], seed)
-        step()
+        if not folds:
+            raise NotEnoughDataError(
+                f"{which}: {int((known > 0).sum()):,} of {len(self.frame.y):,} rows are positive, too few before the first test; "
+                f"at least {LEAST} of each answer are needed: bring more users or a longer log"
+            )
+        tested = self._rarer(np.concatenate([f.y[f.test] for f in folds]))
+        if tested < LEAST_TESTED:
+            raise NotEnoughDataError(
+                f"{which}: the forward tests hold only {tested} of the rarer answer; "
+                f"at least {LEAST_TESTED} are needed to say how good a model is"
+            )
+
+    def _leaks(self) -> list[Leak]:
+        """Refuse profile columns that know the answer: a user table is a snapshot of today, not of each cutoff."""
+        frame = self.frame
+        own = [j for j, name in enumerate(frame.names) if name.startswith("profile.")]
+        rows = np.flatnonzero(~np.isnan(frame.y))
+        if not own or not len(rows):
+            return []
+        leaks = leak_report(
+            frame.X[rows][:, own],
+            frame.y[rows],
+            [frame.names[j] for j in own],
+            {i: len(frame.categories[j]) for i, j in enumerate(own) if j in frame.categories},
+        )
+        refuse(leaks, f"task {self.task.name!r}: take it out of the [users] table in propend.toml")
+        return leaks
+
+    # ---- one fold
+
+    def _one_fold(self, fold: _Fold, folds: int, total: int) -> None:
+        """Fit each model on the earlier slice to stop and calibrate, then on all training rows to predict the test."""
+        if self.options.select:
+            earlier = self._rows(fold.inner, fold.y_inner)
+            fold.columns = stable_columns(earlier, self.task.answer, self.seed).columns
+        raws: dict[str, tuple[F64, F64]] = {}
+        for name, given in (*self.choices, *self.baselines):
+            if name == BLEND:
+                raws[name] = _mean_margin([raws[n] for n in BLENDED])
+            else:
+                raws[name] = self._fit_twice(fold, name, given, folds)
+            self._keep(name, fold, raws[name])
+            self.done += 1
+            if self.progress:
+                self.progress(f"train {self.task.name}", self.done, total)
+
+    def _fit_twice(
+        self, fold: _Fold, name: str, given: dict[str, Any], folds: int
+    ) -> tuple[F64, F64]:
+        trivial = (name, given) in self.baselines
+        columns = np.arange(self.frame.X.shape[1]) if trivial else fold.columns
+        earlier = self._rows(fold.inner, fold.y_inner, columns)
+        held = self._rows(fold.later, fold.y, columns)
+        settings = given
+        if self.options.search and not trivial:
+            from propend.learn.search import best_settings
+
+            searched = [n for n, _ in self.choices if n != BLEND]
+            share = self.options.search / (folds * len(searched))
+            settings = best_settings(
+                name, given, self.task.answer, earlier, held, self.kind.loss, share,
+                seed=self.seed, balance=self.options.balance,
+            )  # fmt: skip
+            fold.settings[name] = settings
+        balance = self.options.balance and not trivial
+        first = fit_model(name, settings, self.task.answer, earlier, self.seed, held, balance)
+        rounds = rounds_of(first)
+        self.scores[name].rounds.append(rounds)
+        second = fit_model(
+            name, refit_settings(settings, rounds), self.task.answer,
+            self._rows(fold.train, fold.y, columns), self.seed, balance=balance,
+        )  # fmt: skip
+        X = self.frame.X
+        later, test = X[fold.later][:, columns], X[fold.test][:, columns]
+        return self._wide(first.predict(later)), self._wide(second.predict(test))
+
+    def _wide(self, raw: F64) -> F64:
+        """Give every class of the task a column, where the training rows held fewer."""
+        if raw.ndim == 2 and raw.shape[1] < len(self.frame.classes):
+            more = len(self.frame.classes) - raw.shape[1]
+            return np.pad(raw, ((0, 0), (0, more)))
+        return raw
+
+    def _rows(self, rows: Bool, y: F64, columns: I64 | None = None) -> Rows:
+        return Rows.of(self.frame, rows, y, columns)
+
+    def _keep(self, name: str, fold: _Fold, raws: tuple[F64, F64]) -> None:
+        """Keep a model's predictions of a fold, calibrated on the held-out slice."""
+        scores, (raw_later, raw) = self.scores[name], raws
+        scores.raw.append(raw)
+        if self.task.answer == "yes_no":
+            users = self.frame.user[fold.later]
+            calibrator = calibration.choose(
+                raw_later, fold.y[fold.later], groups=users, seed=self.seed
+            )
+            raw_later, raw = calibrator.apply(raw_later), calibrator.apply(raw)
+        elif self.task.answer != "which":
+            raw_later, raw = np.maximum(raw_later, 0.0), np.maximum(raw, 0.0)
+        scores.validation.append(raw_later)
+        scores.test.append(raw)
+
+    # ---- the champion
+
+    def _champion(self, names: list[str], folds: list[_Fold]) -> str:
+        """Return the model that does best on the held-out slices so far; a simpler one stays where the gain is noise."""
+        y = np.concatenate([f.y[f.later] for f in folds])
+        users = np.concatenate([self.frame.user[f.later] for f in folds])
+        best = names[0]
+        for name in names[1:]:
+            ours, theirs = (
+                np.concatenate(self.scores[n].validation[: len(folds)]) for n in (name, best)
+            )
+            gain = self.kind.difference(
+                self.kind.loss, y, ours, theirs, groups=users, n=100, seed=self.seed
+            )
+            if gain.high < 0:
+                best = name
+        return best
+
+    def _threshold(self, scores: _Scores, folds: list[_Fold]) -> float | None:
+        if self.task.answer != "yes_no":
+            return None
+        y = np.concatenate([f.y[f.later] for f in folds])
+        return float(metrics.best_f1_threshold(y, np.concatenate(scores.validation)))
+
+    def _final(self, name: str, folds: list[_Fold]) -> Fitted:
+        """Fit the champion on every row with a known label; calibrate on its forward test scores."""
+        frame, task = self.frame, self.task
+        y = self._answers(self.plan.now)
+        rows = frame.at(self.plan.final) & ~np.isnan(y)
+        columns = np.arange(frame.X.shape[1])
+        self.selection = None
+        if self.options.select:
+            self.selection = stable_columns(self._rows(rows, y), task.answer, self.seed)
+            columns = self.selection.columns
+        given = {n: folds[-1].settings.get(n, s) for n, s in self.choices}
+
+        def refit(part: str) -> Model:
+            rounds = max(self.scores[part].rounds, default=0)
+            settings = refit_settings(given[part], rounds)
+            return fit_model(
+                part, settings, task.answer, self._rows(rows, y, columns), self.seed,
+                balance=self.options.balance,
+            )  # fmt: skip
+
+        model = Blending.of([refit(part) for part in BLENDED]) if name == BLEND else refit(name)
+        calibrator: Calibrator = calibration.Identity()
+        if task.answer == "yes_no":
+            calibrator = calibration.choose(
+                np.concatenate(self.scores[name].raw),
+                np.concatenate([f.y[f.test] for f in folds]),
+                groups=np.concatenate([frame.user[f.test] for f in folds]),
+                seed=self.seed,
+            )
+        features = tuple(frame.features[j] for j in columns)
+        place = {int(j): i for i, j in enumerate(columns)}
+        categories = {place[j]: levels for j, levels in frame.categories.items() if j in place}
+        threshold = self.scores[name].threshold
+        return Fitted(task, name, model, calibrator, features, categories, threshold)
+
+    def _said(self, folds: list[_Fold]) -> dict[str, Any]:
+        """Return what the card says of the options in use."""
+        said: dict[str, Any] = {}
+        gone = int(np.isnan(self.frame.y).sum())
+        if gone and self.task.answer != "time":
+            said["unanswered"] = gone
+        if self.task.answer == "which":
+            said["classes"] = list(self.frame.classes)
+        if self.options.quantile is not None:
+            said["quantile"] = self.options.quantile
+        if self.options.balance:
+            said["balance"] = (
+                "both answers weigh the same in training; probabilities are calibrated on unweighted rows"
+            )
+        if self.options.search:
+            said["search"] = {"seconds": self.options.search, "chosen": folds[-1].settings}
+        if self.selection is not None:
+            said["selection"] = self.selection.said(self.frame.names)
+        return said
 
 
 def _mean_margin(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:
@@ -316,313 +425,3 @@ def _mean_margin(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:
         return np.asarray(1 / (1 + np.exp(-np.log(held / (1 - held)).mean(0))))
 
     return mean([p[0] for p in parts]), mean([p[1] for p in parts])
-
-
-def _keep(
-    scores: _Scores, task: Task, raws: tuple[F64, F64], y: F64, users: I64, seed: int
-) -> None:
-    """Keep a model's predictions of a fold, calibrated on the held-out slice."""
-    raw_later, raw = raws
-    scores.raw.append(raw)
-    if task.answer == "yes_no":
-        calibrator = calibration.choose(raw_later, y, groups=users, seed=seed)
-        scores.validation.append(calibrator.apply(raw_later))
-        scores.test.append(calibrator.apply(raw))
-    else:
-        scores.validation.append(np.maximum(raw_later, 0.0))
-        scores.test.append(np.maximum(raw, 0.0))
-
-
-def _fit(
-    frame: Frame,
-    task: Task,
-    name: str,
-    settings: dict[str, Any],
-    rows: Bool,
-    seed: int,
-    validation: Any = None,
-) -> Model:
-    model = catalog.create(name, task.answer, **settings)
-    categories = {j: len(values) for j, values in frame.categories.items() if values}
-    return model.fit(
-        frame.X[rows],
-        frame.y[rows],
-        columns=frame.names,
-        categories=categories,
-        validation=validation,
-        seed=seed,
-    )
-
-
-def _rounds(model: Model) -> int:
-    return int(getattr(model, "rounds", 0))
-
-
-def _refit(settings: dict[str, Any], name: str, rounds: int) -> dict[str, Any]:
-    """Return settings for all rows: as many trees as the held-out slice asked for, and a tenth more for the extra rows."""
-    return (
-        {**settings, "trees": max(10, round(1.1 * rounds))}
-        if name == "trees" and rounds
-        else settings
-    )
-
-
-# ---- baselines and champion
-
-
-def _baselines(frame: Frame, task: Task) -> list[tuple[str, dict[str, Any]]]:
-    """Return what a model must beat: the base rate, recency, and the RFM score of the events asked about."""
-    names = set(frame.names)
-    types = [t for a in task.target.aggregates() for t in a.types]
-    of = next((t for t in types if f"days_since({t})" in names), None)
-    found: list[tuple[str, dict[str, Any]]] = (
-        [("base_rate", {})] if task.answer == "yes_no" else [("mean", {}), ("always_zero", {})]
-    )
-    recency = next(
-        (
-            n
-            for n in (
-                f"days_since({of})",
-                "days_since(*)",
-                *sorted(n for n in names if n.startswith("days_since(")),
-            )
-            if n in names
-        ),
-        None,
-    )
-    if recency is not None:
-        found.append(("scorecard", {"column": recency}))
-        event = recency.removeprefix("days_since(").removesuffix(")")
-        frequency = next(
-            (n for n in (f"active_days({event})", f"count({event})") if n in names), None
-        )
-        money = next((n for n in (f"sum({event}.value)", f"count({event})") if n in names), None)
-        if frequency and money:
-            found.append(("rfm", {"recency": recency, "frequency": frequency, "money": money}))
-    if task.answer in ("amount", "count") and of is not None:
-        found += _customer_base(of, names, task.horizon.days)
-    return found
-
-
-def _customer_base(of: str, names: set[str], horizon: float) -> list[tuple[str, dict[str, Any]]]:
-    """Return BG/NBD (and Gamma-Gamma) over the history of an event, where the frame has its columns."""
-    since, first, days = (f"{f}({of})" for f in ("days_since", "days_since_first", "active_days"))
-    if not {since, first, days} <= names:
-        return []
-    total = f"sum({of}.value)"
-    settings = {"since": since, "first": first, "days": days, "horizon": horizon}
-    return [("bg_nbd", {**settings, "total": total if total in names else None})]
-
-
-def _loss(task: Task) -> Callable[[Any, Any, Any], float]:
-    return metrics.log_loss if task.answer == "yes_no" else metrics.rmse
-
-
-def _champion(
-    task: Task,
-    frame: Frame,
-    names: list[str],
-    scores: dict[str, _Scores],
-    held: list[Bool],
-    seed: int,
-) -> str:
-    """Return the model that does best on the held-out slices so far; a simpler one stays where the gain is noise."""
-    y = np.concatenate([frame.y[rows] for rows in held])
-    users = np.concatenate([frame.user[rows] for rows in held])
-    best = names[0]
-    for name in names[1:]:
-        ours, theirs = (np.concatenate(scores[n].validation[: len(held)]) for n in (name, best))
-        gain = metrics.bootstrap_difference(
-            _loss(task), y, ours, theirs, groups=users, n=100, seed=seed
-        )
-        if gain.high < 0:
-            best = name
-    return best
-
-
-def _threshold(task: Task, frame: Frame, scores: _Scores, held: list[Bool]) -> float | None:
-    if task.answer != "yes_no":
-        return None
-    y = np.concatenate([frame.y[rows] for rows in held])
-    return float(metrics.best_f1_threshold(y, np.concatenate(scores.validation)))
-
-
-def _final(
-    frame: Frame,
-    task: Task,
-    plan: Plan,
-    name: str,
-    candidates: Sequence[tuple[str, dict[str, Any]]],
-    scores: dict[str, _Scores],
-    tests: list[Bool],
-    threshold: float | None,
-    seed: int,
-) -> Fitted:
-    """Fit the champion on every row with a known label; calibrate on its forward test scores."""
-    rows = frame.at(plan.final) & ~np.isnan(frame.y)
-    settings = dict(candidates)
-
-    def refit(part: str) -> Model:
-        rounds = max(scores[part].rounds, default=0)
-        return _fit(frame, task, part, _refit(settings[part], part, rounds), rows, seed)
-
-    model = Blending.of([refit(part) for part in BLENDED]) if name == BLEND else refit(name)
-    calibrator: Calibrator = calibration.Identity()
-    if task.answer == "yes_no":
-        users = np.concatenate([frame.user[t] for t in tests])
-        calibrator = calibration.choose(
-            np.concatenate(scores[name].raw),
-            np.concatenate([frame.y[t] for t in tests]),
-            groups=users,
-            seed=seed,
-        )
-    return Fitted(task, name, model, calibrator, frame.features, frame.categories, threshold)
-
-
-# ---- the card
-
-
-def _card(
-    frame: Frame,
-    task: Task,
-    plan: Plan,
-    fitted: Fitted,
-    scores: dict[str, _Scores],
-    nested: F64,
-    truth: F64,
-    users: I64,
-    folds: list[tuple[Bool, Bool]],
-    candidates: list[str],
-    baselines: list[str],
-    chosen: list[str],
-    draws: int,
-    seed: int,
-) -> dict[str, Any]:
-    headline = (
-        ("auroc", "average_precision", "log_loss", "brier", "ece")
-        if task.answer == "yes_no"
-        else ("rmse", "mae", "bias", "gini")
-    )
-    of = (
-        partial(metrics.yes_no_metrics, threshold=fitted.threshold)
-        if task.answer == "yes_no"
-        else metrics.amount_metrics
-    )
-    pooled = {name: np.concatenate(s.test) for name, s in scores.items()}
-
-    def judged(name: str) -> dict[str, float]:
-        if task.answer != "yes_no":
-            return metrics.amount_metrics(truth, pooled[name])
-        return metrics.yes_no_metrics(truth, pooled[name], threshold=scores[name].threshold)
-
-    main = [getattr(metrics, name) for name in headline]
-    intervals = {
-        m.__name__: _range(
-            metrics.bootstrap_interval(m, truth, nested, groups=users, n=draws, seed=seed)
-        )
-        for m in main
-    }
-    compared = main[:2] if task.answer == "yes_no" else [metrics.rmse, metrics.gini]
-    margins = {
-        base: {
-            m.__name__: _range(
-                metrics.bootstrap_difference(
-                    m, truth, nested, pooled[base], groups=users, n=draws, seed=seed
-                )
-            )
-            for m in compared
-        }
-        for base in baselines
-    }
-    ends = np.cumsum([test.sum() for _, test in folds])[:-1]
-    card: dict[str, Any] = {
-        "task": task.name,
-        "ask": task.ask,
-        "title": task.title,
-        "answer": task.answer,
-        "rows": len(frame),
-        "users": len(np.unique(frame.user)),
-        "positives": int((frame.y > 0).sum()),
-        "folds": len(folds),
-        "protocol": plan.protocol,
-        "data_hash": frame.data_hash(),
-        "seed": seed,
-        "sample": frame.share,
-        "champion": fitted.name,
-        "champions": chosen,
-        "calibration": fitted.calibrator.name,
-        "metrics": of(truth, nested),
-        "intervals": intervals,
-        "baseline": {name: judged(name) for name in baselines},
-        "margins": margins,
-        "models": {name: judged(name) for name in candidates},
-        "by_fold": [
-            {
-                "cutoff": int(fold.test),
-                "train_rows": int(a.sum()),
-                "rows": len(y),
-                "positives": int((y > 0).sum()),
-                **of(y, p),
-            }
-            for fold, (a, _), y, p in zip(
-                plan.folds[-len(folds) :],
-                folds,
-                np.split(truth, ends),
-                np.split(nested, ends),
-                strict=True,
-            )
-        ],
-        "lift": _table(metrics.lift_by_decile(truth, nested)),
-        "drivers": _drivers(fitted, frame),
-    }
-    by_fold = list(zip(np.split(truth, ends), np.split(nested, ends), strict=True))
-    card["tested"], card["tested_positives"] = len(truth), int((truth > 0).sum())
-    card["uncertainty"] = uncertainty(task.answer, by_fold)
-    card["verdict"] = verdict(card)
-    card["power"] = stated(card, main[0].__name__)
-    card["remark"] = fitted.model.remark
-    if task.answer == "yes_no":
-        card["reliability"] = _table(calibration.reliability(nested, truth))
-    return card
-
-
-def _range(interval: metrics.Interval) -> dict[str, float]:
-    return {
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "level": interval.level,
-    }
-
-
-def _table(table: Any) -> dict[str, list[float]]:
-    return {name: [float(v) for v in getattr(table, name)] for name in table.__dataclass_fields__}
-
-
-def _drivers(fitted: Fitted, frame: Frame, most: int = 15) -> list[dict[str, Any]]:
-    """Return the features that matter most, with the direction in which each moves the score."""
-    importance = fitted.model.importance()
-    total = float(importance.sum()) or 1.0
-    sample = frame.X[:: max(1, len(frame) // 5_000)]
-    try:
-        parts = fitted.model.contributions(sample)
-    except Exception:  # a model without contributions still has importances
-        parts = None
-    found = []
-    for j in np.argsort(-importance, kind="stable")[:most]:
-        if importance[j] <= 0:
-            break
-        direction = 0.0
-        if parts is not None and j not in frame.categories:
-            there = ~np.isnan(sample[:, j])
-            if there.sum() > 2 and sample[there, j].std() > 0 and parts[there, j].std() > 0:
-                direction = float(metrics.spearman(parts[there, j], sample[there, j]))
-        found.append(
-            {
-                "feature": frame.names[j],
-                "words": in_words(frame.features[j]),
-                "share": float(importance[j]) / total,
-                "direction": direction,
-            }
-        )
-    return found

@@ -10,7 +10,8 @@ for Shapley's weights are the Beta integrals of tˢ (1 − t)ⁿ⁻ˢ⁻¹. The 
 d − 1 in t, so Gauss-Legendre with ⌈d/2⌉ points is exact. The products are shared along paths (down), the
 leaves' sums along subtrees (up), which makes O(leaves · ⌈d/2⌉) a tree; compare Yu et al., *Linear TreeShap*
 (NeurIPS 2022). A feature that splits twice on a path counts by its last split: what lies below it is taken
-from the first.
+from the first. Rows are carried side by side, so that every product and sum is a vector instruction; which way a row
+went enters as a number 0 or 1, never as a branch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["Attribution"]
+__all__ = ["Attribution", "parse_tree"]
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -31,6 +32,8 @@ I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 
 _BLOCK = 512
+_LANES = 64
+"""Rows side by side; 8 gave 16,000 rows a CPU second, 32 29,000, 64 41,000: the loops' own cost is spread."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,12 @@ class Attribution:
     parent: I32
     same: I32
     """Nearest node above that the same feature's previous split leads to, −1 for none."""
-    share: F64
-    """r of the edge that leads to a node: over all splits of its feature down to here."""
     points: I32
     """Quadrature points of each tree."""
-    nodes: F64
-    weights: F64
-    """Gauss-Legendre points and weights on [0, 1], for 1…k points one after the other."""
-    offset: I32
+    steps: F64
+    """Per node and point: what the edge multiplies, and what it earns [tree · node · point, 6]; see ``_steps``."""
+    step_start: I64
+    """First row of each tree in ``steps``."""
     bias: float
     """The mean score of the training rows."""
     width: int
@@ -74,7 +75,7 @@ class Attribution:
         """
         if "\nnum_tree_per_iteration=1\n" not in text:
             raise ValueError("trees of several classes")
-        trees = [_parsed(block) for block in text.split("\nTree=")[1:]]
+        trees = [parse_tree(block) for block in text.split("\nTree=")[1:]]
         sizes = [len(tree["feature"]) for tree in trees]
         start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         shift = np.repeat(start[:-1], sizes)
@@ -90,20 +91,19 @@ class Attribution:
             word_start[:-1], sizes
         )
         points = np.array([max(1, (int(tree["distinct"][0]) + 1) // 2) for tree in trees])
-        most = int(points.max(initial=1))
-        rules = [np.polynomial.legendre.leggauss(m) for m in range(1, most + 1)]
-        kinds = {key: np.int32 for key in join if key not in ("threshold", "value", "share")}
+        kinds = {key: np.int32 for key in join if key not in ("threshold", "value")}
+        share = join.pop("share")
         arrays: dict[str, Any] = {
             key: np.ascontiguousarray(a, dtype=kinds.get(key, np.float64))
             for key, a in join.items()
         }
+        steps = [_steps(share, join["same"], start, t, int(m)) for t, m in enumerate(points)]
         return cls(
             start=start,
             bits=np.concatenate([tree["bits"] for tree in trees]).astype(np.uint32),
             points=points.astype(np.int32),
-            nodes=np.concatenate([(x + 1) / 2 for x, _ in rules]),
-            weights=np.concatenate([w / 2 for _, w in rules]),
-            offset=np.concatenate([[0], np.cumsum(np.arange(1, most + 1))]).astype(np.int32),
+            steps=np.concatenate([s.reshape(-1, 6) for s in steps]),
+            step_start=np.cumsum([0, *(s.shape[0] * s.shape[1] for s in steps)])[:-1],
             bias=float(sum(tree["mean"][0] for tree in trees)),
             width=width,
             **arrays,
@@ -119,8 +119,8 @@ class Attribution:
             rows = slice(begin, begin + _BLOCK)
             _attribute(
                 X[rows], self.start, self.feature, self.threshold, self.flags, self.left, self.right,
-                self.cut, self.words, self.bits, self.value, self.parent, self.same, self.share,
-                self.points, self.nodes, self.weights, self.offset, out[rows],
+                self.cut, self.words, self.bits, self.value, self.parent, self.same, self.points,
+                self.steps, self.step_start, out[rows],
             )  # fmt: skip
 
         begins = range(0, len(X), _BLOCK)
@@ -133,8 +133,11 @@ class Attribution:
         return out
 
 
-def _parsed(block: str) -> dict[str, npt.NDArray[np.float64]]:
-    """One tree's nodes in preorder, from its lines ``name=values``."""
+def parse_tree(block: str) -> dict[str, npt.NDArray[np.float64]]:
+    """One tree of a LightGBM text: its nodes in preorder, from its lines ``name=values``.
+
+    Node 0 is the root, ``feature`` −1 a leaf; ``left`` and ``right`` are nodes of the tree. Raises ``ValueError`` for linear leaves.
+    """
     lines = dict(line.split("=", 1) for line in block.splitlines()[1:] if "=" in line)
     if lines.get("is_linear", "0").strip() == "1":
         raise ValueError("linear leaves")
@@ -206,7 +209,25 @@ def _stump(value: float) -> dict[str, F64]:
 
 
 @njit(cache=True, nogil=True, inline="always")
+def _decide(
+    x: F64, threshold: float, flags: int, cut: int, words: int, bits: U32, goes: F64
+) -> None:
+    """Fill ``goes`` with 1 where a row goes left."""
+    kind = (flags >> 2) & 3
+    if flags & 1 or kind == 1:
+        for k in range(len(goes)):
+            goes[k] = 1.0 if _goes_left(x[k], threshold, flags, cut, words, bits) else 0.0
+    elif ((flags & 2) != 0) if kind == 2 else (threshold >= 0.0):  # where missing goes left
+        for k in range(len(goes)):
+            goes[k] = 0.0 if x[k] > threshold else 1.0
+    else:
+        for k in range(len(goes)):
+            goes[k] = 1.0 if x[k] <= threshold else 0.0
+
+
+@njit(cache=True, nogil=True)
 def _goes_left(x: float, threshold: float, flags: int, cut: int, words: int, bits: U32) -> bool:
+    """A category, or a number whose zero means missing."""
     if flags & 1:
         if np.isnan(x):
             return False
@@ -214,92 +235,139 @@ def _goes_left(x: float, threshold: float, flags: int, cut: int, words: int, bit
         if code < 0 or code >= 32 * words:
             return False
         return (bits[cut + code // 32] >> np.uint32(code % 32)) & np.uint32(1) != 0
-    kind = (flags >> 2) & 3
-    gone = np.isnan(x)
-    if kind == 2 and gone:
-        return (flags & 2) != 0
-    if gone:
-        x = 0.0
-    if kind == 1 and abs(x) <= 1e-35:
+    if np.isnan(x) or abs(x) <= 1e-35:
         return (flags & 2) != 0
     return x <= threshold
 
 
-@njit(cache=True, nogil=True)
+def _steps(share: F64, same: F64, start: I64, tree: int, m: int) -> F64:
+    """Return [node, point, 6]: the factor of an edge's product and its earning, each as base, step and second step.
+
+    With a = 1 where x went this way at the same feature's splits above, and o = 1 where it still does, a factor is
+    ``base + a · (first + o · second)``; an edge whose feature is new on its path has a = 1 throughout. The factor is
+    (r (1 − t) + o t), over that of the edge above by the same feature; the earning (o − r) over it, less that one's.
+    """
+    x, w = np.polynomial.legendre.leggauss(m)
+    z = (x + 1) / 2
+    nodes = slice(start[tree], start[tree + 1])
+    r = share[nodes][:, None]
+    above = same[nodes].astype(np.int64)
+    repeated = (above >= 0)[:, None]
+    before = np.where(repeated, share[np.maximum(above, 0)][:, None], 1.0)  # 1: divides by 1
+    off, on = r * (1 - z), r * (1 - z) + z
+    known_off, known_on = before * (1 - z), before * (1 - z) + z
+    factors = np.where(repeated, r / before, off), off / known_on, on / known_on
+    lost = np.where(repeated, (0.0 - before) / known_off, 0.0)
+    won = np.where(repeated, (1.0 - before) / known_on, 0.0)
+    earned_off, earned_on = (0.0 - r) / off, (1.0 - r) / on
+    earnings = earned_off - lost, earned_off - won, earned_on - won
+    found = np.empty((len(r), m, 6))
+    for i, (neither, above_only, both) in enumerate((factors, earnings)):
+        found[:, :, 3 * i] = neither
+        found[:, :, 3 * i + 1] = above_only - neither
+        found[:, :, 3 * i + 2] = both - above_only
+    found[0] = 0.0
+    found[0, :, 0] = w / 2  # the root has no edge: it keeps the weights
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _attribute(
     X: F64, start: I64, feature: I32, threshold: F64, flags: I32, left: I32, right: I32, cut: I32,
-    words: I32, bits: U32, value: F64, parent: I32, same: I32, share: F64, points: I32, nodes: F64,
-    weights: F64, offset: I32, out: F64,
+    words: I32, bits: U32, value: F64, parent: I32, same: I32, points: I32, steps: F64,
+    step_start: I64, out: F64,
 ) -> None:  # fmt: skip
+    """Add contributions, ``_LANES`` rows side by side so that the innermost loops are vector instructions."""
+    rows, width = X.shape
+    lanes = min(rows, _LANES)
+    blocks = (rows + lanes - 1) // lanes
+    turned = np.zeros((blocks, width, lanes))
+    earned = np.zeros((blocks, width, lanes))
+    for i in range(rows):
+        for j in range(width):
+            turned[i // lanes, j, i % lanes] = X[i, j]
     largest = 0
     most = 1
     for t in range(len(points)):
         largest = max(largest, start[t + 1] - start[t])
         most = max(most, points[t])
-    product = np.empty((largest, most))
-    total = np.empty((largest, most))
-    # per tree and edge: 1 / (r (1 − t) + o t) for o = 0 and o = 1
-    inverse = np.empty((largest, 2, most))
-    plain = np.empty((largest, 2, most))
-    own = np.empty(largest, np.int64)
+    held = np.empty((largest * most, lanes))  # products going down, sums coming up
+    own = np.ones((largest, lanes))
+    goes = np.empty(lanes)
+    gain = np.empty(lanes)
     for t in range(len(points)):
         m = points[t]
         first = start[t]
         size = start[t + 1] - first
         if size == 1:
             continue
-        q0 = offset[m - 1]
-        for n in range(1, size):
-            r = share[first + n]
+        s0 = step_start[t]
+        for b in range(blocks):
             for q in range(m):
-                z = nodes[q0 + q]
-                plain[n, 0, q] = r * (1.0 - z)
-                plain[n, 1, q] = r * (1.0 - z) + z
-                inverse[n, 0, q] = 1.0 / plain[n, 0, q]
-                inverse[n, 1, q] = 1.0 / plain[n, 1, q]
-        for q in range(m):
-            product[0, q] = weights[q0 + q]
-        for i in range(len(X)):
-            own[0] = 1
+                base = steps[s0 + q, 0]
+                for k in range(lanes):
+                    held[q, k] = base
             for n in range(size):
                 at = first + n
-                if feature[at] < 0:
-                    for q in range(m):
-                        total[n, q] = product[n, q] * value[at]
+                column = feature[at]
+                if column < 0:
+                    paid = value[at]
+                    for q in range(n * m, n * m + m):
+                        for k in range(lanes):
+                            held[q, k] *= paid
                     continue
-                goes = _goes_left(
-                    X[i, feature[at]], threshold[at], flags[at], cut[at], words[at], bits
-                )
+                _decide(turned[b, column], threshold[at], flags[at], cut[at], words[at], bits, goes)
                 for side in range(2):
                     child = (left[at] if side == 0 else right[at]) - first
-                    o = 1 if goes == (side == 0) else 0
-                    before = same[first + child] - first if same[first + child] >= 0 else -1
-                    if before >= 0:
-                        o = o * own[before]
+                    above = same[first + child]
+                    s = s0 + child * m
+                    if above >= 0:
+                        before = above - first
+                        for k in range(lanes):
+                            own[child, k] = own[before, k] * goes[k]
                         for q in range(m):
-                            product[child, q] = (
-                                product[n, q] * inverse[before, own[before], q] * plain[child, o, q]
-                            )
+                            base, one, two = steps[s + q, 0], steps[s + q, 1], steps[s + q, 2]
+                            for k in range(lanes):
+                                held[child * m + q, k] = held[n * m + q, k] * (
+                                    base + own[before, k] * one + own[child, k] * two
+                                )
                     else:
+                        for k in range(lanes):
+                            own[child, k] = goes[k]
                         for q in range(m):
-                            product[child, q] = product[n, q] * plain[child, o, q]
-                    own[child] = o
-                for q in range(m):
-                    total[n, q] = 0.0
+                            base, two = steps[s + q, 0] + steps[s + q, 1], steps[s + q, 2]
+                            for k in range(lanes):
+                                held[child * m + q, k] = held[n * m + q, k] * (base + goes[k] * two)
+                    for k in range(lanes):
+                        goes[k] = 1.0 - goes[k]
+                for q in range(n * m, n * m + m):
+                    for k in range(lanes):
+                        held[q, k] = 0.0
             for n in range(size - 1, 0, -1):
                 at = first + n
                 up = parent[at] - first
-                column = feature[first + up]
-                earned = 0.0
-                o = own[n]
-                for q in range(m):
-                    earned += total[n, q] * inverse[n, o, q]
-                    total[up, q] += total[n, q]
-                gain = (o - share[at]) * earned
-                if same[at] >= 0:
-                    b = same[at] - first
-                    taken = 0.0
+                s = s0 + n * m
+                above = same[at]
+                for k in range(lanes):
+                    gain[k] = 0.0
+                if above >= 0:
+                    before = above - first
                     for q in range(m):
-                        taken += total[n, q] * inverse[b, own[b], q]
-                    gain -= (own[b] - share[same[at]]) * taken
-                out[i, column] += gain
+                        base, one, two = steps[s + q, 3], steps[s + q, 4], steps[s + q, 5]
+                        for k in range(lanes):
+                            gain[k] += held[n * m + q, k] * (
+                                base + own[before, k] * one + own[n, k] * two
+                            )
+                            held[up * m + q, k] += held[n * m + q, k]
+                else:
+                    for q in range(m):
+                        base, two = steps[s + q, 3] + steps[s + q, 4], steps[s + q, 5]
+                        for k in range(lanes):
+                            gain[k] += held[n * m + q, k] * (base + own[n, k] * two)
+                            held[up * m + q, k] += held[n * m + q, k]
+                column = feature[first + up]
+                for k in range(lanes):
+                    earned[b, column, k] += gain[k]
+    for i in range(rows):
+        for j in range(width):
+            out[i, j] += earned[i // lanes, j, i % lanes]

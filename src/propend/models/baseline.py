@@ -12,7 +12,7 @@ import numpy.typing as npt
 from propend.models.model import Answer, Array, Data, Missing, Model
 from propend.models.storage import State
 
-__all__ = ["AlwaysZero", "BaseRate", "Mean", "RfmScore", "Scorecard"]
+__all__ = ["AlwaysZero", "BaseRate", "ConstantQuantile", "Mean", "RfmScore", "Scorecard"]
 
 Codes: TypeAlias = npt.NDArray[np.int64]
 _NUMBERS: frozenset[Answer] = frozenset({"amount", "count"})
@@ -85,6 +85,32 @@ class AlwaysZero(_Constant):
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
         self._value = np.zeros(1)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileParameters:
+    """Settings of :class:`ConstantQuantile`."""
+
+    quantile: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+
+
+class ConstantQuantile(_Constant):
+    """Everyone gets the same quantile of the training rows' amounts.
+
+    >>> ConstantQuantile("amount").fit([[0.0]] * 3, [1, 2, 9]).predict([[7.0]])
+    array([2.])
+    """
+
+    name: ClassVar[str] = "constant_quantile"
+    answers: ClassVar[frozenset[Answer]] = _NUMBERS
+    Parameters: ClassVar[type[Any]] = QuantileParameters
+    parameters: QuantileParameters
+
+    def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
+        order = np.argsort(data.y, kind="stable")
+        mass = np.cumsum(data.weights[order])
+        at = np.searchsorted(mass, self.parameters.quantile * mass[-1], side="left")
+        self._value = data.y[order][[min(int(at), len(order) - 1)]]
 
 
 @dataclass(frozen=True, slots=True)

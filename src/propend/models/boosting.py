@@ -17,6 +17,7 @@ from propend.models.storage import State
 __all__ = ["ExplainableBoosting", "ExplainableParameters", "XgBoost", "XgbParameters"]
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+_SINGLE = 1e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class XgBoost(Model):
         xgboost = _xgboost()
         kinds = ["c" if j in self.categories else "q" for j in range(self.width)]
         X = data.X if isinstance(data, Data) else data
+        X = np.clip(X, -_SINGLE, _SINGLE)  # it counts in single precision, where more is infinite
         given: dict[str, Any] = (
             {"label": data.y, "weight": data.weight} if isinstance(data, Data) else {}
         )

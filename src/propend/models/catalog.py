@@ -11,16 +11,21 @@ from propend.errors import ModelError, nearest
 from propend.models import storage
 from propend.models.model import Answer, Model
 
-__all__ = ["create", "find", "load", "names"]
+__all__ = ["create", "find", "learns", "load", "names"]
 
 _PLACES: Final = {
     "always_zero": "propend.models.baseline:AlwaysZero",
     "base_rate": "propend.models.baseline:BaseRate",
     "bg_nbd": "propend.models.buying:RepeatBuying",
     "blending": "propend.models.ensemble:Blending",
+    "constant_quantile": "propend.models.baseline:ConstantQuantile",
     "decision_tree": "propend.models.forest:DecisionTree",
     "ebm": "propend.models.boosting:ExplainableBoosting",
+    "encoded": "propend.models.encoded:Encoded",
     "extra_trees": "propend.models.forest:ExtraTrees",
+    "hazard": "propend.models.hazard:Hazard",
+    "hazard_trees": "propend.models.hazard:TreesHazard",
+    "kaplan_meier": "propend.models.hazard:KaplanMeier",
     "linear": "propend.models.linear:LinearRegression",
     "logistic": "propend.models.linear:LogisticRegression",
     "mean": "propend.models.baseline:Mean",
@@ -44,7 +49,7 @@ def names(answer: Answer | None = None) -> tuple[str, ...]:
     """The models of the house, all or those that give an answer.
 
     >>> names("which")
-    ('base_rate', 'decision_tree', 'extra_trees', 'logistic', 'mlp', 'naive_bayes', 'neighbours', 'random_forest', 'sklearn', 'trees', 'xgboost')
+    ('base_rate', 'decision_tree', 'encoded', 'extra_trees', 'logistic', 'mlp', 'naive_bayes', 'neighbours', 'random_forest', 'sklearn', 'trees', 'xgboost')
     """
     return tuple(n for n in _PLACES if answer is None or answer in find(n).answers)
 
@@ -74,6 +79,20 @@ def find(name: str) -> type[Model]:
     if not (isinstance(found, type) and issubclass(found, Model)) or isabstract(found):
         raise ModelError(f"'{name}' is not a model; derive it from propend.models.Model")
     return found
+
+
+_TRIVIAL: Final = frozenset(
+    {"always_zero", "base_rate", "bg_nbd", "constant_quantile", "encoded", "kaplan_meier", "mean", "rfm", "scorecard"}
+)  # fmt: skip
+
+
+def learns(name: str) -> bool:
+    """Whether a model looks at all columns: the trivial rules look at none, or at named ones.
+
+    >>> learns("trees"), learns("base_rate")
+    (True, False)
+    """
+    return name not in _TRIVIAL
 
 
 def create(name: str, answer: Answer | None = None, **settings: Any) -> Model:

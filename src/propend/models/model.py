@@ -36,8 +36,8 @@ __all__ = [
     "share",
 ]
 
-Answer: TypeAlias = Literal["yes_no", "amount", "count", "which"]
-"""What a model answers: a probability, an expected amount, an expected count, one of many."""
+Answer: TypeAlias = Literal["yes_no", "amount", "count", "which", "time"]
+"""What a model answers: a probability, an expected amount, an expected count, one of many, the time to an event."""
 Missing: TypeAlias = Literal["native", "imputed"]
 Link: TypeAlias = Literal["logit", "log", "identity", "softmax"]
 """From prediction to margin, the scale on which contributions add up."""
@@ -157,7 +157,8 @@ pass the columns it was fitted on, in that order
         X
             float [n, d]; NaN means missing.
         y
-            [n]; 0/1 for yes_no, finite for amount, ≥ 0 for count, codes 0…k-1 for which.
+            [n]; 0/1 for yes_no, finite for amount, ≥ 0 for count, codes 0…k-1 for which, for time the time
+            of the event or minus the time for which none was seen.
         weight
             [n], finite and ≥ 0: how many times the row counts. Default 1.
         columns
@@ -418,6 +419,10 @@ pass the columns it was fitted on, in that order
             raise ModelError(f"{where}y must be 0 or more for 'count'")
         if self.answer == "which" and ((labels < 0) | (labels != np.floor(labels))).any():
             raise ModelError(f"{where}y must hold the class codes 0, 1, … for 'which'")
+        if self.answer == "time" and not labels.all():
+            raise ModelError(
+                f"{where}y must be above 0 (an event) or below 0 (none seen so long) for 'time'"
+            )
         if weight is None:
             return labels, None
         weights = _vector(weight, rows, f"{where}weight")

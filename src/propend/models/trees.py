@@ -30,8 +30,9 @@ class TreeParameters:
     column_share: Share = 0.7
     row_share: Share = 0.8
     l2: Annotated[float, msgspec.Meta(ge=0)] = 5.0
-    loss: Literal["auto", "l2", "poisson", "tweedie", "gamma"] = "auto"
-    """``auto`` is squared error for amounts and Poisson for counts."""
+    loss: Literal["auto", "l2", "poisson", "tweedie", "gamma", "quantile"] = "auto"
+    """``auto`` is squared error for amounts and Poisson for counts; ``quantile`` predicts ``quantile`` instead of the mean."""
+    quantile: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
     tweedie_power: Annotated[float, msgspec.Meta(gt=1, lt=2)] = 1.3
     patience: Positive = 50
     """Trees without gain on ``validation`` before growth stops."""
@@ -133,6 +134,7 @@ class Trees(Model):
             "objective": self.loss,
             "num_class": self.classes or 1,
             "tweedie_variance_power": chosen.tweedie_power,
+            "alpha": chosen.quantile,
             "learning_rate": chosen.learning_rate or learning_rate,
             "num_leaves": chosen.leaves or leaves,
             "min_data_in_leaf": chosen.rows_per_leaf or rows_per_leaf,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.config import Config
-from propend.errors import ConfigError, NotEnoughDataError, nearest
+from propend.errors import ConfigError, NotEnoughDataError, PropendError, nearest
 from propend.events.clock import moment
 from propend.events.store import Store
 from propend.expression.nodes import Expression
@@ -22,6 +22,8 @@ from propend.features.schema import Schema
 
 if TYPE_CHECKING:
     from propend.analytics.funnel import FunnelResult
+    from propend.analytics.kept import Question
+    from propend.analytics.nodes import Nodes
     from propend.engine import Engine
     from propend.learn.funnel_forecast import FunnelForecast
 
@@ -43,6 +45,20 @@ def day(text: str | int | None, zone: str) -> int | None:
     except ValueError:
         raise ConfigError(f"not a day: {text!r}; write for example 2024-01-31") from None
     return moment(when if when.tzinfo else when.replace(tzinfo=ZoneInfo(zone)))
+
+
+def _brackets(text: str) -> list[tuple[int, int]]:
+    """Read brackets of days.
+
+    >>> _brackets("1-2,7-8")
+    [(1, 2), (7, 8)]
+    """
+    try:
+        return [(int(a), int(b)) for a, b in (part.split("-") for part in text.split(","))]
+    except ValueError:
+        raise ConfigError(
+            f"not brackets of days: {text!r}; write for example 1-2,7-8,30-31"
+        ) from None
 
 
 class Analytics:
@@ -87,14 +103,21 @@ class Analytics:
         """Count users from step to step; see :func:`propend.analytics.funnel.funnel` for every option.
 
         ``steps`` is a list, or the name of a funnel in ``propend.toml``; without it the first declared one is answered.
-        ``incremental`` keeps the answer in ``kept/`` and reads only what came since; the figures are the same.
+        ``incremental``, here and below, keeps the answer in ``kept/`` and reads only what came since; the figures are the same.
         """
         from propend.analytics.funnel import funnel
+        from propend.analytics.funnel_plan import Funnel
+        from propend.analytics.kept_funnel import funnel_question
 
         given = {**options, "by": by, "who": who, "within": within}
         asked = {**self._declared(steps), **{k: v for k, v in given.items() if v not in (None, ())}}
         if incremental:
-            return self._kept(asked, [since, until, asked.pop("by", None), asked.pop("who", None)])
+            if any(v is not None for v in (since, until, asked.pop("who", None))):
+                raise ConfigError(
+                    "a kept funnel has no period and no segment; leave out 'incremental'"
+                )
+            by = asked.pop("by", None)
+            return self._kept("funnel", funnel_question(Funnel.of(**asked), self.schema, by))
         return funnel(
             self.store,
             self.schema,
@@ -104,35 +127,53 @@ class Analytics:
             **asked,
         )
 
-    def _kept(self, asked: dict[str, Any], narrowed: list[Any]) -> FunnelResult:
-        """Bring a kept funnel up to date."""
-        from propend.analytics.funnel_plan import Funnel
-        from propend.analytics.incremental import IncrementalFunnel
+    def _kept(self, kind: str, question: Question) -> Any:
+        """Bring a kept answer up to date."""
+        from propend.analytics.kept import Kept
 
-        if any(v is not None for v in narrowed):
-            raise ConfigError(
-                "a kept funnel has no period, breakdown or segment; leave out 'incremental'"
-            )
-        kept = IncrementalFunnel(Funnel.of(**asked))
-        file = self.folder / "kept" / f"funnel-{kept.key}.npz"
-        result = kept.load(file).update(self.store, self.schema, self.engine)
+        kept = Kept(question)
+        file = self.folder / "kept" / f"{kind}-{kept.name}.npz"
+        answer = kept.load(file).update(self.store, self.engine)
         kept.save(file)
-        return result
+        return answer
+
+    def _ask(self, kind: str, question: Question, incremental: bool) -> Any:
+        """Answer a question: from the whole log, or from what is kept and what came since."""
+        from propend.analytics.kept import ask
+
+        return self._kept(kind, question) if incremental else ask(question, self.store, self.engine)
+
+    def _nodes(self, of: str, incremental: bool, most: int = 60) -> Nodes:
+        """Return a property's values as nodes, counted in the whole log or kept, too."""
+        from propend.analytics.nodes import NodesQuestion, nodes_of
+
+        if incremental and of != "type":
+            question = NodesQuestion(self.store, self.schema, of, most)
+            found: Nodes = self._kept("nodes", question)
+            return found
+        return nodes_of(self.store, self.schema, self.engine, of, most)
+
+    def _saved(self, kind: str, name: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the words of a definition saved in ``propend.toml``, under those that are given."""
+        said = {k: v for k, v in given.items() if v is not None}
+        if name is None:
+            return said
+        known = {saved.name: saved for saved in getattr(self.config, kind)}
+        if name not in known:
+            where = nearest(name, known) if known else f"; add one under [[{kind}]]"
+            raise ConfigError(f"no {kind.removesuffix('s')} {name!r} in propend.toml{where}")
+        words = msgspec.structs.asdict(known[name])
+        return {**{k: v for k, v in words.items() if k != "name" and v is not None}, **said}
 
     def _declared(self, steps: str | Sequence[Step] | None) -> dict[str, Any]:
         """Return a funnel's words: those declared under a name, or the steps themselves."""
         if steps is not None and not isinstance(steps, str):
             return {"steps": list(steps)}
-        known = {f.name: f for f in self.config.funnels}
-        if steps is None and not known:
+        if steps is None and not self.config.funnels:
             raise ConfigError(
                 "no funnel is declared; name the steps, for example --steps view,cart,purchase, or add [[funnels]] to propend.toml"
             )
-        name = next(iter(known)) if steps is None else steps
-        if name not in known:
-            raise ConfigError(f"no funnel {name!r} in propend.toml{nearest(name, known)}")
-        words = msgspec.structs.asdict(known[name])
-        return {k: v for k, v in words.items() if k != "name"}
+        return self._saved("funnels", steps or self.config.funnels[0].name, {})
 
     def compare_funnels(
         self,
@@ -186,61 +227,104 @@ class Analytics:
 
     def retention(
         self,
-        unit: str = "month",
+        unit: str | None = None,
         start: Step | None = None,
         back: Step | None = None,
         *,
-        brackets: Sequence[tuple[int, int]] = (),
+        name: str | None = None,
+        brackets: Sequence[tuple[int, int]] | str | None = None,
+        incremental: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        """Return the cohort table; with ``brackets`` (days) on each user's own clock."""
-        from propend.analytics.retention import elapsed_retention, retention
+        """Return the cohort table; with ``brackets`` (days) on each user's own clock; with ``survival`` Kaplan–Meier.
 
-        asked = (self.store, self.schema, self.engine)
-        if brackets:
-            return elapsed_retention(*asked, brackets, start, back, unit=unit)
-        return retention(*asked, unit, start, back, **options)
+        ``name`` is a definition under ``[[retention]]`` in ``propend.toml``; what is given besides replaces its words.
+        """
+        from propend.analytics.retention import ElapsedQuestion, RetentionQuestion
 
-    def survival(self, start: Step, end: Step) -> dict[str, Any]:
+        given = {"unit": unit, "start": start, "back": back, "brackets": brackets, **options}
+        asked = self._saved("retention", name, given)
+        spans = asked.pop("brackets", ())
+        if asked.pop("survival", False):
+            return self.survival(asked.get("start"), asked.get("back"), incremental=incremental)
+        if not spans:
+            question = RetentionQuestion(self.schema, **asked)
+            return self._ask("retention", question, incremental)
+        if asked.pop("recurring", False) or asked.pop("mode", "on") != "on":
+            raise ConfigError("brackets run on each user's own clock; leave out mode and recurring")
+        pairs = _brackets(spans) if isinstance(spans, str) else spans
+        elapsed = ElapsedQuestion(self.schema, pairs, **asked)
+        return self._ask("retention", elapsed, incremental)
+
+    def survival(
+        self, start: Step | None, end: Step | None, *, incremental: bool = False
+    ) -> dict[str, Any]:
         """Return how long users stay without ``end`` after ``start`` (Kaplan–Meier)."""
-        from propend.analytics.survival import survival
+        from propend.analytics.survival import SurvivalQuestion
 
-        return survival(self.store, self.schema, self.engine, start, end)
+        if start is None or end is None:
+            raise ConfigError(
+                "a survival curve needs --start and --back, for example --start purchase --back purchase"
+            )
+        return self._ask("survival", SurvivalQuestion(self.schema, start, end), incremental)
 
-    def paths(self, **options: Any) -> dict[str, Any]:
-        """Return sessions, top paths, moves, entry and exit; see :func:`propend.analytics.paths.paths`."""
-        from propend.analytics.paths import paths
+    def paths(
+        self, *, name: str | None = None, incremental: bool = False, **options: Any
+    ) -> dict[str, Any]:
+        """Return sessions, top paths, moves, entry and exit; see :func:`propend.analytics.paths.paths`.
 
-        return paths(self.store, self.schema, self.engine, **options)
+        With ``after`` or ``before`` a node: what sessions do around it, see :func:`propend.analytics.sankey.sankey`. ``name`` is
+        a definition under ``[[paths]]``.
+        """
+        from propend.analytics.paths import PathsQuestion
 
-    def sankey(self, anchor: str, **options: Any) -> dict[str, Any]:
-        """Return what sessions do after (or before) a node; see :func:`propend.analytics.paths.sankey`."""
-        from propend.analytics.paths import sankey
+        asked = self._saved("paths", name, options)
+        after, before = asked.pop("after", None), asked.pop("before", None)
+        depth = asked.pop("depth", 4)
+        if after is not None and before is not None:
+            raise ConfigError("what comes after one node or before one; give only one of the two")
+        if after is not None or before is not None:
+            words = {k: v for k, v in asked.items() if k not in ("length", "top")}
+            way = "after" if before is None else "before"
+            return self.sankey(
+                before if after is None else after, direction=way, depth=depth,
+                incremental=incremental, **words,
+            )  # fmt: skip
+        nodes = self._nodes(asked.pop("of", "type"), incremental)
+        return self._ask("paths", PathsQuestion(nodes, self.schema, **asked), incremental)
 
-        return sankey(self.store, self.schema, self.engine, anchor, **options)
+    def sankey(self, anchor: str, *, incremental: bool = False, **options: Any) -> dict[str, Any]:
+        """Return what sessions do after (or before) a node; see :func:`propend.analytics.sankey.sankey`."""
+        from propend.analytics.sankey import SankeyQuestion
+
+        nodes = self._nodes(options.pop("of", "type"), incremental)
+        question = SankeyQuestion(nodes, self.schema, anchor, **options)
+        return self._ask("sankey", question, incremental)
 
     def trend(
         self,
         measure: str | None = None,
         unit: str | None = None,
         by: str | None = None,
+        *,
+        incremental: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
         """Return a measure over time, or a trend declared by name; see :func:`propend.analytics.trend.trend`."""
-        from propend.analytics.trend import trend
+
+        from propend.analytics.people import profiles
+        from propend.analytics.trend import MOST_GROUPS, TrendQuestion
 
         saved = {t.name: t for t in self.config.trends}.get(measure or "")
         if saved is not None:
             measure, unit, by = saved.measure, unit or saved.unit, by or saved.by
-        return trend(
-            self.store,
-            self.schema,
-            self.engine,
-            measure or "users(*)",
-            unit or "day",
-            by,
-            **options,
+        most = options.pop("most", MOST_GROUPS)
+        groups = None if by is None else self._nodes(by, incremental, most)
+        profile = profiles(self.store, self.schema)
+        question = TrendQuestion(
+            self.schema, measure or "users(*)", unit or "day", groups, profile=profile, **options
         )
+        return self._ask("trend", question, incremental)
 
     def activity(self, unit: str = "week") -> dict[str, Any]:
         """Return active users, events by type and value per period."""
@@ -248,25 +332,75 @@ class Analytics:
 
         return activity(self.store, self.schema, self.engine, unit)
 
-    def lifecycle(self, unit: str = "week", of: Step | None = None) -> dict[str, Any]:
-        """Return new, returning, resurrected and dormant users per period, and stickiness by day."""
-        from propend.analytics.lifecycle import lifecycle, stickiness
+    def lifecycle(
+        self,
+        unit: str | None = None,
+        of: Step | None = None,
+        *,
+        name: str | None = None,
+        incremental: bool = False,
+    ) -> dict[str, Any]:
+        """Return new, returning, resurrected and dormant users per period, and stickiness by day.
 
-        asked = (self.store, self.schema, self.engine)
-        return {**lifecycle(*asked, unit, of), "stickiness": stickiness(*asked, of)}
+        ``name`` is a definition under ``[[lifecycle]]``.
+        """
+        from propend.analytics.lifecycle import LifecycleQuestion, StickinessQuestion
 
-    def attribution(self, conversion: Step | None = None, **options: Any) -> dict[str, Any]:
-        """Share conversions among channels; see :func:`propend.analytics.attribution.attribution`."""
-        from propend.analytics.attribution import attribution
+        asked = self._saved("lifecycle", name, {"unit": unit, "of": of})
+        states = LifecycleQuestion(self.schema, asked.get("unit", "week"), asked.get("of"))
+        sticky = StickinessQuestion(self.schema, asked.get("of"))
+        found: dict[str, Any] = self._ask("lifecycle", states, incremental)
+        return {**found, "stickiness": self._ask("stickiness", sticky, incremental)}
 
-        types = self.schema.types
-        if conversion is None and "purchase" not in types:
+    def attribution(
+        self,
+        conversion: Step | None = None,
+        *,
+        name: str | None = None,
+        incremental: bool = False,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Share conversions among channels; see :func:`propend.analytics.attribution.attribution`.
+
+        ``name`` is a definition under ``[[attribution]]``.
+        """
+        from propend.analytics.attribution import AttributionQuestion, check_channel
+
+        asked = self._saved("attribution", name, {"conversion": conversion, **options})
+        goal = asked.pop("conversion", "purchase")
+        if goal == "purchase" and "purchase" not in self.schema.types:
             raise NotEnoughDataError(
                 "the log has no event type 'purchase'; name the conversion, for example --conversion signup"
             )
-        return attribution(
-            self.store, self.schema, self.engine, conversion or "purchase", **options
-        )
+        channel = asked.pop("channel", "channel")
+        check_channel(self.schema, channel)
+        nodes = self._nodes(channel, incremental)
+        question = AttributionQuestion(nodes, self.schema, goal, **asked)
+        return self._ask("attribution", question, incremental)
+
+    def saved(self) -> list[dict[str, Any]]:
+        """Return every definition of ``propend.toml`` as ``kind``, ``name`` and ``answer``, in the order of the verbs.
+
+        Where the log cannot answer one, ``answer`` is ``{"missing": the sentence that says why}``.
+        """
+        c = self.config
+        asked: list[tuple[str, str, Callable[[str], Any]]] = [
+            *(("funnel", f.name, lambda n: self.funnel(n).to_dict()) for f in c.funnels),
+            *(("retention", r.name, lambda n: self.retention(name=n)) for r in c.retention),
+            *(("paths", p.name, lambda n: self.paths(name=n)) for p in c.paths),
+            *(("trend", t.name, self.trend) for t in c.trends),
+            *(("lifecycle", x.name, lambda n: self.lifecycle(name=n)) for x in c.lifecycle),
+            *(("attribution", a.name, lambda n: self.attribution(name=n)) for a in c.attribution),
+        ]
+        found = []
+        for kind, name, ask in asked:
+            try:
+                answer = ask(name)
+            except PropendError as error:
+                answer = {"missing": str(error)}
+            kind = "survival" if "censored" in answer else "sankey" if "anchor" in answer else kind
+            found.append({"kind": kind, "name": name, "answer": answer})
+        return found
 
     def stages(self, memory: str = "90d") -> dict[str, Any]:
         """Return how many users stand in each stage now: declared in ``[stages]`` of ``propend.toml``, or proposed."""

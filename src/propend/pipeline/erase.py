@@ -1,18 +1,56 @@
-"""A user out of what was written: tables, audience files, pages that show them."""
+"""A person out of everything: the store, what was written (tables, audience files, pages that show them), the live side."""
 
 from __future__ import annotations
 
+import importlib
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from propend.errors import DataError
 from propend.events.durable import write_parquet
+from propend.events.store import Store
 from propend.names import USER
 from propend.pipeline.predict import write_csv
 
-__all__ = ["erase_outputs"]
+if TYPE_CHECKING:
+    from propend.pipeline.workspace import Workspace
+
+__all__ = ["erase", "erase_outputs"]
+
+_LIVE: Final = "propend.serve.erase"
+"""Erasing is the one verb that must reach what stands above this floor, so it is found by name, as the verbs are."""
+
+
+def erase(workspace: Workspace, user: str, *, alone: bool = False) -> dict[str, Any]:
+    """Erase a person; see :meth:`Workspace.forget`. Cut off at any point, it can be asked again and goes on."""
+    folder = workspace.folder
+    live = importlib.import_module(_LIVE) if (folder / "live").is_dir() else None
+    ids: tuple[str, ...] = (user,) if live is None else live.person(workspace, user)
+    if alone:
+        ids = ids[:1]
+    lively = live is not None and live.known(workspace, ids)
+    if not Store.exists(workspace.store_folder) and not lively:
+        raise DataError(f"{folder} has no events yet, so nobody was erased")
+    total: dict[str, int] = {"events": 0, "quarantined": 0, "attributes": 0}
+    for one in ids:
+        for name, rows in Store(workspace.store_folder).forget(one, missing_ok=lively).items():
+            total[name] += rows
+    workspace._forget_cached()
+    shutil.rmtree(folder / "people", ignore_errors=True)  # made anew when asked, from what is left
+    shutil.rmtree(folder / "kept", ignore_errors=True)  # states by user; made anew when asked
+    for run in (folder / "behaviour").glob("*/training"):  # a broken-off run's copy of the log
+        shutil.rmtree(run)
+    shutil.rmtree(folder / ".out-new", ignore_errors=True)  # of a run that was killed
+    places = (workspace.out, folder / ".out-old", folder / "behaviour")
+    total["outputs"] = sum(erase_outputs(place, one) for place in places for one in ids)
+    if live is not None:
+        total |= live.erase(workspace, ids)
+    return {**total, "ids": list(ids)}
 
 
 def erase_outputs(folder: Path, user: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, Final
 
-__all__ = ["as_page", "table_of"]
+__all__ = ["as_page", "picture", "table_of"]
 
 WIDE: Final = 860
 _STYLE: Final = """
@@ -15,7 +15,7 @@ _STYLE: Final = """
 @media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa7b4;--line:#36414d;--bar:#6aa5e3;--warm:#f0955a;--paper:#12171d}}
 body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--paper)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;margin:1rem 0}td,th{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right}
-td:first-child,th:first-child{text-align:left}svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--ink)}.soft{color:var(--soft)}
+td{white-space:nowrap}td:first-child,th:first-child{text-align:left;white-space:normal}svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:var(--ink)}.soft{color:var(--soft)}
 """
 
 Row = list[Any]
@@ -57,7 +57,8 @@ def table_of(kind: str, d: dict[str, Any]) -> tuple[list[str], list[Row]]:
 def _funnel_rows(d: dict[str, Any]) -> list[dict[str, Any]]:
     if "groups" not in d:
         return d["steps"]
-    return [{"group": g["group"], **s} for g in d["groups"] for s in g["steps"]]
+    groups = [{"group": "(all)", "steps": d["steps"]}, *d["groups"]]
+    return [{"group": g["group"], **s} for g in groups for s in g["steps"]]
 
 
 def _retention_rows(d: dict[str, Any]) -> list[dict[str, Any]]:
@@ -94,29 +95,63 @@ def as_page(kind: str, title: str, d: dict[str, Any]) -> str:
     """
     header, rows = table_of(kind, d)
     cells = "".join(
-        "<tr>" + "".join(f"<td>{escape(_cell(v))}</td>" for v in row) + "</tr>"
+        "<tr>"
+        + "".join(f"<td>{escape(_cell(v, h))}</td>" for v, h in zip(row, header, strict=True))
+        + "</tr>"
         for row in rows[:400]
     )
+    if len(rows) > 400:
+        cells += f'<tr><td colspan="{len(header)}">… and {len(rows) - 400:,} more rows; --csv writes them all</td></tr>'
     heads = "".join(f"<th>{escape(h.replace('_', ' '))}</th>" for h in header)
     note = f'<p class="soft">{escape(str(d["note"]))}</p>' if "note" in d else ""
     data = json.dumps(d, ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{_picture(kind, d)}{note}"
+        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{picture(kind, d)}{note}"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
         f'<script type="application/json" id="data">{data}</script></html>'
     )
 
 
-def _cell(value: Any) -> str:
+_SHARES: Final = (
+    "conversion",
+    "low",
+    "high",
+    "share",
+    "rate",
+    "from_previous",
+    "difference",
+    "mean_probability",
+)
+
+
+def _cell(value: Any, column: str = "") -> str:
+    """Return a cell for a person: shares in per cent, times in words.
+
+    >>> _cell(0.25, "from_previous_low"), _cell(5400.0, "median_seconds"), _cell(1234.5), _cell(True)
+    ('25.0 %', '1.5 h', '1,234', 'yes')
+    """
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and column.endswith("_seconds"):
+        units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+        unit, size = next((u for u in units if value >= u[1]), units[-1])
+        return f"{value / size:.1f} {unit}"
     if isinstance(value, float):
+        if column.removesuffix("_low").removesuffix("_high") in _SHARES or column.isdigit():
+            return f"{100 * value:.1f} %"
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _picture(kind: str, d: dict[str, Any]) -> str:
+def picture(kind: str, d: dict[str, Any]) -> str:
+    """Return the answer's picture as inline SVG; colours are the page's variables (``--ink``, ``--bar``, ``--warm``, ``--line``).
+
+    >>> picture("funnel", {"steps": [{"event": "view", "users": 3, "conversion": 1.0}]})[:4]
+    '<svg'
+    """
     if kind == "funnel":
         return _bars([(s["event"], s["users"], s["conversion"]) for s in d["steps"]])
     if kind == "compared":
@@ -139,12 +174,14 @@ def _picture(kind: str, d: dict[str, Any]) -> str:
         return _sankey(d)
     if kind == "survival":
         return _lines([("share still waiting", d["share"])], d["time"])
-    if kind == "lifecycle":
-        return _lines(
-            [(k, d[k]) for k in ("new", "returning", "resurrected", "dormant")], d["start"]
-        )
+    if kind == "lifecycle":  # a period that the log covers in part would look like a fall
+        upto = len(d["start"]) - (not d.get("last_period_complete", True))
+        names = ("new", "returning", "resurrected", "dormant")
+        return _lines([(k, d[k][:upto]) for k in names], d["start"][:upto])
     marked = {a["start"] for a in d.get("anomalies", ())}
-    return _lines([(d["measure"], d["values"])], d["start"], marked)
+    first, last = d["whole"]
+    series = [(d["measure"], d["values"]), *list(d.get("groups", {}).items())[:5]]
+    return _lines([(n, v[first:last]) for n, v in series], d["start"][first:last], marked)
 
 
 def _svg(height: float, body: str, label: str) -> str:
@@ -177,7 +214,9 @@ def _lines(
     def at(i: int, v: float) -> tuple[float, float]:
         return 60 + 780 * i / n, 230 - 200 * (v - low) / max(high - low, 1e-12)
 
-    colours = ("var(--bar)", "var(--warm)", "#4a9a6a", "#8a8f98")
+    colours = ("var(--bar)", "var(--warm)", "#4a9a6a", "#8a8f98", "#8d63b5", "#b08d1e")
+    step = 780 / max(len(series), 1)
+    room = int(step / 7)
     body = [
         f'<text x="54" y="34" text-anchor="end">{high:,.4g}</text><text x="54" y="234" text-anchor="end">{low:,.4g}</text>'
     ]
@@ -186,10 +225,10 @@ def _lines(
         points = [at(i, v) for i, v in enumerate(ys) if v is not None]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         body.append(
-            f'<polyline points="{path}" fill="none" stroke="{colours[s % 4]}" stroke-width="2"/>'
+            f'<polyline points="{path}" fill="none" stroke="{colours[s % 6]}" stroke-width="2"/>'
         )
         body.append(
-            f'<text x="{60 + 150 * s}" y="16" style="fill:{colours[s % 4]}">{escape(name[:60])}</text>'
+            f'<text x="{60 + step * s:.0f}" y="14" style="fill:{colours[s % 6]}">{escape(name if len(name) <= room else name[: room - 1] + "…")}</text>'
         )
     for i, start in enumerate(x):
         v = series[0][1][i]
@@ -205,7 +244,10 @@ def _lines(
 
 
 def _heat(d: dict[str, Any]) -> str:
-    cohorts = d["cohorts"][-24:]
+    cohorts = [c for c in d["cohorts"] if c["size"]][-24:]
+    begun = 0 if "brackets" in d else 1  # everyone is there in their own period
+    later = [r for c in cohorts for r in c["rates"][begun:] if r is not None]
+    most = max(later, default=1.0) or 1.0
     columns = max((len(c["rates"]) for c in cohorts), default=1)
     wide = min(60.0, 720 / max(columns, 1))
     body = []
@@ -214,13 +256,14 @@ def _heat(d: dict[str, Any]) -> str:
         for k, rate in enumerate(c["rates"]):
             if rate is None:
                 continue
-            x = 135 + k * wide
+            x, depth = 135 + k * wide, 0.08 + 0.72 * min(rate / most, 1.0) * (k >= begun)
             body.append(
-                f'<rect x="{x:.1f}" y="{i * 24 + 22}" width="{wide - 1:.1f}" height="22" fill="var(--bar)" opacity="{0.08 + 0.92 * rate:.3f}"/>'
+                f'<rect x="{x:.1f}" y="{i * 24 + 22}" width="{wide - 1:.1f}" height="22" fill="var(--bar)" opacity="{depth:.3f}"/>'
             )
             if wide >= 30:
+                light = ' style="fill:var(--paper)"' if depth > 0.5 else ""
                 body.append(
-                    f'<text x="{x + wide / 2:.1f}" y="{i * 24 + 38}" text-anchor="middle">{100 * rate:.0f}</text>'
+                    f'<text x="{x + wide / 2:.1f}" y="{i * 24 + 38}" text-anchor="middle"{light}>{100 * rate:.0f}</text>'
                 )
     names = (
         [f"{a}–{b}" for a, b in d["brackets"]]
@@ -244,7 +287,7 @@ def _sankey(d: dict[str, Any]) -> str:
     wide, scale = 700 / depth, 300 / total
     tops: dict[tuple[int, str], float] = {}
     left: dict[tuple[int, str], float] = {}
-    body = []
+    body, low = [], 0.0
     for step in range(depth + 1):
         size: dict[str, int] = {d["anchor"]: total} if step == 0 else {}
         for link in d["links"]:
@@ -262,6 +305,7 @@ def _sankey(d: dict[str, Any]) -> str:
                     f'<text x="{step * wide + 14:.1f}" y="{y + high / 2 + 4:.1f}">{escape(name)} {n:,}</text>'
                 )
             y += high + 6
+        low = max(low, y)
     for link in d["links"]:
         a, b = (link["step"] - 1, link["source"]), (link["step"], link["target"])
         if a not in left:
@@ -274,4 +318,4 @@ def _sankey(d: dict[str, Any]) -> str:
         body.append(
             f'<path d="M{x0:.1f},{y0:.1f} C{half:.1f},{y0:.1f} {half:.1f},{y1:.1f} {x1:.1f},{y1:.1f}" fill="none" stroke="var(--bar)" stroke-opacity=".35" stroke-width="{max(high, 0.5):.1f}"/>'
         )
-    return _svg(420, "".join(body), f"what happens {d['direction']} {d['anchor']}")
+    return _svg(low + 8, "".join(body), f"what happens {d['direction']} {d['anchor']}")

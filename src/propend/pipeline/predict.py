@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +14,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.engine import Engine
-from propend.errors import DataError, ExpressionError, NotEnoughDataError
+from propend.errors import DataError, ExpressionError, NotEnoughDataError, nearest
 from propend.events.durable import write_parquet
 from propend.events.store import Store
+from propend.expression.duration import Duration
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
+from propend.learn.leaks import check_store
 from propend.learn.registry import Entry, Registry
-from propend.learn.train import Fitted, Reason, train
-from propend.tasks.cutoffs import plan_cutoffs
+from propend.learn.segments import by_segment, segments_of
+from propend.learn.threshold import Contact, profit_curve
+from propend.learn.train import Fitted, Options, Reason, train
+from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
+from propend.tasks.impressions import build_impressions
 from propend.tasks.task import Task
 
-__all__ = ["Prediction", "predict", "score", "write_csv", "write_table"]
+if TYPE_CHECKING:
+    from propend.learn.fusion import Fusion
+
+__all__ = [
+    "Prediction",
+    "fuse",
+    "predict",
+    "predict_impressions",
+    "score",
+    "write_csv",
+    "write_table",
+]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
@@ -47,7 +63,10 @@ class Prediction:
     users: npt.NDArray[np.object_]
     codes: npt.NDArray[np.int64]
     score: F64
+    """Calibrated probability, expected amount or days [n]; of many answers, the likeliest one's probability."""
     _X: F64
+    _all: F64 | None = None
+    """Probabilities [n, classes] of many answers."""
 
     @property
     def card(self) -> dict[str, Any]:
@@ -61,16 +80,38 @@ class Prediction:
 
     @cached_property
     def scores(self) -> pa.Table:
-        """Return user, score and the strongest reasons, best score first."""
+        """Return user, score, its interval where there is one, and the strongest reasons, best score first.
+
+        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. A yes/no task that may abstain has
+        an ``answer`` too: yes, no, or "not enough data" where the interval is wider than the card's ``abstain``.
+        """
         reasons = [reasons_in_words(r) for r in self.fitted.reasons(self._X, 3)]
-        table = pa.table(
-            {
-                "user": pa.array(self.users, pa.string()),
-                "score": self.score,
-                "reasons": pa.array(reasons, pa.string()),
-            }
-        )
-        return table.take(pa.array(np.lexsort((self.codes, -self.score))))
+        columns: dict[str, Any] = {"user": pa.array(self.users, pa.string())}
+        if self._all is not None:
+            order = np.argsort(-self._all, axis=1, kind="stable")[:, :4]
+            names = np.array(self.fitted.classes, dtype=object)
+            columns["answer"] = pa.array(names[order[:, 0]], pa.string())
+            columns["score"] = self.score
+            columns["next"] = pa.array(
+                [
+                    "; ".join(f"{names[j]} ({self._all[i, j]:.2f})" for j in order[i, 1:])
+                    for i in range(len(order))
+                ],
+                pa.string(),
+            )
+        else:
+            columns["score"] = self.score
+            low, high = self.fitted.bounds(self._X)
+            if len(low) and not np.isnan(low).all():
+                columns |= {"low": low, "high": high}
+            width = self.card.get("abstain")
+            if width is not None:
+                cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
+                sure = np.where(self.score >= cut, "yes", "no")
+                answer = np.where(high - low > width, "not enough data", sure)
+                columns["answer"] = pa.array(answer, pa.string())
+        columns["reasons"] = pa.array(reasons, pa.string())
+        return pa.table(columns).take(pa.array(np.lexsort((self.codes, -self.score))))
 
     def explain(self, user: str, most: int = 5) -> list[Reason]:
         """Return why one user's score is what it is; raises ``DataError`` for a user who was not asked."""
@@ -112,30 +153,122 @@ def predict(
     folds: int = 3,
     seed: int = 7,
     reuse: bool = False,
+    promote: bool = True,
+    options: Options | None = None,
+    segments: Sequence[str] = (),
+    contact: Contact | None = None,
+    abstain: float | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
 
-    With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
+    ``segments`` are features by which the test rows are judged apart, ``contact`` asks for the profit curve; both stand
+    in the card. A user whose interval is wider than ``abstain`` is answered "not enough data". With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
-    if task.answer == "which":
-        raise ExpressionError(
-            f"task {task.name!r}: {task.target} asks which of many; use propend recommend for the next item"
-        )
-    moment = schema.last + 1 if now is None else now
-    _more_than_one_user(store, task)
-    plan = plan_cutoffs(schema.first, moment, task.horizon, folds=folds)
-    features = derive_features(schema)
-    frame = build_frame(store, schema, engine, task, features, plan.cutoffs)
-    frame = _informative(frame)
+    _check_wishes(task, options, contact, segments, abstain)
+    frame, plan, moment = _asked(store, schema, engine, task, folds, now)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
-    fitted = train(frame, task, plan, seed=seed, progress=progress)
-    entry = registry.save(fitted) if registry is not None else None
+    for name in segments:
+        if name not in frame.names:
+            raise ExpressionError(
+                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
+            )
+    future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
+    fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
+    fitted.card["future"] = future
+    if abstain is not None:
+        fitted.card["abstain"] = abstain
+    if segments:
+        fitted.card["segments"] = _segments(frame, fitted, segments, seed)
+    if contact is not None:
+        fitted.card["profit"] = _profit(fitted, contact, seed)
+    entry = registry.save(fitted, promote=promote) if registry is not None else None
     return score(store, schema, engine, fitted, moment, entry)
+
+
+def fuse(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    *,
+    folds: int = 3,
+    size: str = "small",
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> tuple[Fusion, pa.Table]:
+    """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores.
+
+    Raises as ``predict``, and ``MissingExtraError`` without torch.
+    """
+    from propend.learn import fusion
+
+    task.check(schema)
+    if task.answer not in ("yes_no", "amount", "count"):
+        raise ExpressionError(
+            f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
+        )
+    frame, plan, moment = _asked(store, schema, engine, task, folds, None)
+    made = fusion.fuse(store, schema, frame, task, plan, size=size, seed=seed, progress=progress)
+    codes, scores = made.score(store, schema, engine, moment)
+    table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
+    return made, table.take(pa.array(np.lexsort((codes, -scores))))
+
+
+def _asked(
+    store: Store, schema: Schema, engine: Engine, task: Task, folds: int, now: int | None
+) -> tuple[Frame, Plan, int]:
+    """Return a task's rows, its plan of cutoffs and the moment users are scored at."""
+    moment = schema.last + 1 if now is None else now
+    _more_than_one_user(store, task)
+    plan = plan_cutoffs(
+        schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
+    )
+    features = derive_features(schema)
+    return (
+        _informative(build_frame(store, schema, engine, task, features, plan.cutoffs)),
+        plan,
+        moment,
+    )
+
+
+def predict_impressions(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    shown: str,
+    taken: str,
+    within: Duration,
+    *,
+    folds: int = 3,
+    seed: int = 7,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[Fitted, pa.Table]:
+    """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
+
+    Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
+    """
+    asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
+    fitted = train(
+        asked.frame, asked.task, asked.plan, options=options, seed=seed, progress=progress
+    )
+    rows = fitted.tests["row"]
+    items = np.array(schema.item_ids, dtype=object)
+    table = pa.table(
+        {
+            "user": pa.array(store.names_of(asked.frame.user[rows]), pa.string()),
+            "item": pa.array(items[asked.item[rows]], pa.string()),
+            "time": pa.array(asked.time[rows], pa.timestamp("us", "UTC")),
+            "taken": fitted.tests["truth"] > 0,
+            "score": fitted.tests["champion"],
+        }
+    )
+    return fitted, table
 
 
 def score(
@@ -150,9 +283,62 @@ def score(
     asked = scoring_frame(
         store, schema, engine, fitted.task, fitted.features, now, fitted.categories
     )
-    return Prediction(
-        fitted, entry, store.names_of(asked.user), asked.user, fitted.score(asked.X), asked.X
-    )
+    scores = fitted.score(asked.X)
+    names = store.names_of(asked.user)
+    if scores.ndim == 2:
+        return Prediction(
+            fitted, entry, names, asked.user, scores.max(axis=1, initial=0.0), asked.X, scores
+        )
+    return Prediction(fitted, entry, names, asked.user, scores, asked.X)
+
+
+def _check_wishes(
+    task: Task,
+    options: Options | None,
+    contact: Contact | None,
+    segments: Sequence[str],
+    abstain: float | None,
+) -> None:
+    """Refuse what does not fit the answer before anything is computed."""
+    which = f"task {task.name!r} ({task.ask})"
+    if options and options.quantile is not None and task.answer not in ("amount", "count"):
+        raise ExpressionError(
+            f"{which}: a quantile is of an amount or a count; leave --quantile out"
+        )
+    if contact is not None and task.answer != "yes_no":
+        raise ExpressionError(
+            f"{which}: a profit curve is of a yes/no question; leave --value and --cost out"
+        )
+    if abstain is not None and task.answer != "yes_no":
+        raise ExpressionError(f"{which}: only a yes/no task can abstain; leave --abstain out")
+    if segments and task.answer in ("which", "time"):
+        raise ExpressionError(
+            f"{which}: only yes/no answers and amounts are judged by segment; leave --segment out"
+        )
+
+
+def _segments(
+    frame: Frame, fitted: Fitted, wanted: Sequence[str], seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Judge the champion's forward tests by segments of some features."""
+    tests, found = fitted.tests, {}
+    for name in wanted:
+        j = frame.names.index(name)
+        codes, names = segments_of(frame.X[tests["row"], j], frame.categories.get(j))
+        found[name] = by_segment(
+            tests["truth"], tests["champion"], codes, names, yes_no=fitted.task.answer == "yes_no",
+            groups=tests["user"], strata=tests["fold"], seed=seed,
+        )  # fmt: skip
+    return found
+
+
+def _profit(fitted: Fitted, contact: Contact, seed: int) -> dict[str, Any]:
+    """The profit curve of contacting the best-scored users of the forward tests."""
+    tests = fitted.tests
+    return profit_curve(
+        tests["truth"], tests["champion"], value=contact.value, cost=contact.cost,
+        budget=contact.budget, groups=tests["user"], seed=seed,
+    ).said()  # fmt: skip
 
 
 def _more_than_one_user(store: Store, task: Task) -> None:
@@ -181,6 +367,7 @@ def _informative(frame: Frame) -> Frame:
         tuple(frame.features[j] for j in kept),
         categories,
         frame.share,
+        frame.classes,
     )
 
 

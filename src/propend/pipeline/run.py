@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +27,15 @@ from propend.events.ingest import IngestReport
 from propend.expression.nodes import Aggregate
 from propend.features.profile import Profiles
 from propend.features.segments import segments
+from propend.learn.card import told
 from propend.learn.registry import code_version, plain
-from propend.names import DAY, USER
+from propend.names import CHANNEL, DAY, USER
+from propend.pipeline.communities import communities
 from propend.pipeline.predict import Prediction, question, score, write_table
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
 
-__all__ = ["decide_now", "item_names", "run", "with_names"]
+__all__ = ["MONITORED", "decide_now", "item_names", "run", "with_names"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -43,6 +46,8 @@ def _unseen(_phase: str, _done: int, _total: int | None) -> None:
 
 SAMPLES: Final = 6
 TREND_DAYS: Final = 30
+MONITORED: Final = "live/monitor.json"
+"""Where the live side keeps its last report, below the workspace."""
 
 
 def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -67,6 +72,7 @@ def run(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, 
     profiles = _profiles(workspace, results, out, show)
     recommended = _recommend(workspace, results, out, show)
     results["decisions"] = _decide(workspace, predictions, profiles, recommended, out)
+    results["live"] = _live(workspace)
     results["report"] = str(workspace.out / "report.html")
     results["seconds"] = round(time.perf_counter() - started, 2)
     _report(results, out)
@@ -78,7 +84,8 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
     """What came in, what was kept, what was set aside and what was found."""
     store, config = workspace.store, workspace.config
     quarantine: dict[str, int] = {}
-    for report in reports:
+    events = [r for r in reports if not r.table]
+    for report in events:
         for reason, rows in report.quarantine.items():
             quarantine[reason] = quarantine.get(reason, 0) + rows
     first, last = store.span
@@ -92,9 +99,9 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
         "version": code_version(),
         "seed": config.workspace.seed,
         "span": [wall(first, workspace.zone).isoformat(), wall(last, workspace.zone).isoformat()],
-        "rows_in": sum(r.rows_in for r in reports),
-        "rows_kept": sum(r.rows_kept for r in reports),
-        "rows_quarantined": sum(r.rows_quarantined for r in reports),
+        "rows_in": sum(r.rows_in for r in events),
+        "rows_kept": sum(r.rows_kept for r in events),
+        "rows_quarantined": sum(r.rows_quarantined for r in events),
         "quarantine": dict(sorted(quarantine.items(), key=lambda pair: -pair[1])),
         "findings": [
             {
@@ -112,6 +119,14 @@ def _accounts(workspace: Workspace, reports: list[IngestReport]) -> dict[str, An
         "items": len(store.item_ids()),
         "events": store.rows,
     }
+
+
+def _live(workspace: Workspace) -> dict[str, Any]:
+    """What ``propend monitor`` found last."""
+    try:
+        return dict(json.loads((workspace.folder / MONITORED).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
@@ -134,6 +149,7 @@ def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
         store, schema, engine, unit="month" if schema.days > 90 else "week"
     )
     found |= _more_of_the_past(workspace)
+    found["saved"] = workspace.saved()
     show("look back", 3, 3)
     return found
 
@@ -146,7 +162,10 @@ def _more_of_the_past(workspace: Workspace) -> dict[str, Any]:
         "lifecycle": lambda: workspace.lifecycle("month" if long else "week"),
         "paths": lambda: workspace.paths(top=6),
         "trend": lambda: workspace.trend("users(*)", "day"),
+        "stages": workspace.stages,
     }
+    if CHANNEL in workspace.schema.texts:
+        asked["attribution"] = workspace.attribution
     for name, ask in asked.items():
         try:
             found[name] = ask()
@@ -200,7 +219,7 @@ def _predict(
         path = write_table(prediction.scores, out / "scores" / f"{task.name}.parquet")
         cards.append(
             {
-                **prediction.card,
+                **told(prediction.card),
                 "title": question(task),
                 "scored": len(prediction.users),
                 "scores": str(workspace.out / path.relative_to(out)),
@@ -232,6 +251,15 @@ def _profiles(workspace: Workspace, results: dict[str, Any], out: Path, show: Pr
         before = None
     found = [s.as_dict() for s in segments(now, before)]
     results["segments"] = found
+    groups = communities(workspace, workspace.now)
+    if groups is not None:
+        now = replace(now, table=groups.join(now.table))
+        results["communities"] = {
+            "by": workspace.config.communities.by,
+            "users": len(groups),
+            "communities": int(groups.community.max()) + 1,
+            "modularity": groups.modularity,
+        }
     write_table(now.table, out / "profiles.parquet")
     write_table(
         pa.Table.from_pylist(plain(found))

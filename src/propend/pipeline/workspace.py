@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from propend.config import Config, load
 from propend.engine import Engine, connect
 from propend.errors import ConfigError, DataError
 from propend.events.ingest import IngestReport
+from propend.events.people import join, links_of
 from propend.events.store import Store
 from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
@@ -29,22 +30,30 @@ from propend.pipeline.recommend import Offers
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task
 
+if TYPE_CHECKING:
+    from propend.learn.behaviour import BehaviourModel
+    from propend.learn.fusion import Fusion
+
 __all__ = ["Workspace", "open_workspace"]
 
 Progress = Callable[[str, int, int | None], None]
 
 
-def open_workspace(folder: str | Path, *, engine: str = "local", **options: object) -> Workspace:
+def open_workspace(
+    folder: str | Path, *, engine: str = "local", asks_often: bool = True, **options: object
+) -> Workspace:
     """Open a workspace folder; raises ``ConfigError`` where it has no ``propend.toml``."""
-    return Workspace(Path(folder), connect(engine, **options))
+    return Workspace(Path(folder), connect(engine, **options), asks_often=asks_often)
 
 
 class Workspace(Analytics, Offers):
     """Everything one can ask of a log: the verbs of the command line as methods."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(self, folder: Path, engine: Engine, *, asks_often: bool = True) -> None:
         self.folder = folder
         self.engine = engine
+        self.asks_often = asks_often
+        """Whether decoded columns are kept at hand between questions; a single question is cheaper without."""
         self.config: Config = load(folder)
 
     def __repr__(self) -> str:
@@ -64,10 +73,19 @@ class Workspace(Analytics, Offers):
 
     @cached_property
     def store(self) -> Store:
-        """The timeline store; raises ``DataError`` where nothing was ingested yet."""
+        """The timeline store, all ids of a person as one user; raises ``DataError`` where nothing was ingested yet.
+
+        Ids are joined by the facts the live side took in (``live.join_ids = false`` leaves them apart); what is written
+        is written to the store as it came, in ``store_folder``.
+        """
         if not Store.exists(self.store_folder):
             raise DataError(f"{self.folder} has no events yet; run: propend ingest {self.folder}")
-        return Store(self.store_folder)
+        from propend.analytics.scan import remember
+
+        base = Store(self.store_folder)
+        links = links_of(self.folder / "live" / "identity.db") if self.config.live.join_ids else []
+        joined = join(base, links, self.folder / "people")
+        return remember(joined) if self.asks_often else joined
 
     @cached_property
     def schema(self) -> Schema:
@@ -131,20 +149,18 @@ class Workspace(Analytics, Offers):
 
     def quarantine(self) -> pa.Table:
         """Return the rows set aside, with the reason beside the original row."""
-        return self.store.quarantine()
+        return Store(self.store_folder).quarantine()
 
-    def forget(self, user: str) -> dict[str, int]:
-        """Erase a user from the store and from every written table; returns how many rows went from where.
+    def forget(self, user: str, *, alone: bool = False) -> dict[str, Any]:
+        """Erase a person from the store, the written tables and the live side; returns how many rows went from where.
 
-        A report or summary that shows the user as an example is removed: the next run writes it anew.
+        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts. A report
+        or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
+        leaves them out of whatever it writes from the store's commit on. Raises ``DataError`` where nobody is found.
         """
-        from propend.pipeline.erase import erase_outputs
+        from propend.pipeline.erase import erase
 
-        gone = self.store.forget(user)
-        self._forget_cached()
-        for kept in (self.folder / "kept").glob("*.npz"):  # states by user; made anew when asked
-            kept.unlink()
-        return {**gone, "outputs": erase_outputs(self.out, user)}
+        return erase(self, user, alone=alone)
 
     def evaluate(self, expression: str | Expression, *, at: int | None = None) -> pa.Table:
         """Return each user's answer to an expression at a moment (default: now): columns user and value.
@@ -183,12 +199,17 @@ class Workspace(Analytics, Offers):
         folds: int = 3,
         seed: int | None = None,
         reuse: bool = False,
+        promote: bool = True,
         progress: Progress | None = None,
+        **wishes: Any,
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
 
+        ``wishes`` are ``options``, ``segments``, ``contact`` and ``abstain`` of :func:`propend.pipeline.predict.predict`.
+
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
-        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.
+        With ``reuse`` a model fitted on the very same rows, question, seed and code serves again. Without ``promote``
+        a new model is kept beside the one that answers.
         """
         task = ask if isinstance(ask, Task) else self._task(ask, name)
         return predict(
@@ -200,12 +221,92 @@ class Workspace(Analytics, Offers):
             folds=folds,
             seed=self.config.workspace.seed if seed is None else seed,
             reuse=reuse,
+            promote=promote,
+            progress=progress,
+            **wishes,
+        )
+
+    def score(
+        self,
+        task: str,
+        file: str | Path | None = None,
+        *,
+        version: int | None = None,
+        reasons: int = 0,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Score everyone in a fitted task's population now into a Parquet file, in constant memory."""
+        from propend.pipeline.batch import score_store
+
+        return score_store(
+            self.store,
+            self.schema,
+            self.engine,
+            self.registry.load(task, version),
+            self.now,
+            self.out / "scores" / f"{task}-batch.parquet" if file is None else file,
+            reasons=reasons,
+            progress=progress,
+        )
+
+    def export(
+        self, task: str, file: str | Path | None = None, *, version: int | None = None
+    ) -> dict[str, Any]:
+        """Write a fitted task's model as ONNX, checked on users of its population; needs the extra ``onnx``."""
+        from propend.learn.export import export_fitted
+        from propend.pipeline.batch import population_sample
+
+        fitted = self.registry.load(task, version)
+        rows = population_sample(self.store, self.schema, self.engine, fitted, self.now)
+        return export_fitted(fitted, self.out / f"{task}.onnx" if file is None else file, rows)
+
+    def pretrain(
+        self, size: str = "small", *, fresh: bool = False, progress: Progress | None = None
+    ) -> BehaviourModel:
+        """Pretrain a behaviour model on the whole log and keep it in ``behaviour/SIZE``; a broken-off run goes on.
+
+        ``fresh`` forgets a broken-off run. Raises ``NotEnoughDataError`` for a log too short to learn from.
+        """
+        from propend.learn.behaviour import pretrain_in
+
+        return pretrain_in(
+            self.store, self.schema, self.folder / "behaviour", size, fresh=fresh, progress=progress
+        )
+
+    def fuse(
+        self,
+        ask: str | Task,
+        *,
+        name: str | None = None,
+        folds: int = 3,
+        size: str = "small",
+        progress: Progress | None = None,
+    ) -> tuple[Fusion, pa.Table]:
+        """Answer a question by aggregates and a behaviour model's columns in boosted trees.
+
+        Returns the fusion, whose ``table`` says what each part adds, and everyone's scores, best first.
+        """
+        from propend.pipeline.predict import fuse
+
+        task = ask if isinstance(ask, Task) else self._task(ask, name)
+        seed = self.config.workspace.seed
+        return fuse(
+            self.store,
+            self.schema,
+            self.engine,
+            task,
+            folds=folds,
+            size=size,
+            seed=seed,
             progress=progress,
         )
 
     def knows(self, user: str) -> bool:
         """Whether a user id is in the log."""
-        return pc.index(self.store.user_ids(self.store.bucket_of(user)), user).as_py() >= 0
+        try:
+            return self.store.code_of(user) >= 0
+        except DataError:
+            return False
 
     def has_item(self, item: str) -> bool:
         """Whether an item id is in the log or the catalogue."""
@@ -226,10 +327,12 @@ class Workspace(Analytics, Offers):
     def profiles(self, *, at: int | None = None) -> pa.Table:
         """Return everyone's profile as of a moment (default: now)."""
         from propend.features.profile import Profiles
+        from propend.pipeline.communities import communities
 
-        return Profiles.build(
-            self.store, self.schema, self.engine, at=self.now if at is None else at
-        ).table
+        moment = self.now if at is None else at
+        table = Profiles.build(self.store, self.schema, self.engine, at=moment).table
+        found = communities(self, moment)
+        return table if found is None else found.join(table)
 
     def tasks(self) -> list[Task]:
         """Return the declared tasks, checked against the log."""

@@ -33,6 +33,15 @@ _PLACES: Final[dict[str, str]] = {
     "user_neighbours": "propend.recommend.neighbours:UserNeighbours",
     "reranked": "propend.recommend.reranked:Reranked",
     "popularity": "propend.recommend.popularity:Popularity",
+    "gru": "propend.recommend.sequence:Gru",
+    "lstm": "propend.recommend.sequence:Lstm",
+    "cnn": "propend.recommend.sequence:Cnn",
+    "caser": "propend.recommend.sequence:Caser",
+    "transformer": "propend.recommend.sequence:Transformer",
+    "hstu": "propend.recommend.sequence:Hstu",
+    "hetero_graph": "propend.recommend.graph:HeteroGraph",
+    "lightgcn": "propend.recommend.graph:LightGCN",
+    "distilled": "propend.recommend.distilled:Distilled",
 }
 
 

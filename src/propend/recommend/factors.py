@@ -94,7 +94,8 @@ class Factors(Recommender):
             )
         nobody = np.diff(histories.offsets) == 0
         items[nobody], scores[nobody] = -1, NO_OPINION
-        return self._answer(histories.users, items, scores)
+        source = np.zeros(items.shape, np.int8)
+        return Recommendations(histories.users, items, scores, source, self.members)
 
     def _alike(self, items: I64) -> F32:
         size = np.maximum(np.linalg.norm(self._item, axis=1), 1e-12)

@@ -95,6 +95,10 @@ class Recommender(ABC):
     """Whether it needs a history to say anything."""
     listwise: ClassVar[bool] = False
     """Whether it builds lists as a whole, so that their order is more than that of the scores."""
+    appends: ClassVar[bool] = False
+    """Whether ``update`` appends to the histories and leaves what was learnt, instead of learning anew."""
+    spreads: ClassVar[bool] = False
+    """Whether what ``update`` appends reaches the items too (over a graph), not only its users."""
 
     parameters: Any
 
@@ -176,6 +180,7 @@ class Recommender(ABC):
     ) -> Self:
         """Take in further interactions; the outcome equals ``fit`` on the joined history.
 
+        A recommender that ``appends`` keeps what it learnt and reads the longer histories.
         ``items`` and ``users`` replace the attributes (needed where the catalogue grew).
         """
         log = self._fitted().join(later)

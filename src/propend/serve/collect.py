@@ -7,11 +7,8 @@ an event. Requests that arrive together share one flush to the disk (group commi
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import re
-import threading
+import logging
 import time as clock
-import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import lru_cache
@@ -20,13 +17,16 @@ from typing import Any, Final
 
 import msgspec
 
+from propend.serve.bodies import TooLarge, cut_ip, cut_ips, depth_fault, inflate
+from propend.serve.commit import GroupWriter, Overload
 from propend.serve.dialects import dialect_of
 from propend.serve.dialects.port import JSON, TEXT, Accepted, BadBody, Dialect, Request
 from propend.serve.inbox import Batch, Inbox, InboxError, Rejected
 from propend.serve.vocabulary import is_bot
 
-__all__ = ["Collector", "GroupWriter", "Limits", "Overload", "cut_ip", "inflate"]
+__all__ = ["Collector", "Limits", "snippet"]
 
+_log = logging.getLogger("propend.serve")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -51,81 +51,6 @@ class Limits(msgspec.Struct, frozen=True):
     """Seconds a body may take to arrive."""
 
 
-class Overload(Exception):  # noqa: N818 - a state, not a fault
-    """More is waiting than may wait."""
-
-
-class GroupWriter:
-    """One thread that appends whatever is waiting in one transaction, and wakes the waiters afterwards."""
-
-    def __init__(self, inbox: Inbox, most: int = 64 << 20) -> None:
-        self._inbox, self._most = inbox, most
-        self._waiting: list[tuple[Batch, asyncio.Future[int]]] = []
-        self._bytes = 0
-        self._wake = threading.Condition()
-        self._stop = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="inbox-writer", daemon=True)
-        self.commits = 0
-        self.slowest = 0.0
-
-    def start(self) -> None:
-        """Begin; must be called inside the running loop."""
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
-
-    async def put(self, batch: Batch) -> int:
-        """Return the batch's position once it is on the disk. Raises :class:`Overload` or ``InboxError``."""
-        assert self._loop is not None
-        future: asyncio.Future[int] = self._loop.create_future()
-        with self._wake:
-            if self._bytes > self._most:
-                raise Overload
-            self._bytes += len(batch.body)
-            self._waiting.append((batch, future))
-            self._wake.notify()
-        return await future
-
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not self._waiting and not self._stop:
-                    self._wake.wait()
-                if not self._waiting:
-                    return
-                group, self._waiting = self._waiting, []
-            started = clock.perf_counter()
-            outcome: list[int] | Exception
-            try:
-                outcome = self._inbox.append([batch for batch, _ in group])
-            except Exception as error:  # every waiter must hear of it, whatever it was
-                outcome = error
-            self.commits += 1
-            self.slowest = max(self.slowest, clock.perf_counter() - started)
-            with self._wake:
-                self._bytes -= sum(len(batch.body) for batch, _ in group)
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(_settle, [future for _, future in group], outcome)
-
-    def stop(self) -> None:
-        """Write what is waiting and end the thread."""
-        with self._wake:
-            self._stop = True
-            self._wake.notify()
-        self._thread.join(30)
-
-
-def _settle(futures: list[asyncio.Future[int]], outcome: list[int] | Exception) -> None:
-    for place, future in enumerate(futures):
-        if future.done():
-            continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome[place])
-
-
-_IP: Final = re.compile(rb'("(?:\$?ip|ip_address|\$ip_address)"\s*:\s*)"([^"\\]{2,45})"')
 _CORS: Final = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
@@ -135,7 +60,10 @@ _CORS: Final = [
     ),
     (b"access-control-max-age", b"86400"),
 ]
-_TOO_DEEP: Final = 200
+
+
+_SMALL: Final = 64 << 10
+"""Bytes of a body that is opened at once; a larger one is opened by another thread if it is compressed."""
 
 
 class Collector:
@@ -158,12 +86,12 @@ class Collector:
 
     async def start(self) -> None:
         """Start the writer inside the running loop."""
-        self._kept = self.inbox.counts()["rejected"]
+        self._kept = self.inbox.refused()
         self.writer.start()
 
     async def stop(self) -> None:
         """Write what is waiting."""
-        await asyncio.to_thread(self.writer.stop)
+        await self.writer.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
@@ -211,6 +139,18 @@ class Collector:
             )
         except _Gone:
             return
+        except (
+            Exception
+        ) as error:  # further up it would be logged with its message, which may quote a body
+            self.counts["failed"] += 1
+            _log.error("unexpected %s", type(error).__name__)
+            await _answer(
+                send,
+                503,
+                b'{"error":"the server failed; try again"}',
+                JSON,
+                [(b"retry-after", b"5")],
+            )
         else:
             self.counts[f"status_{status}"] += 1
             await _answer(send, status, body, kind)
@@ -226,13 +166,13 @@ class Collector:
         query = _query(scope["query_string"])
         path = scope["path"]
         try:
-            body = inflate(
-                raw,
-                headers.get(b"content-encoding", b"").decode("latin-1")
-                or query.get("compression", ""),
-                self.limits.inflated,
-            )
-        except _TooLarge:
+            encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+            encoding = encoding or query.get("compression", "")
+            if len(raw) <= _SMALL or raw[:1] in (b"{", b"["):
+                body = inflate(raw, encoding, self.limits.inflated)
+            else:  # may be a bomb, and the others need not wait for it
+                body = await asyncio.to_thread(inflate, raw, encoding, self.limits.inflated)
+        except TooLarge:
             self.counts["too_large"] += 1
             await self._refuse(
                 "", "", path, "the body grows too large when decompressed", raw[:10_000]
@@ -255,7 +195,7 @@ class Collector:
         request = Request(path, query, headers, body)
         accepted: Accepted | None = None
         if not fault:
-            fault = _depth_fault(body)
+            fault = depth_fault(body)
         if not fault:
             try:
                 accepted = dialect.accept(request)
@@ -301,7 +241,7 @@ class Collector:
                     agent,
                     cut_ip(_client(scope)),
                     _marks(request, agent),
-                    _cut_ips(accepted.body),
+                    cut_ips(accepted.body),
                 )
             )
             self.healthy = True
@@ -319,7 +259,7 @@ class Collector:
         if self._kept < self.limits.rejected:
             self._kept += 1
             entry = Rejected(
-                self._now(), key[:200], dialect, path[:500], reason, _cut_ips(body[: 1 << 20])
+                self._now(), key[:200], dialect, path[:500], reason, cut_ips(body[: 1 << 20])
             )
             await asyncio.to_thread(self.inbox.reject, [entry])
 
@@ -419,71 +359,6 @@ class _Gone(Exception):  # noqa: N818 - the client went away
     pass
 
 
-class _TooLarge(Exception):  # noqa: N818
-    pass
-
-
-def inflate(raw: bytes, encoding: str, most: int) -> bytes:
-    """Return a decompressed body: gzip by its first bytes or its header, deflate and zstd too.
-
-    Raises ``BadBody`` for a damaged one and stops a zip bomb at ``most`` bytes.
-
-    >>> import gzip
-    >>> inflate(gzip.compress(b"[]"), "", 10)
-    b'[]'
-    """
-    if raw[:2] == b"\x1f\x8b":
-        return _unzip(raw, 31, most)
-    if raw[:4] == b"\x28\xb5\x2f\xfd":
-        return _unzstd(raw, most)
-    if "deflate" in encoding:
-        try:
-            return _unzip(raw, 15, most)
-        except BadBody:
-            return _unzip(raw, -15, most)
-    if len(raw) > most:
-        raise _TooLarge
-    return raw
-
-
-def _unzip(raw: bytes, bits: int, most: int) -> bytes:
-    engine = zlib.decompressobj(bits)
-    try:
-        out = engine.decompress(raw, most + 1)
-    except zlib.error as error:
-        raise BadBody(f"the compressed body is damaged ({error})") from None
-    if len(out) > most:
-        raise _TooLarge
-    if not engine.eof:
-        raise BadBody("the compressed body ends too early")
-    return out
-
-
-def _unzstd(raw: bytes, most: int) -> bytes:
-    import pyarrow as pa
-
-    try:
-        with pa.CompressedInputStream(pa.BufferReader(raw), "zstd") as stream:
-            out: bytes = stream.read(most + 1)
-    except OSError as error:
-        raise BadBody(f"the compressed body is damaged ({error})") from None
-    if len(out) > most:
-        raise _TooLarge
-    return out
-
-
-_BRACKETS: Final = re.compile(rb"[\[{]{200}|(?:[\[{][^\[\]{}]{0,40}){200}")
-
-
-def _depth_fault(body: bytes) -> str:
-    """Name a body that is nested absurdly deep, by a cheap look at runs of opening brackets."""
-    if body.count(b"[", 0, 4_000) + body.count(b"{", 0, 4_000) > _TOO_DEEP and _BRACKETS.search(
-        body, 0, 65_536
-    ):
-        return "the body is nested too deep"
-    return ""
-
-
 @lru_cache(maxsize=1)
 def snippet() -> bytes:
     """Return the browser snippet without comment and indentation (at most 3 kB).
@@ -497,28 +372,6 @@ def snippet() -> bytes:
     for wide, narrow in ((" = ", "="), (", ", ","), (": ", ":"), (" && ", "&&"), (" || ", "||")):
         code = code.replace(wide, narrow)  # the snippet holds no text in which these stand
     return code.encode()
-
-
-@lru_cache(maxsize=10_000)
-def cut_ip(ip: str) -> str:
-    """Return an address without the part that names a household.
-
-    >>> cut_ip("203.0.113.77"), cut_ip("2001:db8:1:2:3::4"), cut_ip("nonsense")
-    ('203.0.113.0', '2001:db8:1::', '')
-    """
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return ""
-    keep = 24 if address.version == 4 else 48
-    return str(ipaddress.ip_network((address, keep), strict=False).network_address)
-
-
-def _cut_ips(body: bytes) -> bytes:
-    """Cut the addresses that a body carries itself."""
-    if b'ip"' not in body and b'ip_address"' not in body:
-        return body
-    return _IP.sub(lambda m: m[1] + b'"' + cut_ip(m[2].decode("latin-1")).encode() + b'"', body)
 
 
 def _client(scope: Scope) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from propend.errors import DataError
 from propend.serve.dialects.port import Fact
+from propend.serve.forgotten import Forgotten
 
 __all__ = ["Identity"]
 
@@ -34,8 +35,9 @@ class Identity:
     >>> who.close()
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, forgotten: Forgotten | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._forgotten = forgotten
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
         for statement in ("pragma journal_mode=wal", "pragma synchronous=full", _TABLE):
@@ -45,12 +47,18 @@ class Identity:
         self._any = self._db.execute("select 1 from facts limit 1").fetchone() is not None
 
     def add(self, facts: Sequence[tuple[str, Fact]]) -> None:
-        """Take in facts with their sources; a fact that is known already is passed over."""
+        """Take in facts with their sources; one that is known already, or names an erased id, is passed over."""
         if not facts:
             return
-        rows = [(f.time, f.kind, f.one, f.other, source, f.message) for source, f in facts]
         with self._lock:
             self._db.execute("begin immediate")
+            named = {i for _, f in facts for i in (f.one, f.other)}
+            gone = self._forgotten.among(named) if self._forgotten else set()
+            rows = [
+                (f.time, f.kind, f.one, f.other, source, f.message)
+                for source, f in facts
+                if not gone & {f.one, f.other}
+            ]
             self._db.executemany(
                 "insert or ignore into facts (time, kind, one, other, source, message) values (?,?,?,?,?,?)",
                 rows,

@@ -14,6 +14,7 @@ import io
 import json
 import time as clock
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,12 +63,17 @@ def import_files(inbox: Inbox, files: Sequence[Path], shape: str, source: str) -
         if not path.is_file():
             raise DataError(f"no file {path}; give files, or a shell pattern such as export/*.json")
         chunk: list[Row] = []
-        for row in rows_of(path, shape, counts):
-            counts["rows"] += 1
-            chunk.append(convert(row))
-            if len(chunk) == _CHUNK:
-                _put(inbox, chunk, dialect, wrap, source, counts)
-                chunk = []
+        try:
+            for row in rows_of(path, shape, counts):
+                counts["rows"] += 1
+                chunk.append(convert(row))
+                if len(chunk) == _CHUNK:
+                    _put(inbox, chunk, dialect, wrap, source, counts)
+                    chunk = []
+        except (zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{path} is a damaged archive ({error}); what came before the damage may be in already, repeats are left out: bring a whole one"
+            ) from None
         if chunk:
             _put(inbox, chunk, dialect, wrap, source, counts)
     return counts
@@ -149,7 +155,8 @@ def _rows(name: str, data: bytes, shape: str, counts: dict[str, int]) -> Iterato
 
 
 def _segment(row: Row) -> Row:
-    """A row of a warehouse table: tracks, pages, identifies, or one table per event."""
+    """A row of a warehouse table: tracks, pages, identifies, or one table per event (Snowflake shouts the names)."""
+    row = {str(name).lower(): value for name, value in row.items()}
     skip = ("id", "message_id", "user_id", "anonymous_id", "event", "event_text", "received_at", "sent_at", "timestamp", "original_timestamp", "uuid_ts", "channel", "type")  # fmt: skip
     filled = {k: v for k, v in row.items() if v not in (None, "")}
     properties: Row = {}
@@ -203,7 +210,9 @@ def _params(given: Any) -> Row:
     """Return GA4's list of key and typed value as a dictionary."""
     found: Row = {}
     for pair in given if isinstance(given, list) else []:
-        value = pair.get("value") or {}
+        value = pair.get("value") if isinstance(pair, dict) else None
+        if not isinstance(value, dict):
+            continue
         found[pair.get("key")] = next(
             (
                 value[k]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time as clock
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,9 @@ import numpy as np
 from propend.errors import DataError, PropendError
 from propend.events.store import Store
 from propend.expression.duration import Duration
+from propend.features.schema import Schema
 from propend.pipeline.workspace import Workspace
+from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox, open_inbox
 from propend.serve.log import AnswerLog
@@ -24,7 +31,7 @@ from propend.serve.move import Mover, check_folder
 from propend.serve.state import LiveState
 from propend.serve.triggers import Triggers
 
-__all__ = ["Live", "open_live_inbox"]
+__all__ = ["Live", "moving", "open_identity", "open_live_inbox", "where"]
 
 _log = logging.getLogger("propend.serve")
 _POLL = 0.01
@@ -38,6 +45,41 @@ def open_live_inbox(workspace: Workspace) -> Inbox:
     return open_inbox(workspace.config.live.inbox or folder / "inbox")
 
 
+def where(error: BaseException) -> str:
+    """Return what went wrong and where, without what it says: messages of unforeseen errors may quote a person's data.
+
+    >>> where(KeyError("ada@x.org"))
+    'KeyError'
+    """
+    steps = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{Path(s.filename).name}:{s.lineno}" for s in reversed(steps))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
+
+
+def open_identity(workspace: Workspace) -> Identity:
+    """Open the identity facts of a workspace; those that name an erased id are not taken in."""
+    folder = check_folder(workspace.folder)
+    return Identity(folder / "identity.db", Forgotten(workspace.store_folder))
+
+
+@contextlib.contextmanager
+def moving(workspace: Workspace) -> Iterator[Mover]:
+    """Open a workspace's mover, with its inbox and identity facts, for one piece of work."""
+    inbox, identity = open_live_inbox(workspace), open_identity(workspace)
+    try:
+        yield Mover(
+            workspace.config,
+            workspace.folder,
+            workspace.store_folder,
+            workspace.engine,
+            inbox,
+            identity,
+        )
+    finally:
+        identity.close()
+        inbox.close()
+
+
 class Live:
     """Everything that answers. ``start`` begins the threads, ``stop`` ends them; nothing acknowledged is lost either way."""
 
@@ -46,27 +88,20 @@ class Live:
         live = workspace.config.live
         folder = check_folder(workspace.folder)
         self.inbox = inbox or open_live_inbox(workspace)
-        self.identity = Identity(folder / "identity.db")
+        self.identity = open_identity(workspace)
         self.state = LiveState(
             workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
             tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
         )  # fmt: skip
-        self.mover = Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            self.inbox,
-            self.identity,
-        )
         self.models = Models(workspace.folder / "models", live.shadow)
-        self.log = AnswerLog(folder / "log.db")
+        self.log = AnswerLog(folder / "log.db", self.state.forgotten)
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
         self.every = Duration.parse(live.move).microseconds / 1e6
         self.recommender: Any = None
         self.visible: list[float] = []
         self.faults: dict[str, str] = {}
         self._stop = threading.Event()
+        self._moving: subprocess.Popen[str] | None = None
         self._threads: list[threading.Thread] = []
 
     def start(self, *, move: bool = True) -> None:
@@ -74,7 +109,8 @@ class Live:
         while self.tail():
             pass
         self.models.refresh()
-        warm = threading.Thread(target=self.state.restore, name="live-restore", daemon=True)
+        self.triggers.warm()
+        warm = threading.Thread(target=self._restore, name="live-restore", daemon=True)
         warm.start()
         self._threads.append(warm)
         loops: list[tuple[str, Callable[[], object], float]] = [
@@ -83,7 +119,7 @@ class Live:
         if move:
             loops.append(("mover", self.move, self.every))
         if self.triggers.declared:
-            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver, 0.2)]
+            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver_soon, 0.0)]
         for name, work, pause in loops:
             thread = threading.Thread(
                 target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
@@ -94,8 +130,11 @@ class Live:
     def stop(self) -> None:
         """End the threads and close the files."""
         self._stop.set()
+        if self._moving is not None:  # may be cut off anywhere
+            self._moving.terminate()
         for thread in self._threads:
             thread.join(60)
+        gc.unfreeze()
         self.log.close()
         self.triggers.close()
         self.identity.close()
@@ -108,12 +147,18 @@ class Live:
                 busy = work()
                 self.faults.pop(name, None)
                 wait = 0.0 if name == "tail" and busy else pause
-            except (PropendError, OSError, ValueError) as error:
-                self.faults[name] = str(error)
-                _log.warning("%s: %s", name, error)
+            except Exception as error:  # a thread must outlive whatever it meets
+                known = isinstance(error, PropendError | OSError)
+                self.faults[name] = str(error) if known else where(error)
+                _log.warning("%s: %s", name, self.faults[name])
                 wait = max(pause, 1.0)
 
     # ---- the work of the threads
+
+    def _restore(self) -> None:
+        """Fill the memory, and take what is in it out of the garbage collector's rounds, which would stop answers."""
+        self.state.restore()
+        gc.freeze()
 
     def tail(self) -> int:
         """Take in what is new and judge the triggers on it; returns how many events were new."""
@@ -129,30 +174,38 @@ class Live:
         return max(len(events), 1)
 
     def move(self) -> None:
-        """Move what is waiting into the store, no further than the state and the triggers have seen."""
+        """Have what is waiting moved into the store, no further than the state and the triggers have seen.
+
+        A process of its own does it, at low priority: it takes neither the interpreter's lock nor a core from answers.
+        """
         upto = self.state.position
         if self.triggers.declared:
             upto = min(upto, self.triggers.position)
-        while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
-            pass
+        if upto <= self.state.moved:
+            return
+        command = [sys.executable, "-m", "propend", "move", str(self.workspace.folder)]
+        self._moving = subprocess.Popen(
+            [*command, "--upto", str(upto)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+        _yield_to_answers(self._moving.pid)
+        said = self._moving.communicate()[1].strip()
+        if self._moving.returncode and not self._stop.is_set():
+            raise DataError(said.splitlines()[-1] if said else "the mover was killed")
 
     def refit(self) -> None:
         """Fit the recommendations afresh on what the store knows."""
         from propend.recommend.batch import catalogue, fit_default
 
+        if threading.current_thread().name == "live-recommender":
+            _yield_to_answers(threading.get_native_id())
         store = self.state.store
         if store is None or not store.rows or not self.state.schema.item_ids:
             return
         fresh = Store(store.folder)
-        schema = self.workspace_schema()
+        schema = Schema.of(fresh, self.state.zone, self.state.tasks)
         with contextlib.suppress(DataError):
             rules = self.workspace.config.recommend
             self.recommender = (fit_default(fresh, schema, rules=rules), catalogue(fresh), fresh.item_ids())
-
-    def workspace_schema(self) -> Any:
-        """Return the schema of the store as it is now."""
-        self.workspace._forget_cached()
-        return self.workspace.schema
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)
@@ -174,12 +227,13 @@ class Live:
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
             "fired_p99": float(np.quantile(fired, 0.99)),
-            "faults": dict(self.faults), "rejected": self.inbox.counts()["rejected"],
+            "faults": {**self.faults, **{f"trigger {name}": fault for name, fault in self.triggers.faults.items()}},
+            "rejected": self.inbox.refused(),
         }  # fmt: skip
 
 
-def live_of(folder: Path) -> Live:
-    """Open a workspace folder's live side."""
-    from propend.pipeline.workspace import open_workspace
-
-    return Live(open_workspace(folder))
+def _yield_to_answers(task: int) -> None:
+    """Give a process or, where the system can, a thread low priority; what it starts inherits it."""
+    with contextlib.suppress(OSError, AttributeError):
+        if sys.platform == "linux" or task != threading.get_native_id():
+            os.setpriority(os.PRIO_PROCESS, task, 10)

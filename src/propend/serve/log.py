@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from propend.serve.forgotten import Forgotten
+
 __all__ = ["AnswerLog", "Predicted"]
 
 _TABLES: Final = (
@@ -45,8 +47,9 @@ class AnswerLog:
     >>> log.close()
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, forgotten: Forgotten | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._forgotten = forgotten
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
         self._db.execute("pragma journal_mode=wal")
@@ -119,10 +122,11 @@ class AnswerLog:
 
     def _write(self, pending: Sequence[Predicted]) -> None:
         with self._lock:
-            self._db.execute("begin")
+            self._db.execute("begin immediate")
+            gone = self._forgotten.among({p.user for p in pending}) if self._forgotten else ()
             self._db.executemany(
                 "insert into predictions (at, user, task, version, score, shadow, missing) values (?,?,?,?,?,?,?)",
-                pending,
+                [p for p in pending if p.user not in gone],
             )
             self._db.execute("commit")
 
@@ -132,6 +136,15 @@ class AnswerLog:
             self.flush()
             if clock.monotonic() - started > 5:
                 self._stop.wait(1)
+
+    def forget(self, user: str) -> int:
+        """Remove every prediction and decision about a user, for good; returns how many."""
+        self.flush()
+        with self._lock:
+            return sum(
+                self._db.execute(f"delete from {table} where user = ?", (user,)).rowcount
+                for table in ("predictions", "decisions")
+            )
 
     def close(self) -> None:
         """Write what is pending and close the file."""

@@ -15,6 +15,7 @@ from propend.errors import ModelError, nearest
 from propend.events.timelines import Column
 from propend.features.evaluate import Rows, evaluate
 from propend.features.program import Program
+from propend.learn.intervals import bounder
 from propend.learn.registry import Registry
 from propend.learn.train import Fitted, Reason
 from propend.serve.state import LiveState
@@ -30,7 +31,7 @@ class Answer:
     version: int
     score: float
     interval: tuple[float, float] | None
-    """Where the model gives one."""
+    """Venn-Abers for yes/no, conformal for amounts; none where too little was held out to learn one."""
     asked: bool
     """Whether the user is in the task's population; the score is the model's all the same."""
     reasons: tuple[Reason, ...]
@@ -45,6 +46,7 @@ class Served:
         self.fitted, self.version = fitted, version
         self._program: Program | None = None
         self._schema_version = -1
+        self._bounds = bounder(fitted.card.get("uncertainty", {}))
         self._features = (*fitted.features, fitted.task.population)
 
     def row(self, state: LiveState, user: str, at: int) -> tuple[npt.NDArray[np.float64], bool]:
@@ -70,13 +72,11 @@ class Served:
     def answer(self, state: LiveState, user: str, at: int, reasons: int = 3) -> Answer:
         """Return the prediction for a user at a moment."""
         X, asked = self.row(state, user, at)
-        score = float(self.fitted.score(X)[0])
+        score = float(np.max(self.fitted.score(X)[0]))  # of many answers, the likeliest one's
         why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
-        interval = getattr(self.fitted.model, "interval", None)
-        span = None
-        if interval is not None:
-            low, high = (float(v) for v in np.ravel(interval(X))[:2])
-            span = (low, high)
+        low, high = (float(v[0]) for v in self._bounds([score]))
+        # the ends are learnt on held-out rows apart from the score; widened to hold it they cover no less
+        span = None if np.isnan(low) else (min(low, score), max(high, score))
         return Answer(
             self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
         )

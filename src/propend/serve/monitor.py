@@ -1,6 +1,7 @@
 """How good the live answers were, once the truth is known; what drifts, what lags, and what must be fitted again.
 
-Labels join the prediction log when a prediction is older than its task's horizon. Drift compares the features of now
+Labels join the prediction log when a prediction is older than its task's horizon; what decisions earned is in
+:mod:`propend.serve.profit`. Drift compares the features of now
 with those at the moment the model was made: the population stability index (Siddiqi 2006) says how much, a
 Kolmogorov–Smirnov test with the false discovery rate held at 5 % (Benjamini and Hochberg 1995) says whether it is more
 than chance. The rule for fitting again is stated in ``RULE`` and printed with every verdict.
@@ -12,12 +13,14 @@ import time as clock
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import DataError, NotEnoughDataError, PropendError
+from propend.errors import NotEnoughDataError, PropendError
+from propend.events.clock import wall
+from propend.events.durable import replace_text
 from propend.events.store import Store
-from propend.features.evaluate import Rows, evaluate
 from propend.features.schema import Schema
 from propend.learn import metrics
 from propend.learn.registry import plain
@@ -27,6 +30,7 @@ from propend.pipeline.workspace import Workspace
 from propend.serve.inbox import SqliteInbox
 from propend.serve.log import AnswerLog, Predicted
 from propend.serve.move import moved_to
+from propend.serve.profit import outcomes, profit
 from propend.tasks.frame import build_frame
 
 __all__ = ["RULE", "benjamini_hochberg", "matured", "monitor", "psi", "volume"]
@@ -92,28 +96,7 @@ def matured(
         if p.at + horizon <= until and key not in seen:
             seen.add(key)
             old.append(p)
-    by_bucket: dict[int, list[tuple[int, int]]] = {}
-    for place, p in enumerate(old):
-        try:
-            code = store.code_of(p.user)
-        except DataError:
-            continue
-        by_bucket.setdefault(code % store.buckets, []).append((place, code))
-    labels = np.full(len(old), np.nan)
-    columns = schema.columns_for([fitted.task.target])
-    for bucket, wanted in by_bucket.items():
-        t = store.timelines(bucket, columns)
-        at = np.searchsorted(t.users, [code for _, code in wanted])
-        places = np.array([place for place, _ in wanted])
-        there = (at < len(t.users)) & (
-            t.users[np.minimum(at, len(t.users) - 1)] == [code for _, code in wanted]
-        )
-        users, cutoffs = at[there], np.array([old[p].at for p in places[there]], np.int64)
-        order = np.lexsort((cutoffs, users))
-        answer = evaluate(
-            [fitted.task.target], t, Rows(users[order].astype(np.int64), cutoffs[order]), schema
-        )[0]
-        labels[places[there][order]] = np.asarray(answer, np.float64)
+    labels = outcomes(store, schema, fitted.task.target, [p.user for p in old], [p.at for p in old])
     known = ~np.isnan(labels)
     return [p for p, k in zip(old, known, strict=True) if k], labels[known]
 
@@ -128,7 +111,8 @@ def monitor(
 ) -> dict[str, Any]:
     """Return the whole report: each task's live quality by period, drift and verdict; volume, lag and notes.
 
-    With ``retrain`` the rule is carried out.
+    With ``retrain`` the rule is carried out. The report is kept in the workspace's folder ``live`` and shown in the page of
+    the last run (section "Live answers").
     """
     store, schema = workspace.store, workspace.schema
     moment = now or schema.last + 1
@@ -150,6 +134,7 @@ def monitor(
                 report["tasks"].append(
                     _task(workspace, log, task, current[task].version, moment, period)
                 )
+        report["profit"] = profit(workspace, log, moment, period)
     finally:
         log.close()
     report["lag"] = _lag(workspace, store)
@@ -162,7 +147,23 @@ def monitor(
         report["retrained"] = [
             _retrain(workspace, t["task"], folds) for t in report["tasks"] if t["due"]
         ]
-    return plain(report)
+    report = plain(report)
+    _keep(workspace, report)
+    return report
+
+
+def _keep(workspace: Workspace, report: dict[str, Any]) -> None:
+    """Write the report beside the log, and into the page of the last run where there is one."""
+    from propend.pipeline.report import render
+    from propend.pipeline.run import MONITORED
+
+    text = msgspec.json.format(msgspec.json.encode(report), indent=1).decode()
+    replace_text(workspace.folder / MONITORED, text)
+    kept = workspace.out / "results.json"
+    if kept.is_file():
+        results = {**msgspec.json.decode(kept.read_bytes()), "live": report}
+        replace_text(kept, msgspec.json.format(msgspec.json.encode(results), indent=1).decode())
+        render(results, workspace.out / "report.html")
 
 
 def _task(
@@ -190,7 +191,7 @@ def _task(
 
 
 def _quality(fitted: Fitted, part: Sequence[Predicted], y: F64) -> dict[str, Any] | None:
-    """Return AUROC with its interval, calibration and profit against the naive baseline, or ``None`` where too little matured."""
+    """Return AUROC with its interval and calibration beside the base rate's log loss, or ``None`` where too little matured."""
     positives = int((y > 0).sum())
     if min(positives, len(y) - positives) < LEAST:
         return None
@@ -203,7 +204,7 @@ def _quality(fitted: Fitted, part: Sequence[Predicted], y: F64) -> dict[str, Any
     return {
         "rows": len(y), "positives": positives, "auroc": interval.value, "auroc_low": interval.low, "auroc_high": interval.high,
         "log_loss": metrics.log_loss(y, score), "baseline_log_loss": metrics.log_loss(y, np.clip(base, 1e-6, 1 - 1e-6)),
-        "mean_score": float(score.mean()), "rate": float(y.mean()), "card_auroc": fitted.card["metrics"]["auroc"],
+        "mean_score": float(score.mean()), "rate": float(y.mean()), "calibration_error": metrics.ece(y, score), "card_auroc": fitted.card["metrics"]["auroc"],
     }  # fmt: skip
 
 
@@ -211,15 +212,15 @@ def _periods(
     fitted: Fitted, part: Sequence[Predicted], y: F64, period: int
 ) -> list[dict[str, Any]]:
     """Return quality over time; the baseline ranks everybody alike (AUROC 0.5)."""
-    from datetime import UTC, datetime
-
     found = []
     at = np.array([p.at // period for p in part], np.int64)
     for number in np.unique(at):
         rows = np.flatnonzero(at == number).tolist()
         quality = _quality(fitted, [part[i] for i in rows], y[rows])
-        start = datetime.fromtimestamp(int(number) * period / MICROSECONDS, UTC).date().isoformat()
-        figures = quality or {"auroc": None, "log_loss": None, "mean_score": None, "rate": None}
+        start = wall(int(number) * period).date().isoformat()
+        figures = quality or dict.fromkeys(
+            ("auroc", "log_loss", "baseline_log_loss", "mean_score", "rate", "calibration_error")
+        )
         found.append(
             {
                 "from": start,
@@ -299,12 +300,15 @@ def _verdict(fitted: Fitted, report: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _retrain(workspace: Workspace, task: str, folds: int) -> dict[str, Any]:
-    """Fit a task again; the old version stays current unless the new one has the lower log loss on the last forward rows."""
+    """Fit a task again; the new version becomes current only where its log loss on the last forward rows is lower.
+
+    It is judged by the model that was fitted before those rows; the old one may have learnt from them, which favours it.
+    """
     registry = workspace.registry
     old_version = next(e.version for e in registry.entries() if e.task == task and e.current)
     old = registry.load(task)
     try:
-        fresh = workspace.predict(task, folds=folds)
+        fresh = workspace.predict(task, folds=folds, promote=False)
     except PropendError as error:
         return {"task": task, "promoted": False, "why": str(error)}
     assert fresh.entry is not None
@@ -316,8 +320,8 @@ def _retrain(workspace: Workspace, task: str, folds: int) -> dict[str, Any]:
     old_loss = metrics.log_loss(frame.y[known], old.score(frame.X[known]))
     new_loss = float(fresh.card["by_fold"][-1]["log_loss"])
     better = new_loss < old_loss
-    if not better:
-        registry.promote(task, old_version)
+    if better:
+        registry.promote(task, fresh.entry.version)
     return {
         "task": task, "old_version": old_version, "new_version": fresh.entry.version, "promoted": better,
         "why": f"log loss on the forward rows of the last cutoff: new {new_loss:.4f}, old {old_loss:.4f}",

@@ -255,10 +255,10 @@ class Mover:
             self._settle()
             return report
 
-    def drain(self) -> int:
-        """Move everything that is waiting; returns the number of events moved."""
+    def drain(self, upto: int | None = None) -> int:
+        """Move everything that is waiting (up to a position); returns the number of events moved."""
         before = self.moved
-        while self.step() is not None:
+        while self.step(upto=upto) is not None:
             pass
         return self.moved - before
 

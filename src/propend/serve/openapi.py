@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from propend.learn.registry import code_version
 
-__all__ = ["describe"]
+__all__ = ["ASKS", "describe"]
 
+ASKS: Final = ("profile", "value", "member", "prediction", "recommendations", "identity")
+"""What a batch may ask of each user."""
 _NUMBER = {"type": ["number", "null"]}
 _TEXT = {"type": "string"}
 _WHOLE = {"type": "integer"}
@@ -21,12 +23,11 @@ def _array(items: Any) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-_USER = {
-    "name": "user",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string", "minLength": 1},
-}
+def _path(name: str, schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+_USER = _path("user", {"type": "string", "minLength": 1})
 _AT = {
     "name": "at", "in": "query", "schema": {"type": "string"},
     "description": "As of when: ISO 8601 or UTC microseconds; default now.",
@@ -84,18 +85,8 @@ def describe() -> dict[str, Any]:
     >>> sorted(describe()["paths"])[0]
     '/health'
     """
-    task = {
-        "name": "task",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "minLength": 1},
-    }
-    number = {
-        "name": "number",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1, "maximum": 1 << 53},
-    }
+    task = _path("task", {"type": "string", "minLength": 1})
+    number = _path("number", {"type": "integer", "minimum": 1, "maximum": 1 << 53})
     reasons = _query(
         "reasons", {"type": "integer", "minimum": 0, "maximum": 20}, "How many reasons."
     )
@@ -109,9 +100,10 @@ def describe() -> dict[str, Any]:
     session = _object(
         ("items",), items=_array(_TEXT), k={"type": "integer", "minimum": 1, "maximum": 100}
     )
+    users = {**_array({"type": "string", "minLength": 1, "maxLength": 1_000}), "maxItems": 1_000}
     batch = _object(
-        ("users",), users={**_array({"type": "string", "minLength": 1}), "maxItems": 1_000}, task=_TEXT,
-        expression={"type": "string", "minLength": 1}, at={"type": ["string", "integer"]},
+        ("users",), users=users, ask={"enum": list(ASKS)}, task=_TEXT, expression={"type": "string", "minLength": 1, "maxLength": 2_000},
+        at={"type": ["string", "integer"]}, k={"type": "integer", "minimum": 1, "maximum": 100}, reasons={"type": "integer", "minimum": 0, "maximum": 20},
     )  # fmt: skip
     user = "/v1/users/{user}"
     anything = {"type": "object"}
@@ -136,7 +128,7 @@ def describe() -> dict[str, Any]:
         },
         f"{user}/predictions/{{task}}": {
             "get": _operation(
-                "A prediction with its reasons.",
+                "A prediction with its interval, its reasons and the model's version.",
                 _PREDICTION,
                 "read",
                 parameters=(_USER, task, reasons, _AT),
@@ -174,10 +166,19 @@ def describe() -> dict[str, Any]:
         },
         "/v1/answers": {
             "post": _operation(
-                "A task or an expression for many users.",
+                "One question about many users; where one cannot be answered, the error stands in its place.",
                 _object(answers=_array(anything)),
                 "read",
                 body=batch,
+            )
+        },
+        "/v1/decisions": {
+            "post": _operation(
+                "Decide about many users, each as if alone.",
+                _object(decisions=_array(anything)),
+                "decide",
+                body=_object(users=users),
+                statuses=(400, 404, 409),
             )
         },
         "/v1/models": {

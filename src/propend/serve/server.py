@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from propend.config import load
 from propend.errors import ConfigError, MissingExtraError
@@ -17,6 +19,10 @@ from propend.serve.inbox import open_inbox
 __all__ = ["Both", "serve"]
 
 _COLLECTED = {*PATHS, "/propend.js", "/batch", "/track", "/engage", "/flags", "/decide"}
+
+
+_SWITCH: Final = 5e-4
+"""Seconds a thread may keep the interpreter's lock while another waits; Python's 5 ms would be every answer's tail."""
 
 
 class Both:
@@ -91,6 +97,8 @@ def serve(
         limit_concurrency=2_000, backlog=2_048, server_header=False,
     )  # fmt: skip
     server = uvicorn.Server(config)
+    sys.setswitchinterval(_SWITCH)
+    gc.freeze()  # what is loaded by now stays; the collector need not look at it again
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     if ready is not None:
         bound = listener.getsockname()
@@ -99,6 +107,7 @@ def serve(
         server.run(sockets=[listener])
     finally:
         listener.close()
+        gc.unfreeze()
         if live is not None:
             live.stop()
         else:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time as clock
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,66 +21,21 @@ import pyarrow.compute as pc
 
 from propend.errors import DataError
 from propend.events.store import NUMBERS, TEXTS, Store
-from propend.events.timelines import NO_ITEM, Column, Timelines
+from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import Expression
 from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
 from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
+from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox
 from propend.serve.move import Arrived, Taken, is_live, moved_to, take
+from propend.serve.slices import Columns, Encoded, Slice
 
 __all__ = ["LiveState"]
 
 I64 = npt.NDArray[np.int64]
-
-_TIME, _ARRIVAL, _SEQ, _TYPE, _ITEM = range(5)
-_LATER: Final = 1 << 50
-"""Sequence of the first event that is not in the store: later than every one that is."""
-_PLACES: Final = 1 << 16
-
-
-class _Slice:
-    """One user's timeline: a block of int64 [columns, room], sorted by (time, sequence); texts as codes of its own."""
-
-    __slots__ = ("block", "n", "texts")
-
-    def __init__(self, width: int, room: int) -> None:
-        self.block = np.empty((width, room), np.int64)
-        self.n = 0
-        self.texts: list[str] = []
-
-    @property
-    def size(self) -> int:
-        """Bytes it takes, about."""
-        return self.block.nbytes + 300 + 60 * len(self.texts)
-
-    def insert(self, row: I64) -> None:
-        """Put an event in its place."""
-        n = self.n
-        if n == self.block.shape[1]:
-            grown = np.empty((len(self.block), max(8, n + n // 2)), np.int64)
-            grown[:, :n] = self.block
-            self.block = grown
-        at = n
-        times, seqs = self.block[_TIME], self.block[_SEQ]
-        while at > 0 and (times[at - 1], seqs[at - 1]) > (row[_TIME], row[_SEQ]):
-            at -= 1
-        if at < n:
-            self.block[:, at + 1 : n + 1] = self.block[:, at:n]
-        self.block[:, at] = row
-        self.n = n + 1
-
-    def code(self, text: str | None) -> int:
-        """Return the code of a text in this timeline."""
-        if text is None:
-            return -1
-        try:
-            return self.texts.index(text)
-        except ValueError:
-            self.texts.append(text)
-            return len(self.texts) - 1
 
 
 class LiveState:
@@ -91,6 +46,7 @@ class LiveState:
         memory_mb: int = 512, properties: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.inbox, self.identity = store_folder, inbox, identity
+        self.forgotten = Forgotten(store_folder)
         self.zone, self.tasks, self.budget = zone, tasks, memory_mb << 20
         self.properties = dict(properties or {})
         self.lock = threading.RLock()
@@ -101,7 +57,7 @@ class LiveState:
         self.newest = 0
         self.evicted = 0
         self.loaded = 0
-        self._slices: OrderedDict[str, _Slice] = OrderedDict()
+        self._slices: OrderedDict[str, Slice] = OrderedDict()
         self._bytes = 0
         self._tail: dict[str, list[Arrived]] = {}
         self._types: list[str] = []
@@ -113,12 +69,13 @@ class LiveState:
         self._stamp: Any = None
         self._users: dict[str, int] = {}
         self._user_table: pa.Table | None = None
+        self._user_entry: Any = None
         self._traits: dict[str, Values] = {}
         self._base = Schema(types=())
         self._schema: Schema | None = None
         self.schema_version = 0
         """Grows when programs must be compiled again: new types, new columns, another store."""
-        self._columns: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        self._columns: Columns = ((), ())
         self._reload()
 
     # ---- taking in
@@ -126,6 +83,9 @@ class LiveState:
     def refresh(self, limit: int = 2_000) -> list[Arrived]:
         """Take in what the inbox has since the last time; returns the new events, in order of acceptance."""
         taken = take(self.inbox, self.position, limit)
+        gone = self.forgotten.among({a.event.user for a in taken.events})
+        if gone:  # the mover sets these aside
+            taken.events = [a for a in taken.events if a.event.user not in gone]
         with self.lock:
             self.check_store()
             if taken.last:
@@ -153,32 +113,13 @@ class LiveState:
             held = self._slices.get(e.user)
             if held is not None:
                 before = held.size
-                held.insert(self._row(arrived, held))
+                held.insert(arrived, self._columns, self._type_codes, self._item_codes)
                 self._bytes += held.size - before
                 self._slices.move_to_end(e.user)
             self.newest = max(self.newest, arrived.received)
         self.events_seen += len(taken.events)
         self.position = max(self.position, taken.last)
         self._evict()
-
-    def _row(self, arrived: Arrived, held: _Slice) -> I64:
-        """Return an event as a column of a block."""
-        numbers, texts = self._columns
-        e = arrived.event
-        row = np.empty(5 + len(numbers) + len(texts), np.int64)
-        row[_TIME], row[_ARRIVAL] = e.time, max(arrived.received, e.time)
-        row[_SEQ] = _LATER + arrived.position * _PLACES + arrived.place
-        row[_TYPE] = self._type_codes[e.type]
-        row[_ITEM] = NO_ITEM if e.item is None else self._item_codes[e.item]
-        values = row[5 : 5 + len(numbers)].view(np.float64)
-        for i, name in enumerate(numbers):
-            given = getattr(e, name) if name in NUMBERS else e.properties.get(name)
-            values[i] = float(given) if isinstance(given, int | float) else np.nan
-        for i, name in enumerate(texts):
-            text = getattr(e, name) if name in TEXTS else e.properties.get(name)
-            cut = None if text is None else str(text) if name in TEXTS else str(text)[:1_000]
-            row[5 + len(numbers) + i] = held.code((cut or "").strip() or None)
-        return row
 
     # ---- the store beneath
 
@@ -223,13 +164,25 @@ class LiveState:
                     self._tail[user] = kept
                 else:
                     del self._tail[user]
+            for user in self.forgotten.among(self._tail):
+                del self._tail[user]
             self._follow_codes(store)
-            self._user_table = store.table("users")
-            self._users = (
-                {}
-                if self._user_table is None
-                else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
-            )
+            entry = store.manifest.tables.get("users")
+            if entry is None or entry != self._user_entry:  # reading a million users takes a second
+                self._user_entry = entry
+                self._user_table = store.table("users")
+                self._users = (
+                    {}
+                    if self._user_table is None
+                    else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
+                )
+                self._traits = (
+                    {}
+                    if self._user_table is None
+                    else attribute_columns(
+                        self._user_table, USER, tuple(self._user_table[USER].to_pylist())
+                    )
+                )
             self._extend_schema()
 
     def _follow_codes(self, store: Store) -> None:
@@ -277,10 +230,6 @@ class LiveState:
             self._columns = (numbers, texts)
         self._base, self._schema = base, None
         self.schema_version += 1
-        table = self._user_table
-        self._traits = (
-            {} if table is None else attribute_columns(table, USER, tuple(table[USER].to_pylist()))
-        )
 
     @property
     def schema(self) -> Schema:
@@ -320,25 +269,27 @@ class LiveState:
             return 0
         per_bucket = self.budget * share / store.buckets
         for bucket in range(store.buckets):
+            columns = self._columns
             t = store.timelines(bucket, self._stored_columns(store))
+            whole = Encoded(t, columns)
             last = t.time[t.offsets[1:] - 1]
             names = store.names_of(t.users)
             used = 0
-            for index in np.argsort(-last, kind="stable"):
+            for index in np.argsort(-last, kind="stable").tolist():
                 user = str(names[index])
                 with self.lock:
-                    if self.store is not store:
+                    if self.store is not store or self._columns is not columns:
                         break
                     if user in self._slices:
                         continue
-                    one = self._from_store(t.of(int(index)), user)
+                    one = self._with_tail(whole, index, user)
                     used += one.size
                     if used > per_bucket:
                         break
                     self._hold(user, one)
         return len(self._slices)
 
-    def _hold(self, user: str, held: _Slice) -> None:
+    def _hold(self, user: str, held: Slice) -> None:
         if user in self._slices:
             self._bytes -= self._slices[user].size
         self._slices[user] = held
@@ -355,34 +306,15 @@ class LiveState:
         wanted = [c for part in self._columns for c in part]
         return [c for c in wanted if c in there or c in store.manifest.properties]
 
-    def _from_store(self, t: Timelines, user: str) -> _Slice:
-        """Return one user's stored timeline as a slice, with the tail on top."""
-        numbers, texts = self._columns
-        n = len(t)
+    def _with_tail(self, whole: Encoded, index: int, user: str) -> Slice:
+        """Return one user's stored timeline with what waits on top."""
         tail = self._tail.get(user, ())
-        held = _Slice(5 + len(numbers) + len(texts), n + len(tail) + 2)
-        block = held.block
-        block[_TIME, :n], block[_SEQ, :n] = t.time, t.seq
-        block[_ARRIVAL, :n] = t.time if t.arrival is None else t.arrival
-        block[_TYPE, :n], block[_ITEM, :n] = t.type, t.item
-        for i, name in enumerate(numbers):
-            block[5 + i, :n].view(np.float64)[:] = t.numbers.get(name, np.nan)
-        for i, name in enumerate(texts):
-            column = t.texts.get(name)
-            if column is None or not (column.codes >= 0).any():
-                block[5 + len(numbers) + i, :n] = -1
-            else:
-                codes, inverse = np.unique(column.codes, return_inverse=True)
-                own = np.array(
-                    [-1 if c < 0 else held.code(column.values[c]) for c in codes], np.int64
-                )
-                block[5 + len(numbers) + i, :n] = own[inverse]
-        held.n = n
+        held = Slice.of(whole, index, len(tail))
         for arrived in tail:
-            held.insert(self._row(arrived, held))
+            held.insert(arrived, self._columns, self._type_codes, self._item_codes)
         return held
 
-    def _load(self, user: str) -> _Slice:
+    def _load(self, user: str) -> Slice:
         store = self.store
         empty = Timelines(
             np.zeros(1, np.int64),
@@ -401,7 +333,7 @@ class LiveState:
             else:
                 t = self._read(store, code) or empty
         self.loaded += 1
-        return self._from_store(t, user)
+        return self._with_tail(Encoded(t, self._columns), 0, user)
 
     def _read(self, store: Store, code: int) -> Timelines | None:
         from propend.events.store import as_timelines
@@ -438,9 +370,10 @@ class LiveState:
         with self.lock:
             ids = self.identity.ids(user, moment)
             found = [self._slice(u) for u in ids]
-            return self._timelines(found[0] if len(found) == 1 else self._merged(found))
+            one = found[0] if len(found) == 1 else Slice.merged(found, self._columns)
+            return one.timelines(self._columns)
 
-    def _slice(self, user: str) -> _Slice:
+    def _slice(self, user: str) -> Slice:
         held = self._slices.get(user)
         if held is None:
             held = self._load(user)
@@ -451,33 +384,6 @@ class LiveState:
         else:
             self._slices.move_to_end(user)
         return held
-
-    def _merged(self, slices: Sequence[_Slice]) -> _Slice:
-        """Return several ids' slices as one."""
-        numbers, texts = self._columns
-        whole = _Slice(5 + len(numbers) + len(texts), sum(s.n for s in slices))
-        blocks = []
-        for held in slices:
-            block = held.block[:, : held.n].copy()
-            mapping = np.array([*(whole.code(t) for t in held.texts), -1], np.int64)
-            for i in range(len(texts)):
-                block[5 + len(numbers) + i] = mapping[block[5 + len(numbers) + i]]
-            blocks.append(block)
-        joined = np.concatenate(blocks, axis=1)
-        whole.block[:] = joined[:, np.lexsort((joined[_SEQ], joined[_TIME]))]
-        whole.n = joined.shape[1]
-        return whole
-
-    def _timelines(self, held: _Slice) -> Timelines:
-        numbers, texts = self._columns
-        n, block = held.n, held.block
-        values = tuple(held.texts)
-        first = 5 + len(numbers)
-        return Timelines(
-            _ONE, np.array([0, n], np.int64), block[_TIME, :n].copy(), block[_TYPE, :n].astype(np.int16), block[_ITEM, :n].astype(np.int32),
-            block[_SEQ, :n].copy(), {name: block[5 + i, :n].view(np.float64) for i, name in enumerate(numbers)},
-            {name: Column(block[first + i, :n].astype(np.int32), values) for i, name in enumerate(texts)}, block[_ARRIVAL, :n].copy(),
-        )  # fmt: skip
 
     def profile(self, user: str) -> dict[str, Values]:
         """Return a user's attributes as columns of one row, missing ones too."""
@@ -519,9 +425,6 @@ class LiveState:
             "active_users": len(self._slices), "bytes": self._bytes, "waiting_users": len(self._tail), "position": self.position,
             "moved": self.moved, "events_seen": self.events_seen, "evicted": self.evicted, "loaded": self.loaded,
         }  # fmt: skip
-
-
-_ONE: Final = np.zeros(1, np.int64)
 
 
 def plain_value(answer: Values) -> float | str | None:

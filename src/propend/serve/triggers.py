@@ -15,6 +15,7 @@ import time as clock
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +25,12 @@ from propend.config import TriggerConfig
 from propend.errors import ConfigError, PropendError
 from propend.expression.nodes import Expression
 from propend.expression.parse import parse
+from propend.features.program import Program
+from propend.features.schema import Schema
 from propend.serve.move import Arrived
 from propend.serve.state import LiveState
 
-__all__ = ["Triggers", "signature"]
+__all__ = ["Triggers", "forget", "signature"]
 
 _TABLES: Final = (
     "create table if not exists held (trigger text, user text, primary key (trigger, user)) without rowid",
@@ -35,9 +38,14 @@ _TABLES: Final = (
     """create table if not exists outbox (number integer primary key, trigger text not null, user text not null, at integer not null,
        fired integer not null, cause text not null, tries integer not null default 0, due real not null default 0,
        state text not null default 'waiting', fault text not null default '', unique (trigger, user, cause))""",
+    "create index if not exists outbox_waiting on outbox (due) where state = 'waiting'",
 )
 WAITS: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 21_600.0)
 """Seconds until each further try; after the last the delivery is a dead letter."""
+_SLICE: Final = 0.005
+"""Seconds of a sweep between pauses, which are four times as long."""
+_NOTED: Final = 0.05
+"""Seconds of sending that are sent again, under the same ids, where the process dies before it has noted them."""
 
 
 def signature(secret: str, moment: str, body: bytes) -> str:
@@ -49,6 +57,14 @@ def signature(secret: str, moment: str, body: bytes) -> str:
     return (
         "sha256="
         + hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
+    )
+
+
+def forget(db: sqlite3.Connection, user: str) -> int:
+    """Remove what fired for a user and what held from the triggers' file, sent or not; returns how many rows."""
+    return sum(
+        db.execute(f"delete from {table} where user = ?", (user,)).rowcount
+        for table in ("held", "outbox")
     )
 
 
@@ -76,6 +92,9 @@ class Triggers:
         for statement in ("pragma journal_mode=wal", "pragma synchronous=full", *_TABLES):
             self._db.execute(statement)
         self._watched: dict[str, int] = {}
+        self._programs: dict[str, Program] = {}
+        self._schema_version = -1
+        self._fresh = threading.Event()
         self.latencies: list[float] = []
         self.faults: dict[str, str] = {}
 
@@ -100,6 +119,8 @@ class Triggers:
             cause = f"{arrived.position}.{arrived.place}"
             self._cross(arrived.event.user, at, cause, held, changes, fired)
         self._write(fired, changes, max(upto, done))
+        if fired:
+            self._fresh.set()
         now = clock.time()
         self.latencies += [now - at / 1e6 for _, _, at, _ in fired]
         del self.latencies[:-10_000]
@@ -110,24 +131,51 @@ class Triggers:
         fired: list[tuple[str, str, int, str]] = []
         changes: list[tuple[str, str, bool]] = []
         self._watched = {u: t for u, t in self._watched.items() if t > at - window}
+        paused = clock.monotonic()
         for user in list(self._watched)[-most:]:
             self._cross(user, at, f"t{at}", {}, changes, fired)
+            if (
+                clock.monotonic() - paused > _SLICE
+            ):  # events and questions must not wait for a sweep
+                clock.sleep(4 * _SLICE)
+                paused = clock.monotonic()
         if changes:
             self._write(fired, changes, None)
+        if fired:
+            self._fresh.set()
         return len(fired)
+
+    def warm(self) -> None:
+        """Load the compiled kernels, which takes seconds, before the first event has to wait for them."""
+        if self.declared:
+            schema = Schema(types=("a",), numbers=self.state.schema.numbers)
+            program = Program([parse("sum(a.value) last 1d > 1 and count(a) > 1")], schema)
+            self.state.features(program, "", 0)
+
+    def _compile(self) -> None:
+        """Compile the expressions for the state's schema; one that it cannot answer yet is a fault that is told."""
+        state = self.state
+        if self._schema_version == state.schema_version:
+            return
+        version, schema = state.schema_version, state.schema
+        programs: dict[str, Program] = {}
+        faults: dict[str, str] = {}
+        for name, when in self.when.items():
+            try:
+                schema.check(when, forward=False)
+                programs[name] = Program([when], schema)
+            except (PropendError, ValueError) as error:
+                faults[name] = str(error)
+        self._programs, self.faults, self._schema_version = programs, faults, version
 
     def _cross(
         self, user: str, at: int, cause: str, held: dict[tuple[str, str], bool], changes: list[tuple[str, str, bool]],
         fired: list[tuple[str, str, int, str]],
     ) -> None:  # fmt: skip
-        for name, when in self.when.items():
-            try:
-                answer = self.state.value(when, user, at)
-            except (PropendError, ValueError) as error:
-                self.faults[name] = str(error)
-                continue
-            self.faults.pop(name, None)
-            holds = answer is not None and answer != 0
+        self._compile()
+        for name, program in self._programs.items():
+            answer = float(self.state.features(program, user, at)[0])
+            holds = answer != 0 and answer == answer  # missing does not hold
             before = held.get((name, user))
             if before is None:
                 with self._lock:
@@ -153,7 +201,10 @@ class Triggers:
         now = clock.time_ns() // 1_000
         with self._lock:
             self._db.execute("begin immediate")
+            gone = self.state.forgotten.among({user for _, user, _ in changes})
             for name, user, holds in changes:
+                if user in gone:
+                    continue
                 statement = (
                     "insert or ignore into held values (?,?)"
                     if holds
@@ -162,7 +213,11 @@ class Triggers:
                 self._db.execute(statement, (name, user))
             self._db.executemany(
                 "insert or ignore into outbox (trigger, user, at, fired, cause) values (?,?,?,?,?)",
-                [(name, user, at, now, cause) for name, user, at, cause in fired],
+                [
+                    (name, user, at, now, cause)
+                    for name, user, at, cause in fired
+                    if user not in gone
+                ],
             )
             if position is not None:
                 self._db.execute(
@@ -173,31 +228,42 @@ class Triggers:
 
     # ---- the outbox
 
-    def outbox(self, state: str | None = None) -> list[dict[str, Any]]:
-        """Return what fired, oldest first (only ``waiting``, ``sent`` or ``dead`` where asked)."""
+    def outbox(self, state: str | None = None, most: int = -1) -> list[dict[str, Any]]:
+        """Return what fired, oldest first: only ``waiting``, ``sent`` or ``dead``, only the latest, where asked."""
         names = ("number", "trigger", "user", "at", "fired", "tries", "state", "fault")
         where, given = ("where state = ?", (state,)) if state else ("", ())
         with self._lock:
             rows = self._db.execute(
-                f"select {', '.join(names)} from outbox {where} order by number", given
+                f"select {', '.join(names)} from outbox {where} order by number desc limit ?",
+                (*given, most),
             ).fetchall()
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
+
+    def deliver_soon(self, patience: float = 0.2) -> int:
+        """Send what is due as soon as something fires, or after a while; see :meth:`deliver`."""
+        self._fresh.wait(patience)
+        self._fresh.clear()
+        return self.deliver()
 
     def deliver(
         self, send: Callable[[str, bytes, dict[str, str]], None] | None = None, most: int = 100
     ) -> int:
         """Send what is due; returns how many went out. ``send`` raises ``OSError`` where it could not."""
         send = send or _post
+        hooks = [
+            t.name for t in self.declared.values() if t.url
+        ]  # the others' wait for whoever reads the outbox
+        marks = ",".join("?" * len(hooks))
         with self._lock:
             rows = self._db.execute(
-                "select number, trigger, user, at, tries from outbox where state = 'waiting' and due <= ? order by number limit ?",
-                (clock.time(), most),
+                f"select number, trigger, user, at, tries from outbox where state = 'waiting' and due <= ? and trigger in ({marks}) order by number limit ?",
+                (clock.time(), *hooks, most),
             ).fetchall()
         sent = 0
+        notes: list[tuple[str, float, str, int]] = []
+        noted = clock.monotonic()
         for number, name, user, at, tries in rows:
-            declared = self.declared.get(name)
-            if declared is None or not declared.url:
-                continue
+            declared = self.declared[name]
             body = msgspec.json.encode(
                 {"delivery": number, "trigger": name, "user": user, "at": at, "when": declared.when}
             )
@@ -211,18 +277,27 @@ class Triggers:
             except (OSError, ValueError) as error:
                 dead = tries + 1 > len(self.waits)
                 due = clock.time() + (0 if dead else self.waits[tries])
-                self._note(number, "dead" if dead else "waiting", due, str(error)[:300])
+                notes.append(("dead" if dead else "waiting", due, str(error)[:300], number))
             else:
-                self._note(number, "sent", 0, "")
+                notes.append(("sent", 0, "", number))
                 sent += 1
+            if clock.monotonic() - noted > _NOTED:
+                self._note(notes)
+                noted = clock.monotonic()
+        self._note(notes)
         return sent
 
-    def _note(self, number: int, state: str, due: float, fault: str) -> None:
-        with self._lock:
-            self._db.execute(
-                "update outbox set state = ?, due = ?, fault = ?, tries = tries + 1 where number = ?",
-                (state, due, fault, number),
-            )
+    def _note(self, notes: list[tuple[str, float, str, int]]) -> None:
+        """Write what became of deliveries in one transaction: a commit for each would take longer than to send it."""
+        if notes:
+            with self._lock:
+                self._db.execute("begin immediate")
+                self._db.executemany(
+                    "update outbox set state = ?, due = ?, fault = ?, tries = tries + 1 where number = ?",
+                    notes,
+                )
+                self._db.execute("commit")
+            notes.clear()
 
     def revive(self, number: int) -> None:
         """Try a dead letter again from the start."""
@@ -245,10 +320,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Refuse."""
 
 
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirect)
+
+
 def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
     request = urllib.request.Request(url, body, headers, method="POST")
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=10) as answer:
+        with _opener().open(request, timeout=10) as answer:
             answer.read(1_000)
     except urllib.error.HTTPError as error:
         error.close()

@@ -7,6 +7,7 @@ c + horizon ≤ T: everything later is purged (López de Prado, *Advances in Fin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from propend.errors import ConfigError, NotEnoughDataError
 from propend.expression.duration import Duration
@@ -34,6 +35,8 @@ class Plan:
     final: tuple[int, ...]
     now: int
     horizon: Duration
+    censored: bool = False
+    """Whether training rows may be younger than a horizon, their answer known as far as the test's cutoff (survival)."""
 
     @property
     def cutoffs(self) -> tuple[int, ...]:
@@ -44,21 +47,41 @@ class Plan:
     @property
     def protocol(self) -> str:
         """The protocol in one line, to stand beside every figure."""
-        return (
-            f"{len(self.folds)} forward folds, purge {self.horizon}, horizon {self.horizon}, up to {MOST_TRAINING} training cutoffs a fold, "
-            "metrics over all test rows of all folds together (a level that moves between folds counts, for the base rate too), "
-            "intervals by bootstrap over users"
+        purge = (
+            "training labels censored at the test's cutoff"
+            if self.censored
+            else f"purge {self.horizon}"
         )
+        return (
+            f"{len(self.folds)} forward folds, {purge}, horizon {self.horizon}, up to {MOST_TRAINING} training cutoffs a fold, "
+            f"metrics inside each fold and averaged (AUROC by pairs, others by rows; errors and calibration over all rows), intervals by bootstrap over users{self._overlap}"
+        )
+
+    @property
+    def _overlap(self) -> str:
+        """What a reader must know where tests lie closer together than a horizon."""
+        tests = [fold.test for fold in self.folds]
+        step = min((b - a for a, b in pairwise(tests)), default=self.horizon.microseconds)
+        if step >= self.horizon.microseconds:
+            return ""
+        return f"; the tests lie {step / DAY:.3g} days apart and overlap, so the folds are not independent"
 
 
 def plan_cutoffs(
-    first: int, now: int, horizon: Duration, *, folds: int = 3, history: float | None = None
+    first: int,
+    now: int,
+    horizon: Duration,
+    *,
+    folds: int = 3,
+    history: float | None = None,
+    censored: bool = False,
 ) -> Plan:
     """Lay out cutoffs on a log that runs from ``first`` to ``now`` (UTC microseconds).
 
     The last test is asked one horizon before ``now``; earlier ones step back by up to a horizon. Training cutoffs
     lie half a horizon apart, and ``history`` days of log (default: the shorter of the horizon and 30 days) come before
-    the first. Raises ``NotEnoughDataError`` that says how many days are there and how many are needed.
+    the first. With ``censored`` rows up to half a horizon before the test may train, known as far as the test.
+    Raises ``NotEnoughDataError`` that says how many days are there and how many are needed.
 
     >>> plan = plan_cutoffs(0, 365 * DAY, Duration.parse("30d"))
     >>> [fold.test // DAY for fold in plan.folds], all(c + 30 * DAY <= f.test for f in plan.folds for c in f.train)
@@ -83,8 +106,9 @@ def plan_cutoffs(
         step = min(ahead, room // max(count - 1, 1)) if count > 1 else ahead
     tests = [latest - i * step for i in reversed(range(count))]
     stride = max(ahead // 2, DAY // 24)
-    made = tuple(Fold(_before(test - ahead, first + settle, stride), test) for test in tests)
-    return Plan(made, _before(latest, first + settle, stride), now, horizon)
+    known = stride if censored else ahead
+    made = tuple(Fold(_before(test - known, first + settle, stride), test) for test in tests)
+    return Plan(made, _before(now - known, first + settle, stride), now, horizon, censored)
 
 
 def _before(last: int, earliest: int, stride: int) -> tuple[int, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +22,20 @@ from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
 from propend.tasks.task import Task
 
-__all__ = ["Frame", "build_frame", "evaluate_all", "profile_of", "scoring_frame"]
+__all__ = ["Frame", "build_frame", "evaluate_all", "map_population", "profile_of", "scoring_frame"]
 
+T = TypeVar("T")
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 MOST_ROWS: Final = 600_000
 """Beyond this many rows a frame is made of a sample of the users, chosen by a hash of the id."""
-MOST_CATEGORIES: Final = 64
+MOST_CATEGORIES: Final = 100_000
+"""Texts of one column that are kept apart; the trainer encodes columns with many by their rate (``models.encoded``)."""
+MOST_CLASSES: Final = 50
+FEWEST_IN_CLASS: Final = 30
+OTHER: Final = "(another)"
+"""What the rare answers of a which-of-many question are called together."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Frame:
     """Features ``X`` float64 [n, d], labels ``y`` [n] (NaN where not yet known), user codes and cutoffs [n].
 
     ``categories`` gives for columns that hold codes the texts they stand for. ``share`` is the share of users in it.
+    A label that is a text is a code into ``classes``.
     """
 
     X: F64
@@ -46,6 +53,7 @@ class Frame:
     features: tuple[Expression, ...]
     categories: dict[int, tuple[str, ...]]
     share: float = 1.0
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -82,11 +90,38 @@ def build_frame(
     *,
     labels: bool = True,
     most_rows: int = MOST_ROWS,
+    known: Mapping[int, tuple[str, ...]] | None = None,
 ) -> Frame:
     """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
 
+    ``known`` gives columns the codes of a fitted model, other texts are missing; else the most common texts get codes.
     Raises ``NotEnoughDataError`` where nobody is in the population at any cutoff.
     """
+    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
+    work = _reader(store, schema, task, features, cutoffs, labels, share)
+    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
+    if sum(len(part.user) for part in parts) == 0:
+        raise NotEnoughDataError(
+            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
+        )
+    X, categories = _stack([part.values for part in parts], len(features), known or {})
+    user, cutoff = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("user", "cutoff")
+    )
+    y, classes = _labels([part.y for part in parts], task)
+    return Frame(X, y, user, cutoff, tuple(features), categories, share, classes)
+
+
+def _reader(
+    store: Store,
+    schema: Schema,
+    task: Task,
+    features: Sequence[Expression],
+    cutoffs: Sequence[int],
+    labels: bool,
+    share: float = 1.0,
+) -> Callable[[int], _Part]:
+    """Return what evaluates one bucket (or a share of its users)."""
     users = store.table("users")
     attributes = (
         {}
@@ -94,7 +129,6 @@ def build_frame(
         else attribute_columns(users, USER, tuple(users[USER].to_pylist()))
     )
     ids = None if users is None else users[USER].combine_chunks()
-    share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
     columns = schema.columns_for([task.target, task.population, *features])
 
     def work(bucket: int) -> _Part:
@@ -108,22 +142,38 @@ def build_frame(
             timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels
         )
 
-    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
-    if sum(len(part.y) for part in parts) == 0:
+    return work
+
+
+def _labels(parts: list[Values], task: Task) -> tuple[F64, tuple[str, ...]]:
+    """Return labels as numbers; texts become codes into the commonest ones, the rare ones share a class.
+
+    Raises ``NotEnoughDataError`` where hardly any answer is common: that is a recommender's question.
+    """
+    if not any(isinstance(part, Column) for part in parts):
+        return np.concatenate([np.asarray(part) for part in parts]), ()
+    y, found = _coded(parts, 1 << 30)
+    counts = np.bincount(y[~np.isnan(y)].astype(np.int64), minlength=len(found))
+    order = np.argsort(-counts, kind="stable")
+    kept = [int(c) for c in order[:MOST_CLASSES] if counts[c] >= FEWEST_IN_CLASS]
+    if counts[kept].sum() < 0.2 * counts.sum():
         raise NotEnoughDataError(
-            f"no user is in the population {task.population} at any of {len(cutoffs)} cutoffs; ask a wider population"
+            f"task {task.name!r}: {task.target} has {len(found):,} different answers, of which the {len(kept)} common ones cover "
+            f"{counts[kept].sum() / max(counts.sum(), 1):.0%} of {counts.sum():,} rows; use propend recommend for one of so many, "
+            "or ask about something coarser, for example next(category)"
         )
-    X, categories = _stack([part.values for part in parts], len(features))
-    y, user, cutoff = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("y", "user", "cutoff")
-    )
-    return Frame(X, y, user, cutoff, tuple(features), categories, share)
+    code = np.full(len(found) + 1, float(len(kept)))
+    code[kept], code[-1] = np.arange(len(kept)), np.nan
+    classes = tuple(found[c] for c in kept)
+    if len(kept) < len(found):
+        classes = (*classes, OTHER)
+    return code[np.where(np.isnan(y), len(found), y).astype(np.int64)], classes
 
 
 @dataclass(frozen=True)
 class _Part:
     values: list[Values]
-    y: F64
+    y: Values
     user: I64
     cutoff: I64
 
@@ -142,14 +192,9 @@ def _evaluate(
     assert not isinstance(asked, Column)
     rows = rows.select(asked > 0)
     values = evaluate(features, timelines, rows, schema, profile=profile)
-    y = np.full(len(rows), np.nan)
+    y: Values = np.full(len(rows), np.nan)
     if labels:
-        answers = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
-        y = (
-            np.where(answers.codes < 0, np.nan, answers.codes)
-            if isinstance(answers, Column)
-            else answers
-        )
+        y = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
     return _Part(values, y, timelines.users[rows.user], rows.cutoff)
 
 
@@ -171,8 +216,10 @@ def profile_of(
     return found
 
 
-def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[str, ...]]]:
-    """Stack buckets; text gets one code list for all of them, rare texts are missing."""
+def _stack(
+    parts: list[list[Values]], width: int, known: Mapping[int, tuple[str, ...]]
+) -> tuple[F64, dict[int, tuple[str, ...]]]:
+    """Stack buckets; text gets the known code list or one for all of them, rare texts are missing."""
     lengths = [len(p[0].codes) if isinstance(p[0], Column) else len(p[0]) for p in parts]
     X = np.empty((sum(lengths), width), np.float64, order="F")
     categories: dict[int, tuple[str, ...]] = {}
@@ -181,23 +228,35 @@ def _stack(parts: list[list[Values]], width: int) -> tuple[F64, dict[int, tuple[
         if not isinstance(column[0], Column):
             X[:, j] = np.concatenate([np.asarray(c) for c in column])
             continue
-        counts: dict[str, int] = {}
-        for c in column:
-            assert isinstance(c, Column)
-            for text, n in zip(
-                c.values, np.bincount(c.codes[c.codes >= 0], minlength=len(c.values)), strict=True
-            ):
-                counts[text] = counts.get(text, 0) + int(n)
-        common = sorted(sorted(counts, key=lambda t: (-counts[t], t))[:MOST_CATEGORIES])
-        categories[j] = tuple(common)
-        index = {text: code for code, text in enumerate(common)}
-        X[:, j] = np.concatenate([_recode(c, index) for c in column])
+        X[:, j], categories[j] = _coded(column, MOST_CATEGORIES, known.get(j))
     return X, categories
+
+
+def _coded(
+    column: list[Values], most: int, known: tuple[str, ...] | None = None
+) -> tuple[F64, tuple[str, ...]]:
+    """Return buckets' texts as codes [rows] into the known list, or one of the ``most`` commonest that occur, sorted."""
+    common = tuple(_common(column, most)) if known is None else known
+    index = {text: code for code, text in enumerate(common)}
+    return np.concatenate([_recode(c, index) for c in column]), common
+
+
+def _common(column: list[Values], most: int) -> list[str]:
+    counts: dict[str, int] = {}
+    for c in column:
+        assert isinstance(c, Column)
+        times = np.bincount(c.codes[c.codes >= 0], minlength=len(c.values))
+        for code in np.flatnonzero(times):
+            text = c.values[code]
+            counts[text] = counts.get(text, 0) + int(times[code])
+    return sorted(sorted(counts, key=lambda t: (-counts[t], t))[:most])
 
 
 def _recode(column: Values, index: dict[str, int]) -> F64:
     assert isinstance(column, Column)
-    mapping = np.array([*(float(index.get(text, np.nan)) for text in column.values), np.nan])
+    mapping = np.full(len(column.values) + 1, np.nan)
+    for code in np.unique(column.codes[column.codes >= 0]):
+        mapping[code] = index.get(column.values[code], np.nan)
     return mapping[column.codes]
 
 
@@ -211,22 +270,42 @@ def scoring_frame(
     categories: dict[int, tuple[str, ...]],
 ) -> Frame:
     """Evaluate features for everyone in the population at ``now``, with the codes a fitted model knows."""
-    frame = build_frame(
-        store, schema, engine, task, features, [now], labels=False, most_rows=1 << 62
-    )
-    X = frame.X
-    for j, known in categories.items():
-        mapping = np.array(
-            [
-                *(float(known.index(t)) if t in known else np.nan for t in frame.categories[j]),
-                np.nan,
-            ]
+    return build_frame(
+        store, schema, engine, task, features, [now],
+        labels=False, most_rows=1 << 62, known=categories,
+    )  # fmt: skip
+
+
+def map_population(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    task: Task,
+    features: Sequence[Expression],
+    now: int,
+    categories: Mapping[int, tuple[str, ...]],
+    use: Callable[[Frame, pa.Array], T],
+) -> Iterator[T]:
+    """Evaluate features for everyone in the population at ``now``, bucket by bucket, and yield what ``use`` makes of each.
+
+    ``use`` gets a bucket's frame, with the codes a fitted model knows, and its users' ids; buckets without anybody are
+    left out. It runs beside the evaluation, in parallel where the engine can, and memory holds a few buckets.
+    """
+    read = _reader(store, schema, task, features, [now], labels=False)
+
+    def work(bucket: int) -> list[T]:
+        part = read(bucket)
+        if not len(part.user):
+            return []
+        X, found = _stack([part.values], len(features), categories)
+        frame = Frame(
+            X, np.full(len(part.user), np.nan), part.user, part.cutoff, tuple(features), found
         )
-        codes = np.where(np.isnan(X[:, j]), len(frame.categories[j]), X[:, j]).astype(np.int64)
-        X[:, j] = mapping[codes]
-    return Frame(
-        X, frame.y, frame.user, frame.cutoff, frame.features, dict(categories), frame.share
-    )
+        ids = store.user_ids(bucket).take(pa.array(part.user // store.buckets))
+        return [use(frame, ids)]
+
+    for made in engine.map_buckets(work, sorted(store.manifest.runs)):
+        yield from made
 
 
 def evaluate_all(

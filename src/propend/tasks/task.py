@@ -23,7 +23,7 @@ from propend.features.schema import Schema
 
 __all__ = ["Answer", "Task"]
 
-Answer = Literal["yes_no", "amount", "count", "which"]
+Answer = Literal["yes_no", "amount", "count", "which", "time"]
 
 EVERYONE = Aggregate("any")
 """Everyone ever seen before the cutoff."""
@@ -94,6 +94,8 @@ class Task:
             return "yes_no"
         if isinstance(t, Aggregate) and t.function in _COUNTS:
             return "count"
+        if isinstance(t, Aggregate) and t.function == "days_until":
+            return "time"
         if (
             isinstance(t, Aggregate)
             and t.function in ("next", "first")
@@ -106,7 +108,7 @@ class Task:
     @property
     def metric(self) -> str:
         """The metric a champion is chosen by."""
-        return {"yes_no": "auroc", "which": "log_loss"}.get(self.answer, "rmse")
+        return {"yes_no": "auroc", "which": "log_loss", "time": "c_index"}.get(self.answer, "rmse")
 
     def check(self, schema: Schema) -> None:
         """Check every name against the log; raises ``ExpressionError`` that names the nearest known word."""

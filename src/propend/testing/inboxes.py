@@ -108,6 +108,7 @@ def _rejects(inbox: Any, make: Callable[[], Any], rejected: type[Any]) -> None:
     other.release([kept[0].number])
     assert [r.reason for r in inbox.rejected()] == ["deep"], "what was taken after all is released"
     assert inbox.counts()["rejected"] == 1, "counts() counts what is kept"
+    assert inbox.refused() == other.refused() == 1, "and refused() says the same"
     other.close()
 
 

@@ -32,11 +32,17 @@ def sample(answer: Answer, rows: int = 400, seed: int = 7) -> dict[str, Any]:
         "yes_no": lambda: (rng.random(rows) < 1 / (1 + np.exp(-margin))).astype(float),
         "amount": lambda: np.where(rng.random(rows) < 0.6, np.exp(margin), 0.0).round(2),
         "count": lambda: rng.poisson(np.exp(np.clip(margin, -3, 3))).astype(float),
+        "time": lambda: _watched(rng.exponential(5 * np.exp(margin)), 10.0),
         "which": lambda: np.digitize(margin + rng.logistic(size=rows), [-1.0, 1.0]).astype(float),
     }
     y = draw[answer]()
     columns = ("recency", "frequency", "money", "channel")
     return {"X": X, "y": y, "columns": columns, "categories": {3: 3}, "seed": 3}
+
+
+def _watched(time: Array, longest: float) -> Array:
+    """Times to an event as a model is told them: minus ``longest`` where none was seen."""
+    return np.where(time < longest, np.maximum(time, 1e-9), -longest)
 
 
 def check_model(factory: Factory, answer: Answer) -> None:
@@ -117,7 +123,8 @@ def _check_weights(factory: Factory, answer: Answer, rows: dict[str, Any]) -> No
     assert np.allclose(ones.predict(rows["X"]), plain.predict(rows["X"])), "weights of 1 are none"
     if not plain.predict(rows["X"]).any():
         return  # a model that always says 0 learns nothing from weights either
-    heavy = np.where(rows["y"] > rows["y"].mean(), 5.0, 1.0)
+    size = np.abs(rows["y"]) if answer == "time" else rows["y"]
+    heavy = np.where(size > size.mean(), 5.0, 1.0)
     scores = factory(answer).fit(**rows, weight=heavy).predict(rows["X"])
     side = (slice(None), -1) if answer == "which" else slice(None)
     assert scores[side].mean() > plain.predict(rows["X"])[side].mean(), "weights must matter"

@@ -156,6 +156,9 @@ def _check_update(
 ) -> None:
     cut = log.first + (log.last - log.first) * 2 // 3
     shelf = factory().fit(log, items=items, at=cut, seed=3)
+    if shelf.appends:
+        _check_append(factory().fit(log, items=items, at=cut, seed=3), shelf, log, at)
+        return
     shelf.update(log.select(log.time >= cut), at=at)
     updated = shelf.recommend(k=8)
     assert np.array_equal(updated.items, shown.items), "update equals a refit on all of it"
@@ -167,6 +170,31 @@ def _check_update(
         whole = factory().fit(shelf.history, items=items, at=at, seed=3)
         same = np.array_equal(joined.recommend(k=8).items, whole.recommend(k=8).items)
         assert same, "what arrives late is learnt from as if it had been there"
+
+
+def _check_append(whole: Recommender, parts: Recommender, log: Interactions, at: int) -> None:
+    before = whole.scores(log.users)
+    later = log.select(log.time >= whole.at)
+    middle = (later.first + later.last) // 2
+    alike = _likeness(whole)
+    whole.update(later, at=at)
+    parts.update(later.until(middle)).update(later.select(later.time >= middle), at=at)
+    after = whole.scores(log.users)
+    assert np.array_equal(after, parts.scores(log.users)), "bit by bit or at once is the same"
+    longer = np.isin(log.users, later.users)
+    moved = (after != before).any(axis=1)
+    assert moved[longer].any(), "what was appended is read"
+    if not whole.spreads:
+        assert np.array_equal(_likeness(whole), alike), "what was learnt stays as it was"
+    assert whole.at == at, "update moves the moment"
+    assert len(whole.history) == len(log), "the history is the joined one"
+
+
+def _likeness(shelf: Recommender) -> Any:
+    try:
+        return shelf.similar([0, 1], k=5).scores
+    except ModelError:
+        return np.zeros(0)  # it may say that it knows no likeness
 
 
 def _check_saving(shelf: Recommender, shown: Recommendations) -> None:

@@ -13,6 +13,7 @@ from propend.pipeline.report import (
     decisions,
     formats,
     headline,
+    live,
     past,
     quality,
     recommendations,
@@ -33,6 +34,7 @@ SECTIONS: Final = (
     ("segments", "Segments", segments.view),
     ("recommendations", "Recommendations", recommendations.view),
     ("decisions", "Decisions and expected profit", decisions.view),
+    ("live", "Live answers", live.view),
 )
 """The sections after the headline, in reading order: id (and template), title, what fills it."""
 

@@ -19,6 +19,9 @@ def view(results: dict[str, Any], of: Formats) -> View:
         "lifecycle": _lifecycle(part(results, "lifecycle"), of),
         "paths": _paths(part(results, "paths")),
         "trend": _trend(part(results, "trend"), of),
+        "attribution": _attribution(part(results, "attribution")),
+        "stages": _stages(part(results, "stages")),
+        "saved": [_saved(r) for r in records(results.get("saved"))],
     }
     if not any(found.values()):
         return {"missing": "No look at lifecycle, paths or changes was taken in this run."}
@@ -74,3 +77,40 @@ def _trend(d: dict[str, Any], of: Formats) -> View:
         "odd": odd,
         "moved": moved,
     }
+
+
+def _attribution(d: dict[str, Any]) -> View:
+    rows = []
+    for c in records(d.get("channels"))[:MOST]:
+        shares = part(c, "conversions")
+        rows.append(
+            {
+                "channel": text(c.get("channel"), 60),
+                "touches": number(c.get("touches")),
+                **{m: number(shares.get(m)) for m in ("first", "last", "markov", "shapley")},
+            }
+        )
+    said = text(d.get("conversion"), 60)
+    return {"rows": rows, "conversion": said, "note": text(d.get("note"), 200)} if rows else {}
+
+
+def _stages(d: dict[str, Any]) -> View:
+    rows = [
+        {
+            "stage": text(s.get("stage"), 40),
+            "events": ", ".join(text(e, 40) for e in s.get("events", [])[:6]),
+            "users": number(s.get("users")),
+        }
+        for s in records(d.get("stages"))
+    ]
+    return {"rows": rows, "memory": text(d.get("memory"), 20)} if rows else {}
+
+
+def _saved(d: dict[str, Any]) -> View:
+    """Return a saved definition with its picture, or the sentence that stands in its place."""
+    from propend.pipeline.pictures import picture
+
+    answer, kind, name = part(d, "answer"), text(d.get("kind"), 20), text(d.get("name"), 80)
+    missing = text(answer.get("missing"), 300)
+    svg = "" if missing or not answer else picture(kind, answer)
+    return {"name": name, "kind": kind, "missing": missing, "svg": svg}

@@ -12,22 +12,8 @@ from typing import Any
 
 import msgspec
 
-from propend.serve.dialects.port import (
-    JSON,
-    MOST_BYTES,
-    Accepted,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    decode,
-    expand,
-    message_id,
-    moment_of,
-    number_of,
-    text_of,
-)
+from propend.serve.dialects import port
+from propend.serve.dialects.port import Accepted, BadBody, Event, Fact, Refused, Request
 from propend.serve.inbox import Batch
 
 __all__ = ["Amplitude"]
@@ -40,7 +26,7 @@ class Amplitude:
 
     def accept(self, request: Request) -> Accepted:
         """Take a batch."""
-        data = decode(request.body)
+        data = port.decode(request.body)
         if not isinstance(data, dict) or not isinstance(data.get("events"), list):
             raise BadBody("missing_field:events")
         reply = {
@@ -48,7 +34,7 @@ class Amplitude:
             "server_upload_time": int(clock.time() * 1_000),
         }  # fmt: skip
         return Accepted(
-            text_of(data.get("api_key")),
+            port.text_of(data.get("api_key")),
             len(data["events"]),
             request.body,
             msgspec.json.encode(reply),
@@ -61,22 +47,22 @@ class Amplitude:
         return (
             400,
             msgspec.json.encode({"code": 400, "error": reason, "missing_field": missing}),
-            JSON,
+            port.JSON,
         )
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the events mean."""
-        data = decode(batch.body)
+        data = port.decode(batch.body)
         for e in data["events"]:
             raw = msgspec.json.encode(e)
             if (
                 not isinstance(e, dict)
                 or not isinstance(e.get("event_type"), str)
-                or len(raw) > MOST_BYTES
+                or len(raw) > port.MOST_BYTES
             ):
                 yield Refused(
                     reason="an event without event_type, or of more than 1 MB",
-                    original=raw[:MOST_BYTES],
+                    original=raw[: port.MOST_BYTES],
                 )
                 continue
             yield from self._event(e, raw, batch)
@@ -84,10 +70,10 @@ class Amplitude:
     def _event(
         self, e: dict[str, Any], raw: bytes, batch: Batch
     ) -> Iterator[Event | Fact | Refused]:
-        user, device = text_of(e.get("user_id")), text_of(e.get("device_id"))
-        when = moment_of(e.get("time")) or batch.received
-        inserted = text_of(e.get("insert_id"))
-        name = f"{device}|{inserted}" if inserted else message_id(raw)
+        user, device = port.text_of(e.get("user_id")), port.text_of(e.get("device_id"))
+        when = port.moment_of(e.get("time")) or batch.received
+        inserted = port.text_of(e.get("insert_id"))
+        name = f"{device}|{inserted}" if inserted else port.message_id(raw)
         if user and device and user != device:
             yield Fact(time=when, kind="identify", one=device, other=user, message=name)
         given, updates = e.get("event_properties"), e.get("user_properties")
@@ -99,7 +85,9 @@ class Amplitude:
             ("product_id", "productId"),
         ):
             if e.get(field) is not None:
-                props.setdefault(role, number_of(e[field]) if role != "product_id" else e[field])
+                props.setdefault(
+                    role, port.number_of(e[field]) if role != "product_id" else e[field]
+                )
         traits: dict[str, Any] = {}
         if isinstance(updates, dict):
             nested = [
@@ -115,8 +103,8 @@ class Amplitude:
             "$exposure": "exposure",
         }
         session = e.get("session_id")
-        yield from expand(
+        yield from port.expand(
             user=user, anonymous=device, time=when, name=e["event_type"], message=name, properties=props,
             lines=props.get("products"), traits=traits, marks=batch.marks, agent=str(e.get("user_agent") or batch.agent),
-            session=text_of(session) if session not in (None, -1) else None, type=kinds.get(e["event_type"]),
+            session=port.text_of(session) if session not in (None, -1) else None, type=kinds.get(e["event_type"]),
         )  # fmt: skip

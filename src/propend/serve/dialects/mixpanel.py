@@ -12,24 +12,8 @@ from typing import Any
 
 import msgspec
 
-from propend.serve.dialects.port import (
-    JSON,
-    MOST_BYTES,
-    TEXT,
-    Accepted,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    basic_user,
-    decode,
-    expand,
-    message_id,
-    moment_of,
-    payload_of_form,
-    text_of,
-)
+from propend.serve.dialects import port
+from propend.serve.dialects.port import Accepted, BadBody, Event, Fact, Refused, Request
 from propend.serve.inbox import Batch
 
 __all__ = ["Mixpanel", "MixpanelImport"]
@@ -43,31 +27,34 @@ class Mixpanel:
     def accept(self, request: Request) -> Accepted:
         """Take events or profile updates."""
         data = request.query.get("data")
-        body, fields = payload_of_form(data.encode() if data and not request.body else request.body)
-        parsed = decode(body)
+        body, fields = port.payload_of_form(
+            data.encode() if data and not request.body else request.body
+        )
+        parsed = port.decode(body)
         rows = parsed if isinstance(parsed, list) else [parsed]
         verbose = request.query.get("verbose") == "1" or fields.get("verbose") == "1"
         reply = b'{"status":1,"error":null}' if verbose else b"1"
         return Accepted(
-            _token(rows) or basic_user(request) or fields.get("api_key", ""),
+            _token(rows) or port.basic_user(request) or fields.get("api_key", ""),
             len(rows),
             body,
             reply,
-            type=JSON if verbose else TEXT,
+            type=port.JSON if verbose else port.TEXT,
         )
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400 with status 0."""
         del request
-        return 400, msgspec.json.encode({"status": 0, "error": reason}), JSON
+        return 400, msgspec.json.encode({"status": 0, "error": reason}), port.JSON
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the rows mean."""
-        data = decode(batch.body)
+        data = port.decode(batch.body)
         for row in data if isinstance(data, list) else [data]:
             if not isinstance(row, dict):
                 yield Refused(
-                    reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES]
+                    reason="a row that is no object",
+                    original=msgspec.json.encode(row)[: port.MOST_BYTES],
                 )
             elif "event" in row:
                 yield from self._event(row, batch)
@@ -79,29 +66,29 @@ class Mixpanel:
         given = row.get("properties")
         props = given if isinstance(given, dict) else {}
         title = str(row.get("event") or "")
-        if not title or len(raw) > MOST_BYTES:
+        if not title or len(raw) > port.MOST_BYTES:
             yield Refused(
                 reason="no event name" if not title else "an event of more than 1 MB",
-                original=raw[:MOST_BYTES],
+                original=raw[: port.MOST_BYTES],
             )
             return
-        when = moment_of(props.get("time")) or batch.received
-        given_name = text_of(props.get("$insert_id"))
-        who = text_of(props.get("$user_id") or props.get("distinct_id"))
-        name = f"{title}|{who}|{when}|{given_name}" if given_name else message_id(raw)
-        device = text_of(props.get("$device_id"))
+        when = port.moment_of(props.get("time")) or batch.received
+        given_name = port.text_of(props.get("$insert_id"))
+        who = port.text_of(props.get("$user_id") or props.get("distinct_id"))
+        name = f"{title}|{who}|{when}|{given_name}" if given_name else port.message_id(raw)
+        device = port.text_of(props.get("$device_id"))
         anonymous = (
             f"$device:{device}"
-            if device and text_of(props.get("distinct_id")).startswith("$device:")
+            if device and port.text_of(props.get("distinct_id")).startswith("$device:")
             else device
         )
         if title == "$create_alias":
-            other = text_of(props.get("alias"))
+            other = port.text_of(props.get("alias"))
             if who and other and who != other:
                 yield Fact(time=when, kind="alias", one=other, other=who, message=name)
         elif title in ("$merge", "$identify"):
             ids = props.get("$distinct_ids") or [props.get("$anon_id"), props.get("$identified_id")]
-            pair = [text_of(i) for i in ids] if isinstance(ids, list) else []
+            pair = [port.text_of(i) for i in ids] if isinstance(ids, list) else []
             if len(pair) >= 2 and pair[0] and pair[1] and pair[0] != pair[1]:
                 yield Fact(time=when, kind="merge", one=pair[0], other=pair[1], message=name)
                 who = who or pair[0]
@@ -114,23 +101,25 @@ class Mixpanel:
             "$mp_web_page_view": "page",
         }
         marks = batch.marks + (" bot" if props.get("$ignore") else "")
-        yield from expand(
+        yield from port.expand(
             user=who, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("items"),
             marks=marks.strip(), agent=batch.agent, type=kinds.get(title),
         )  # fmt: skip
 
     def _update(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
-        who = text_of(row.get("$distinct_id"))
-        group = text_of(row.get("$group_id"))
+        who = port.text_of(row.get("$distinct_id"))
+        group = port.text_of(row.get("$group_id"))
         raw = msgspec.json.encode(row)
         if not who and not group:
-            yield Refused(reason="no event name and no $distinct_id", original=raw[:MOST_BYTES])
+            yield Refused(
+                reason="no event name and no $distinct_id", original=raw[: port.MOST_BYTES]
+            )
             return
         traits = {**_dict(row.get("$set_once")), **_dict(row.get("$set"))}
-        when = moment_of(row.get("$time")) or batch.received
-        yield from expand(
+        when = port.moment_of(row.get("$time")) or batch.received
+        yield from port.expand(
             user=who or f"group:{group}", anonymous="", time=when, name="identify" if who else "group",
-            message=message_id(raw, "" if row.get("$time") else str(batch.position)), properties={}, traits=traits,
+            message=port.message_id(raw, "" if row.get("$time") else str(batch.position)), properties={}, traits=traits,
             marks=batch.marks, type="identify" if who else "group",
         )  # fmt: skip
 
@@ -158,9 +147,9 @@ class MixpanelImport(Mixpanel):
             failed.append(
                 {"index": index, "insert_id": insert, "field": fault[0], "message": fault[1]}
             )
-            refused.append((fault[1], msgspec.json.encode(row)[:MOST_BYTES]))
+            refused.append((fault[1], msgspec.json.encode(row)[: port.MOST_BYTES]))
         strict = request.query.get("strict", "1") == "1"
-        key = basic_user(request) or _token(rows)
+        key = port.basic_user(request) or _token(rows)
         body = msgspec.json.encode(good)
         if failed and strict:
             reply = {
@@ -185,7 +174,7 @@ class MixpanelImport(Mixpanel):
 def _rows(body: bytes) -> list[Any]:
     start = body.lstrip()[:1]
     if start == b"[":
-        parsed = decode(body)
+        parsed = port.decode(body)
         return parsed if isinstance(parsed, list) else [parsed]
     try:
         return msgspec.json.Decoder().decode_lines(body)
@@ -200,7 +189,7 @@ def _fault(row: Any) -> tuple[str, str] | None:
         return "properties", "an event needs an object 'properties'"
     if not isinstance(row.get("event"), str) or not row["event"]:
         return "event", "'event' must be a text"
-    when = moment_of(row["properties"].get("time"))
+    when = port.moment_of(row["properties"].get("time"))
     if when is None:
         return "properties.time", "'properties.time' is missing or no time"
     if not 31_536_000_000_000 < when < (clock.time() + 3_600) * 1e6:
@@ -212,7 +201,7 @@ def _token(rows: list[Any]) -> str:
     for row in rows[:1]:
         if isinstance(row, dict):
             props = row.get("properties")
-            return text_of(
+            return port.text_of(
                 row.get("$token") or (props.get("token") if isinstance(props, dict) else "")
             )
     return ""

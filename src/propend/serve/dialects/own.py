@@ -10,23 +10,8 @@ from typing import Any
 
 import msgspec
 
-from propend.serve.dialects.port import (
-    JSON,
-    MOST_BYTES,
-    Accepted,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    basic_user,
-    corrected,
-    decode,
-    expand,
-    message_id,
-    moment_of,
-    text_of,
-)
+from propend.serve.dialects import port
+from propend.serve.dialects.port import Accepted, BadBody, Event, Fact, Refused, Request
 from propend.serve.inbox import Batch
 
 __all__ = ["Own"]
@@ -39,7 +24,7 @@ class Own:
 
     def accept(self, request: Request) -> Accepted:
         """Judge each event; the good ones are kept, the bad ones are named with their reason."""
-        data = decode(request.body)
+        data = port.decode(request.body)
         if isinstance(data, dict) and "events" not in data:
             data = {"events": [data]}
         events = (
@@ -58,17 +43,17 @@ class Own:
             reason = _fault(event)
             name = event.get("id") if isinstance(event, dict) else None
             if reason:
-                refused.append((reason, msgspec.json.encode(event)[:MOST_BYTES]))
+                refused.append((reason, msgspec.json.encode(event)[: port.MOST_BYTES]))
                 results.append({"id": name, "result": "refused", "reason": reason})
             else:
                 if not name:
-                    event["id"] = name = message_id(msgspec.json.encode(event))
+                    event["id"] = name = port.message_id(msgspec.json.encode(event))
                 good.append(event)
                 results.append({"id": name, "result": "ok"})
         key = (
-            basic_user(request)
+            port.basic_user(request)
             or request.query.get("key", "")
-            or (text_of(data.get("key")) if isinstance(data, dict) else "")
+            or (port.text_of(data.get("key")) if isinstance(data, dict) else "")
         )
         sent = data.get("sent") if isinstance(data, dict) else None
         return Accepted(
@@ -79,16 +64,16 @@ class Own:
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400 with the reason."""
         del request
-        return 400, msgspec.json.encode({"error": reason}), JSON
+        return 400, msgspec.json.encode({"error": reason}), port.JSON
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the events mean."""
-        data = decode(batch.body)
-        sent = moment_of(data.get("sent"))
+        data = port.decode(batch.body)
+        sent = port.moment_of(data.get("sent"))
         for e in data["events"]:
-            user, anonymous = text_of(e.get("user")), text_of(e.get("anonymous"))
-            when = corrected(moment_of(e.get("time")), sent, batch.received)
-            name = text_of(e.get("id"))
+            user, anonymous = port.text_of(e.get("user")), port.text_of(e.get("anonymous"))
+            when = port.corrected(port.moment_of(e.get("time")), sent, batch.received)
+            name = port.text_of(e.get("id"))
             if user and anonymous and user != anonymous:
                 yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
             given = e.get("properties")
@@ -101,9 +86,9 @@ class Own:
                 props = {**given, **props}
             marks = batch.marks + (" denied" if e.get("consent") is False else "")
             traits = e.get("traits")
-            yield from expand(
+            yield from port.expand(
                 user=user, anonymous=anonymous, time=when, name=str(e["type"]), message=name, properties=props,
-                lines=e.get("lines"), session=text_of(e.get("session")) or None, marks=marks.strip(), agent=batch.agent,
+                lines=e.get("lines"), session=port.text_of(e.get("session")) or None, marks=marks.strip(), agent=batch.agent,
                 traits=traits if isinstance(traits, dict) else None,
             )  # fmt: skip
 
@@ -113,9 +98,9 @@ def _fault(event: Any) -> str:
         return "an event is an object"
     if not isinstance(event.get("type"), str) or not event["type"].strip():
         return "an event needs a type"
-    if not text_of(event.get("user")) and not text_of(event.get("anonymous")):
+    if not port.text_of(event.get("user")) and not port.text_of(event.get("anonymous")):
         return "an event needs a user or an anonymous id"
-    if event.get("time") is not None and moment_of(event["time"]) is None:
+    if event.get("time") is not None and port.moment_of(event["time"]) is None:
         return "the time is neither ISO 8601 nor an epoch"
     if len(event) > 1_000:
         return "more than 1000 fields"

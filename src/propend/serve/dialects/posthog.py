@@ -10,24 +10,8 @@ from typing import Any
 
 import msgspec
 
-from propend.serve.dialects.port import (
-    MOST_BYTES,
-    TEXT,
-    Accepted,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    basic_user,
-    corrected,
-    decode,
-    expand,
-    message_id,
-    moment_of,
-    payload_of_form,
-    text_of,
-)
+from propend.serve.dialects import port
+from propend.serve.dialects.port import Accepted, BadBody, Event, Fact, Refused, Request
 from propend.serve.inbox import Batch
 
 __all__ = ["PostHog", "PostHogV1"]
@@ -40,8 +24,8 @@ class PostHog:
 
     def accept(self, request: Request) -> Accepted:
         """Take a batch or a single event."""
-        body, _ = payload_of_form(request.body)
-        data = decode(body)
+        body, _ = port.payload_of_form(request.body)
+        data = port.decode(body)
         events = (
             data
             if isinstance(data, list)
@@ -51,10 +35,12 @@ class PostHog:
         )
         if not isinstance(events, list):
             raise BadBody("the body has no events")
-        key = text_of(data.get("api_key") or data.get("token")) if isinstance(data, dict) else ""
+        key = (
+            port.text_of(data.get("api_key") or data.get("token")) if isinstance(data, dict) else ""
+        )
         if not key and events and isinstance(events[0], dict):
             props = events[0].get("properties")
-            key = text_of(
+            key = port.text_of(
                 events[0].get("api_key") or (props.get("token") if isinstance(props, dict) else "")
             )
         return Accepted(key, len(events), body, b'{"status":"Ok"}')
@@ -62,16 +48,16 @@ class PostHog:
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400 in plain text."""
         del request
-        return 400, reason.encode(), TEXT
+        return 400, reason.encode(), port.TEXT
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the events mean."""
-        data = decode(batch.body)
+        data = port.decode(batch.body)
         events = data if isinstance(data, list) else data.get("batch", [data])
         sent = (
             None
             if isinstance(data, list)
-            else moment_of(data.get("sent_at") or data.get("created_at"))
+            else port.moment_of(data.get("sent_at") or data.get("created_at"))
         )
         for e in events:
             if isinstance(e, dict):
@@ -79,7 +65,7 @@ class PostHog:
             else:
                 yield Refused(
                     reason="an event that is no object",
-                    original=msgspec.json.encode(e)[:MOST_BYTES],
+                    original=msgspec.json.encode(e)[: port.MOST_BYTES],
                 )
 
     def _event(
@@ -88,19 +74,21 @@ class PostHog:
         given = e.get("properties")
         props = given if isinstance(given, dict) else {}
         title = str(e.get("event") or "")
-        user = text_of(e.get("distinct_id") or e.get("$distinct_id") or props.get("distinct_id"))
+        user = port.text_of(
+            e.get("distinct_id") or e.get("$distinct_id") or props.get("distinct_id")
+        )
         raw = msgspec.json.encode(e)
-        if not title or len(raw) > MOST_BYTES:
+        if not title or len(raw) > port.MOST_BYTES:
             yield Refused(
                 reason="no event name" if not title else "an event of more than 1 MB",
-                original=raw[:MOST_BYTES],
+                original=raw[: port.MOST_BYTES],
             )
             return
-        name = str(e.get("uuid") or props.get("$insert_id") or message_id(raw))
-        when = corrected(moment_of(e.get("timestamp")), sent, batch.received)
-        anonymous = text_of(props.get("$anon_distinct_id"))
+        name = str(e.get("uuid") or props.get("$insert_id") or port.message_id(raw))
+        when = port.corrected(port.moment_of(e.get("timestamp")), sent, batch.received)
+        anonymous = port.text_of(props.get("$anon_distinct_id"))
         if title in ("$create_alias", "$merge_dangerously"):
-            other = text_of(props.get("alias"))
+            other = port.text_of(props.get("alias"))
             if other and user and other != user:
                 kind = "merge" if title == "$merge_dangerously" else "alias"
                 yield Fact(time=when, kind=kind, one=other, other=user, message=name)
@@ -117,10 +105,10 @@ class PostHog:
             "$groupidentify": "group",
         }
         marks = batch.marks + (" bot" if props.get("$is_bot") else "")
-        yield from expand(
+        yield from port.expand(
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
             traits=traits, marks=marks.strip(), agent=str(props.get("$raw_user_agent") or batch.agent),
-            session=text_of(e.get("session_id") or props.get("$session_id")) or None, type=kind_of.get(title),
+            session=port.text_of(e.get("session_id") or props.get("$session_id")) or None, type=kind_of.get(title),
         )  # fmt: skip
 
 
@@ -131,7 +119,7 @@ class PostHogV1(PostHog):
 
     def accept(self, request: Request) -> Accepted:
         """Judge each event by itself."""
-        data = decode(request.body)
+        data = port.decode(request.body)
         events = data.get("batch") if isinstance(data, dict) else None
         if not isinstance(events, list):
             raise BadBody('the body has no list "batch"')
@@ -139,10 +127,10 @@ class PostHogV1(PostHog):
         good: list[Any] = []
         refused: list[tuple[str, bytes]] = []
         for e in events:
-            name = text_of(e.get("uuid")) if isinstance(e, dict) else ""
-            if not name or not e.get("event") or not text_of(e.get("distinct_id")):
+            name = port.text_of(e.get("uuid")) if isinstance(e, dict) else ""
+            if not name or not e.get("event") or not port.text_of(e.get("distinct_id")):
                 reason = "an event needs uuid, event and distinct_id"
-                refused.append((reason, msgspec.json.encode(e)[:MOST_BYTES]))
+                refused.append((reason, msgspec.json.encode(e)[: port.MOST_BYTES]))
                 if name:
                     results[name] = {"result": "drop", "details": reason}
             else:
@@ -151,7 +139,7 @@ class PostHogV1(PostHog):
         sent = request.header(b"posthog-request-timestamp") or data.get("created_at")
         body = msgspec.json.encode({"batch": good, "sent_at": sent})
         return Accepted(
-            basic_user(request),
+            port.basic_user(request),
             len(good),
             body,
             msgspec.json.encode({"results": results}),

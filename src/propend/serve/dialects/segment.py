@@ -12,23 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from propend.serve.dialects.port import (
-    JSON,
-    MOST_BYTES,
-    Accepted,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    basic_user,
-    corrected,
-    decode,
-    expand,
-    message_id,
-    moment_of,
-    text_of,
-)
+from propend.serve.dialects import port
+from propend.serve.dialects.port import Accepted, BadBody, Event, Fact, Refused, Request
 from propend.serve.inbox import Batch
 
 __all__ = ["LETTERS", "Segment"]
@@ -66,7 +51,11 @@ class Segment:
             head = _head.decode(request.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadBody(f"the body is not JSON ({str(error)[:80]})") from None
-        key = request.header(b"x-write-key") or basic_user(request) or text_of(head.writeKey)
+        key = (
+            request.header(b"x-write-key")
+            or port.basic_user(request)
+            or port.text_of(head.writeKey)
+        )
         if not key and "writeKey" in request.query:
             key = request.query["writeKey"]
         return Accepted(key, len(head.batch) if head.batch is not None else 1, request.body)
@@ -74,19 +63,19 @@ class Segment:
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400, as Segment does for invalid JSON only."""
         del request
-        return 400, msgspec.json.encode({"success": False, "message": reason}), JSON
+        return 400, msgspec.json.encode({"success": False, "message": reason}), port.JSON
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the messages mean."""
         try:
-            data = decode(batch.body)
+            data = port.decode(batch.body)
         except BadBody as error:
-            yield Refused(reason=str(error), original=batch.body[:MOST_BYTES])
+            yield Refused(reason=str(error), original=batch.body[: port.MOST_BYTES])
             return
         if isinstance(data, list):
             data = {"batch": data}
         if not isinstance(data, dict):
-            yield Refused(reason="the body is no object", original=batch.body[:MOST_BYTES])
+            yield Refused(reason="the body is no object", original=batch.body[: port.MOST_BYTES])
             return
         messages = data.get("batch")
         kind = batch.route.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
@@ -95,15 +84,15 @@ class Segment:
             if not isinstance(message, dict):
                 yield Refused(
                     reason="a message that is no object",
-                    original=msgspec.json.encode(message)[:MOST_BYTES],
+                    original=msgspec.json.encode(message)[: port.MOST_BYTES],
                 )
                 continue
             raw = (
                 msgspec.json.encode(message)
-                if not message.get("messageId") or len(batch.body) > MOST_BYTES
+                if not message.get("messageId") or len(batch.body) > port.MOST_BYTES
                 else b""
             )
-            if len(raw) > MOST_BYTES:
+            if len(raw) > port.MOST_BYTES:
                 yield Refused(reason="a message of more than 1 MB", original=raw[:10_000])
                 continue
             yield from self._message(message, data, batch, kind, raw)
@@ -118,12 +107,12 @@ class Segment:
                 original=raw or msgspec.json.encode(m),
             )
             return
-        sent = moment_of(m.get("sentAt")) or moment_of(data.get("sentAt"))
-        when = corrected(
-            moment_of(m.get("originalTimestamp") or m.get("timestamp")), sent, batch.received
+        sent = port.moment_of(m.get("sentAt")) or port.moment_of(data.get("sentAt"))
+        when = port.corrected(
+            port.moment_of(m.get("originalTimestamp") or m.get("timestamp")), sent, batch.received
         )
-        name = str(m.get("messageId") or message_id(raw))[:200]
-        user, anonymous = text_of(m.get("userId")), text_of(m.get("anonymousId"))
+        name = str(m.get("messageId") or port.message_id(raw))[:200]
+        user, anonymous = port.text_of(m.get("userId")), port.text_of(m.get("anonymousId"))
         shared = data.get("context") if data is not m else None
         context = {
             **(shared if isinstance(shared, dict) else {}),
@@ -135,7 +124,7 @@ class Segment:
         traits = given if isinstance(given, dict) else {}
         marks = batch.marks + (" denied" if _denied(context) else "")
         if what == "alias":
-            previous = text_of(m.get("previousId"))
+            previous = port.text_of(m.get("previousId"))
             if user and previous and user != previous:
                 yield Fact(time=when, kind="alias", one=previous, other=user, message=name)
             user = user or previous
@@ -152,7 +141,7 @@ class Segment:
             props = {"name": m["name"], **props}
         if what == "group":
             props = {"group": m.get("groupId"), **traits}
-        for found in expand(
+        for found in port.expand(
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
             context=context, traits=traits if what == "identify" else None, marks=marks.strip(), agent=batch.agent,
             type=None if what == "track" else what,

@@ -13,22 +13,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from propend.serve.dialects.port import (
-    MOST_BYTES,
-    TEXT,
-    Accepted,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    corrected,
-    decode,
-    expand,
-    message_id,
-    moment_of,
-    text_of,
-)
+from propend.serve.dialects import port
+from propend.serve.dialects.port import Accepted, BadBody, Event, Fact, Refused, Request
 from propend.serve.inbox import Batch
 
 __all__ = ["Snowplow"]
@@ -44,37 +30,44 @@ class Snowplow:
         if not request.body:
             rows: Any = [request.query]
         else:
-            data = decode(request.body)
+            data = port.decode(request.body)
             rows = data.get("data") if isinstance(data, dict) else None
         if not isinstance(rows, list):
             raise BadBody('the body has no list "data"')
         first = rows[0] if rows and isinstance(rows[0], dict) else {}
         return Accepted(
-            text_of(first.get("aid")), len(rows), msgspec.json.encode(rows), b"ok", type=TEXT
+            port.text_of(first.get("aid")),
+            len(rows),
+            msgspec.json.encode(rows),
+            b"ok",
+            type=port.TEXT,
         )
 
     def bad(self, request: Request, reason: str) -> tuple[int, bytes, bytes]:
         """Answer 400 in plain text."""
         del request
-        return 400, reason.encode(), TEXT
+        return 400, reason.encode(), port.TEXT
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the rows mean."""
-        for row in decode(batch.body):
+        for row in port.decode(batch.body):
             if not isinstance(row, dict):
                 yield Refused(
-                    reason="a row that is no object", original=msgspec.json.encode(row)[:MOST_BYTES]
+                    reason="a row that is no object",
+                    original=msgspec.json.encode(row)[: port.MOST_BYTES],
                 )
                 continue
             yield from self._row(row, batch)
 
     def _row(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
         raw = msgspec.json.encode(row)
-        user = text_of(row.get("uid"))
-        anonymous = text_of(row.get("duid") or row.get("nuid") or row.get("tnuid"))
-        name = text_of(row.get("eid")) or message_id(raw)
-        when = corrected(
-            moment_of(row.get("ttm") or row.get("dtm")), moment_of(row.get("stm")), batch.received
+        user = port.text_of(row.get("uid"))
+        anonymous = port.text_of(row.get("duid") or row.get("nuid") or row.get("tnuid"))
+        name = port.text_of(row.get("eid")) or port.message_id(raw)
+        when = port.corrected(
+            port.moment_of(row.get("ttm") or row.get("dtm")),
+            port.moment_of(row.get("stm")),
+            batch.received,
         )
         if user and anonymous and user != anonymous:
             yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
@@ -112,11 +105,13 @@ class Snowplow:
             case "ue":
                 title, props = _described(row)
             case _:
-                yield Refused(reason=f"no event kind {str(kind)[:20]!r}", original=raw[:MOST_BYTES])
+                yield Refused(
+                    reason=f"no event kind {str(kind)[:20]!r}", original=raw[: port.MOST_BYTES]
+                )
                 return
-        yield from expand(
+        yield from port.expand(
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, marks=batch.marks,
-            lines=props.get("products"), agent=str(row.get("ua") or batch.agent), session=text_of(row.get("sid")) or None,
+            lines=props.get("products"), agent=str(row.get("ua") or batch.agent), session=port.text_of(row.get("sid")) or None,
             channel=_campaign(str(row.get("url") or "")), type=fixed,
         )  # fmt: skip
 
@@ -127,7 +122,7 @@ def _described(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
         if not text and row.get("ue_px"):
             text = base64.urlsafe_b64decode(row["ue_px"] + "=" * (-len(row["ue_px"]) % 4)).decode()
-        outer = decode(str(text).encode())
+        outer = port.decode(str(text).encode())
         inner = outer["data"]
         schema = str(inner["schema"])  # iglu:vendor/name/jsonschema/1-0-0
         return schema.removeprefix("iglu:").split("/")[1], inner["data"] if isinstance(

@@ -1,0 +1,93 @@
+"""A trained task: what scores rows, says why, and carries its card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.expression.nodes import Expression
+from propend.features.words import in_words
+from propend.learn.calibration import Calibrator
+from propend.learn.intervals import bounds
+from propend.models.model import Model
+from propend.tasks.task import Task
+
+__all__ = ["Fitted", "Reason"]
+
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why one user's score is what it is: a feature, its value and how far it moved the margin."""
+
+    feature: str
+    words: str
+    value: float | str
+    """The feature's value; text where it is a category."""
+    effect: float
+
+
+@dataclass
+class Fitted:
+    """A trained task: ``score`` rows, ``reasons`` for them, and the ``card`` with every figure and its protocol."""
+
+    task: Task
+    name: str
+    model: Model
+    calibrator: Calibrator
+    features: tuple[Expression, ...]
+    categories: dict[int, tuple[str, ...]]
+    threshold: float | None
+    card: dict[str, Any] = field(default_factory=dict)
+    tests: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What a which-of-many task answers with; empty for others."""
+        return tuple(self.card.get("classes", ()))
+
+    def score(self, X: F64) -> F64:
+        """Return calibrated probabilities, expected amounts or days [n], or probabilities [n, classes]."""
+        raw = self.model.predict(X)
+        if self.task.answer == "yes_no":
+            return self.calibrator.apply(raw)
+        return raw if self.task.answer == "which" else np.maximum(raw, 0.0)
+
+    def bounds(self, X: F64) -> tuple[F64, F64]:
+        """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
+        if self.task.answer in ("which", "time"):
+            gone = np.full(len(X), np.nan)
+            return gone, gone
+        return bounds(self.card.get("uncertainty", {}), self.score(X))
+
+    def _shown(self, column: int, value: float) -> float | str:
+        """Return a feature's value as a person knows it: the text of a category, else the number."""
+        levels = self.categories.get(column)
+        return value if levels is None or np.isnan(value) else levels[int(value)]
+
+    def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
+        """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
+        try:
+            parts = self.model.contributions(X)[:, :-1]
+        except Exception:  # a model without contributions has no reasons to give
+            return [[] for _ in range(len(X))]
+        names = tuple(map(str, self.features))
+        top = np.argsort(-np.abs(parts), axis=1)[:, :most]
+        return [
+            [
+                Reason(
+                    names[j],
+                    in_words(self.features[j]),
+                    self._shown(int(j), float(X[i, j])),
+                    float(parts[i, j]),
+                )
+                for j in top[i]
+                if parts[i, j] != 0
+            ]
+            for i in range(len(X))
+        ]

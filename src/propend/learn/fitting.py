@@ -1,0 +1,103 @@
+"""One model meets some rows: class weights, encoding of categories with very many values, the number of trees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.models import catalog
+from propend.models.model import Answer, Model, Validation
+from propend.tasks.frame import Frame
+
+__all__ = ["MANY", "Rows", "class_weights", "fit_model", "refit_settings", "rounds_of"]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+MANY: Final = 64
+"""A category with more values than this is encoded by its rate among the training rows."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to learn from: ``X`` [n, d], ``y`` [n], the columns' names, categories (column → number of codes), users."""
+
+    X: F64
+    y: F64
+    columns: tuple[str, ...]
+    categories: dict[int, int]
+    users: I64 | None = None
+
+    @classmethod
+    def of(
+        cls, frame: Frame, rows: npt.NDArray[np.bool_], y: F64, columns: I64 | None = None
+    ) -> Rows:
+        """Return some rows (and columns) of a frame with the answers ``y`` [frame]."""
+        X, names = frame.X[rows], frame.names
+        counts = {j: len(levels) for j, levels in frame.categories.items() if levels}
+        if columns is not None and len(columns) < X.shape[1]:
+            place = {int(j): i for i, j in enumerate(columns)}
+            X, names = X[:, columns], tuple(names[j] for j in columns)
+            counts = {place[j]: count for j, count in counts.items() if j in place}
+        return cls(X, y[rows], names, counts, frame.user[rows])
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def class_weights(y: F64, of: F64 | None = None) -> F64:
+    """Return weights [n] that make every answer of ``of`` (default ``y``) count the same in total, and 1 on average.
+
+    >>> class_weights(np.array([0.0, 0.0, 0.0, 1.0])).round(2)
+    array([0.67, 0.67, 0.67, 2.  ])
+    """
+    levels, counts = np.unique(y if of is None else of, return_counts=True)
+    weight = counts.sum() / (len(levels) * counts)
+    at = np.clip(np.searchsorted(levels, y), 0, len(levels) - 1)
+    return np.asarray(np.where(levels[at] == y, weight[at], 1.0))
+
+
+def fit_model(
+    name: str,
+    settings: dict[str, Any],
+    answer: Answer,
+    rows: Rows,
+    seed: int,
+    held: Rows | None = None,
+    balance: bool = False,
+) -> Model:
+    """Fit a model of the catalogue; ``held`` are later rows that stop it early, ``balance`` weighs classes evenly.
+
+    A category with more than ``MANY`` values goes in as its rate among the rows learnt from (``encoded``).
+    """
+    if any(count > MANY for count in rows.categories.values()) and catalog.learns(name):
+        model = catalog.create("encoded", answer, model=name, settings=settings, most_levels=MANY)
+    else:
+        model = catalog.create(name, answer, **settings)
+    even = balance and answer in ("yes_no", "which")
+    validation: Validation | None = None
+    if held is not None:
+        weight = class_weights(held.y, rows.y) if even else None
+        validation = held.X, held.y, weight
+    return model.fit(
+        rows.X,
+        rows.y,
+        weight=class_weights(rows.y) if even else None,
+        columns=rows.columns,
+        categories=rows.categories,
+        validation=validation,
+        seed=seed,
+    )
+
+
+def rounds_of(model: Model) -> int:
+    """Return how many trees a model kept; 0 where it has none."""
+    return int(getattr(model, "rounds", 0))
+
+
+def refit_settings(settings: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Return settings for all rows: as many trees as the held-out slice asked for, and a tenth more for the extra rows."""
+    return {**settings, "trees": max(10, round(1.1 * rounds))} if rounds else settings

@@ -1,0 +1,316 @@
+"""Fusion: point-in-time aggregates and a behaviour model's columns in one set of boosted trees, and what each adds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.engine import Engine
+from propend.errors import NotEnoughDataError
+from propend.events.store import Store
+from propend.expression.nodes import Expression, Field
+from propend.features.schema import Schema
+from propend.learn import metrics
+from propend.learn.behaviour import BehaviourModel, pretrain
+from propend.learn.sequences import snapshots
+from propend.learn.train import Fitted, train
+from propend.models import catalog
+from propend.models.model import Model
+from propend.models.sequence.settings import Settings
+from propend.tasks.cutoffs import Plan
+from propend.tasks.frame import Frame, scoring_frame
+from propend.tasks.task import Task
+
+__all__ = [
+    "Fusion",
+    "ablation",
+    "behaviour_columns",
+    "distil",
+    "fine_tune",
+    "fuse",
+    "pretrained_for",
+]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Progress = Callable[[str, int, int | None], None]
+
+LEAST_ROWS: Final = 100
+"""Fewest labelled rows that fine-tuning accepts."""
+TREES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (("trees", {}),)
+AMOUNT_TREES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (("trees", {"loss": "tweedie"}),)
+
+
+def pretrained_for(
+    store: Store,
+    schema: Schema,
+    plan: Plan,
+    *,
+    size: str = "small",
+    settings: Settings | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> BehaviourModel:
+    """Return a model pretrained on what was known before the first forward test of a plan, and nothing later."""
+    until = min(fold.test for fold in plan.folds)
+    return pretrain(
+        store, schema, size=size, until=until, settings=settings, folder=folder, progress=progress
+    )
+
+
+def behaviour_columns(
+    model: BehaviourModel,
+    store: Store,
+    users: I64,
+    cutoffs: I64,
+    days: float,
+    *,
+    vectors: bool = True,
+) -> tuple[F64, tuple[Expression, ...]]:
+    """Return what a behaviour model says of (user code, cutoff) as columns [n, d], and their names.
+
+    First the readouts of its heads for the ``days`` ahead, then, with ``vectors``, the frozen vector itself.
+    """
+    said, names = model.readouts(store, users, cutoffs, days)
+    parts, labels = [said], [f"behaviour_{name}" for name in names]
+    if vectors:
+        frozen = model.vectors(store, users, cutoffs)
+        parts.append(frozen)
+        labels += [f"behaviour_{i}" for i in range(frozen.shape[1])]
+    return np.hstack(parts), tuple(Field(("profile", _word(label))) for label in labels)
+
+
+def _word(label: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in label)
+
+
+def beside(
+    frame: Frame, columns: F64, names: tuple[Expression, ...], *, alone: bool = False
+) -> Frame:
+    """Return a frame with further columns on the right, or with them ``alone``."""
+    if alone:
+        return replace(frame, X=np.asfortranarray(columns), features=names, categories={})
+    X = np.asfortranarray(np.hstack([frame.X, columns]))
+    return replace(frame, X=X, features=(*frame.features, *names))
+
+
+@dataclass
+class Fusion:
+    """A task answered by boosted trees on aggregates and behaviour columns; ``table`` says what each part adds."""
+
+    fitted: Fitted
+    model: BehaviourModel | None
+    table: list[dict[str, Any]]
+    remark: str = ""
+
+    def score(self, store: Store, schema: Schema, engine: Engine, now: int) -> tuple[I64, F64]:
+        """Return user codes and scores of everyone in the task's population at ``now``."""
+        fitted = self.fitted
+        own = fitted.features
+        count = 0
+        if self.model is not None:
+            count = sum(1 for f in own if str(f).startswith("profile.behaviour_"))
+        asked = scoring_frame(
+            store, schema, engine, fitted.task, own[: len(own) - count], now, fitted.categories
+        )
+        X = asked.X
+        if self.model is not None:
+            days = fitted.task.horizon.days
+            columns, _ = behaviour_columns(self.model, store, asked.user, asked.cutoff, days)
+            X = np.hstack([X, columns])
+        return asked.user, fitted.score(X)
+
+
+def fuse(
+    store: Store,
+    schema: Schema,
+    frame: Frame,
+    task: Task,
+    plan: Plan,
+    *,
+    model: BehaviourModel | None = None,
+    size: str = "small",
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> Fusion:
+    """Answer a task by fusion, the default: boosted trees on the frame's aggregates and the model's columns.
+
+    Without a ``model`` one is pretrained on what was known before the first forward test. A log too short
+    for one is answered by the trees on aggregates alone, and ``remark`` says so.
+    """
+    try:
+        known = model or pretrained_for(store, schema, plan, size=size, progress=progress)
+    except NotEnoughDataError as error:
+        fitted = train(frame, task, plan, models=_trees(task), seed=seed, progress=progress)
+        return Fusion(fitted, None, [], f"{error}; boosted trees on aggregates answer alone")
+    table, fitted = ablation(store, frame, task, plan, known, seed=seed, progress=progress)
+    return Fusion(fitted, known, table)
+
+
+def ablation(
+    store: Store,
+    frame: Frame,
+    task: Task,
+    plan: Plan,
+    model: BehaviourModel,
+    *,
+    seed: int = 7,
+    progress: Progress | None = None,
+) -> tuple[list[dict[str, Any]], Fitted]:
+    """Train boosted trees on aggregates, on frozen behaviour columns, and on both; return the rows and the fusion.
+
+    All three see the same rows, folds and seed. Each row has its metrics over all forward test rows, and the
+    difference from the aggregates with a 95 % interval by bootstrap over users.
+    """
+    columns, names = behaviour_columns(model, store, frame.user, frame.cutoff, task.horizon.days)
+    sets = {
+        "aggregates": frame,
+        "frozen vectors": beside(frame, columns, names, alone=True),
+        "fusion": beside(frame, columns, names),
+    }
+    yes_no = task.answer == "yes_no"
+    judged = (
+        [metrics.auroc, metrics.average_precision, metrics.log_loss]
+        if yes_no
+        else [metrics.rmse, metrics.mae, metrics.gini]
+    )
+    rows: list[dict[str, Any]] = []
+    base: dict[str, Any] = {}
+    fitted: Fitted | None = None
+    for name, chosen in sets.items():
+        fitted = train(chosen, task, plan, models=_trees(task), seed=seed, progress=progress)
+        tests = fitted.tests
+        base = base or tests
+        row: dict[str, Any] = {"features": name, "columns": chosen.X.shape[1]}
+        for metric in judged:
+            row[metric.__name__] = float(metric(tests["truth"], tests["champion"]))
+            gain = metrics.bootstrap_difference(
+                metric,
+                tests["truth"],
+                tests["champion"],
+                base["champion"],
+                groups=tests["user"],
+                n=200,
+                seed=seed,
+            )
+            row[f"{metric.__name__} gained"] = [gain.value, gain.low, gain.high]
+        rows.append(row)
+    assert fitted is not None
+    return rows, fitted
+
+
+def _trees(task: Task) -> tuple[tuple[str, dict[str, Any]], ...]:
+    return TREES if task.answer == "yes_no" else AMOUNT_TREES
+
+
+def fine_tune(
+    model: BehaviourModel,
+    store: Store,
+    frame: Frame,
+    task: Task,
+    rows: npt.NDArray[np.bool_],
+    *,
+    epochs: int = 5,
+    learning_rate: float = 3e-4,
+    batch: int = 64,
+    seed: int = 7,
+) -> Callable[[Store, I64, I64], F64]:
+    """Fine-tune a copy of a pretrained network, with a new head, on the task's own labelled ``rows``.
+
+    The latest training cutoff is held out to say which epoch is best. Returns a scorer of (store, user codes,
+    cutoffs): chances, or expected amounts by a zero-inflated log-normal.
+
+    Raises ``NotEnoughDataError`` for fewer than 100 labelled rows.
+    """
+    import copy
+
+    import torch
+    from torch.nn import functional
+
+    from propend.models.sequence.heads import zero_inflated_log_normal, ziln_mean
+    from propend.models.sequence.targets import SECOND
+
+    asked = np.flatnonzero(rows & ~np.isnan(frame.y))
+    if len(asked) < LEAST_ROWS:
+        raise NotEnoughDataError(
+            f"{len(asked)} labelled rows are too few to fine-tune on, {LEAST_ROWS} are needed: use the frozen vectors"
+        )
+    length = model.network.settings.length
+    yes_no = task.answer == "yes_no"
+    data = snapshots(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
+    moments, y = frame.cutoff[asked] // SECOND, torch.as_tensor(frame.y[asked], dtype=torch.float32)
+    later = frame.cutoff[asked] == frame.cutoff[asked].max()
+    if later.all():
+        later = np.random.default_rng(seed).random(len(asked)) < 0.2
+    fit, held = np.flatnonzero(~later), np.flatnonzero(later)
+
+    def loss_of(network: Any, head: Any, chosen: I64) -> Any:
+        out = head(network.last(data.take(chosen), moments[chosen]))
+        wanted = y[torch.from_numpy(chosen)]
+        if yes_no:
+            return functional.binary_cross_entropy_with_logits(out[:, 0], wanted)
+        return zero_inflated_log_normal(out, wanted)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = copy.deepcopy(model.network)
+        head = torch.nn.Linear(network.settings.width, 1 if yes_no else 3)
+        parts = torch.nn.ModuleList([network, head])
+        steps = torch.optim.AdamW(parts.parameters(), lr=learning_rate, weight_decay=0.01)
+        best, kept = np.inf, copy.deepcopy(parts.state_dict())
+        for epoch in range(epochs):
+            parts.train()
+            order = np.random.default_rng((seed, epoch)).permutation(fit)
+            for start in range(0, len(order), batch):
+                steps.zero_grad()
+                loss_of(network, head, order[start : start + batch]).backward()
+                torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+                steps.step()
+            parts.eval()
+            with torch.no_grad():
+                now = float(loss_of(network, head, held))
+            if now < best:
+                best, kept = now, copy.deepcopy(parts.state_dict())
+        parts.load_state_dict(kept)
+        parts.eval()
+
+    def score(store: Store, users: I64, cutoffs: I64) -> F64:
+        made = snapshots(store, model.coding, users, cutoffs, length)
+        with torch.no_grad():
+            out = head(network.last(made, cutoffs // SECOND))
+            found = torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)
+        return np.asarray(found.numpy(), np.float64)
+
+    return score
+
+
+def distil(
+    fusion: Fusion, store: Store, frame: Frame, *, seed: int = 7
+) -> tuple[Model, dict[str, float]]:
+    """Teach boosted trees on the aggregates alone to answer as the fusion does; return them and how well they do.
+
+    The student explains itself and is served without the network. It learns on the earlier rows of ``frame`` and
+    is compared with the teacher on those of its last cutoff: ``spearman``, and ``rmse`` beside the spread of the teacher.
+    """
+    X = frame.X
+    if fusion.model is not None:
+        days = fusion.fitted.task.horizon.days
+        columns, _ = behaviour_columns(fusion.model, store, frame.user, frame.cutoff, days)
+        X = np.hstack([frame.X, columns])
+    wanted = fusion.fitted.score(X)
+    test = frame.cutoff == frame.cutoff.max()
+    categories = {j: len(values) for j, values in frame.categories.items() if values}
+    student = catalog.create("trees", "amount").fit(
+        frame.X[~test], wanted[~test], columns=frame.names, categories=categories, seed=seed
+    )
+    said = student.predict(frame.X[test])
+    return student, {
+        "spearman": float(metrics.spearman(wanted[test], said)),
+        "rmse": float(metrics.rmse(wanted[test], said)),
+        "spread": float(wanted[test].std()),
+    }

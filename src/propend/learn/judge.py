@@ -1,0 +1,125 @@
+"""How each kind of answer is judged: its metrics by name, with intervals, always inside the fold they were tested in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.learn import metrics
+from propend.learn.metrics import Interval, Metric
+
+__all__ = ["Judge", "as_range", "judge"]
+
+F64 = npt.NDArray[np.float64]
+
+_RANKS: Final = (1, 3, 5)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Metrics of one kind of answer; the first of ``headline`` is the task's own.
+
+    >>> kind = judge("yes_no")
+    >>> kind.headline[0], kind.higher
+    ('auroc', True)
+    >>> y, p, fold = np.array([0.0, 1, 0, 1]), np.array([0.5, 0.5, 0.9, 0.9]), np.array([0, 0, 1, 1])
+    >>> kind.metrics(y, p, fold)["auroc"]
+    0.5
+    """
+
+    headline: tuple[str, ...]
+    compared: tuple[str, ...]
+    """Metrics in which the champion is held against each baseline."""
+    loss: str
+    """What a champion is chosen by on held-out rows; lower is better."""
+    higher: bool
+    """Whether more is better in the first of ``headline``."""
+    known: Mapping[str, Metric]
+
+    def metrics(
+        self, y: F64, p: F64, strata: npt.ArrayLike | None = None, threshold: float | None = None
+    ) -> dict[str, float]:
+        """Return every metric by name; ``threshold`` is the cut of yes/no answers."""
+        if self.headline[0] == "auroc":
+            return metrics.yes_no_metrics(y, p, threshold=threshold, strata=strata)
+        return {
+            name: metrics.within(metric, *_told(name, y, p), strata=strata)
+            for name, metric in self.known.items()
+        }
+
+    def interval(self, name: str, y: F64, p: F64, **options: Any) -> Interval:
+        """Return a metric with its bootstrap interval (options of ``bootstrap_interval``)."""
+        return metrics.bootstrap_interval(self.known[name], *_told(name, y, p), **options)
+
+    def difference(self, name: str, y: F64, p: F64, other: F64, **options: Any) -> Interval:
+        """Return how much higher a metric is for ``p`` than for ``other``, paired."""
+        if p.ndim == 1:
+            return metrics.bootstrap_difference(self.known[name], y, p, other, **options)
+        # one of many: each row has its own figure, and the difference of means is a mean
+        gain = _row(name, y, p) - _row(name, y, other)
+        return metrics.bootstrap_interval(metrics.mean, gain, gain, **options)
+
+
+def judge(answer: str, quantile: float | None = None) -> Judge:
+    """Return how an answer (``yes_no``, ``amount``, ``count``, ``which``, ``time``) or a quantile of it is judged."""
+    if quantile is not None:
+        known: dict[str, Metric] = {
+            "pinball": partial(metrics.pinball, quantile=quantile),
+            "below": metrics.share_below,
+            "mae": metrics.mae,
+        }
+        return Judge(("pinball", "below"), ("pinball",), "pinball", False, known)
+    if answer == "yes_no":
+        ranked = ("auroc", "average_precision", "log_loss", "brier", "ece")
+        known = {name: getattr(metrics, name) for name in ranked}
+        return Judge(ranked, ranked[:2], "log_loss", True, known)
+    if answer == "which":
+        ranks = tuple(f"top_{k}" for k in _RANKS)
+        known = dict.fromkeys(("log_loss", *ranks, "brier"), metrics.mean)
+        return Judge(("log_loss", *ranks), ("log_loss", *ranks[:2]), "log_loss", False, known)
+    if answer == "time":
+        known = {"c_index": metrics.c_index, "mae": metrics.mae_of_time}
+        return Judge(("c_index", "mae"), ("c_index", "mae"), "mae", True, known)
+    names: tuple[str, ...] = ("rmse", "mae", "bias", "gini")
+    more = ("top_decile_lift", "r2", "spearman")
+    known = {name: getattr(metrics, name) for name in (*names, *more)}
+    if answer == "count":
+        known["poisson_deviance"] = metrics.poisson_deviance
+        names = (*names, "poisson_deviance")
+    return Judge(names, ("rmse", "gini"), "rmse", False, known)
+
+
+def as_range(interval: Interval) -> dict[str, float]:
+    """Return an interval as a card keeps it."""
+    return {
+        "value": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "level": interval.level,
+    }
+
+
+def _told(name: str, y: F64, p: F64) -> tuple[F64, F64]:
+    """One of many is judged by a figure per row, of which the metric is the mean."""
+    if p.ndim == 1:
+        return y, p
+    row = _row(name, y, p)
+    return row, row
+
+
+def _row(name: str, y: F64, p: F64) -> F64:
+    """Each row's figure for probabilities [n, k] of many answers; ties are ranked by code."""
+    codes = y.astype(np.int64)
+    own = p[np.arange(len(p)), codes][:, None]
+    if name == "log_loss":
+        return -np.log(np.clip(own[:, 0], np.finfo(np.float64).eps, 1.0))
+    if name == "brier":
+        return np.asarray((p**2).sum(axis=1) - 2 * own[:, 0] + 1)
+    earlier = np.arange(p.shape[1])[None, :] < codes[:, None]
+    rank = (p > own).sum(axis=1) + ((p == own) & earlier).sum(axis=1)
+    return (rank < int(name.removeprefix("top_"))).astype(np.float64)

@@ -1,0 +1,396 @@
+"""A labelled table as arrays: which columns are numbers, categories, dates, texts or ids, and what was odd in them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from propend.config import Source
+from propend.engine import Engine
+from propend.errors import ConfigError, DataError, NotEnoughDataError, nearest
+from propend.learn.fitting import MANY
+from propend.learn.words import Words
+from propend.models.model import Answer
+from propend.names import DAY
+
+__all__ = ["LabelledTable", "read_like", "read_table"]
+
+F64 = npt.NDArray[np.float64]
+
+MOST_LEVELS: Final = 200_000
+"""Texts of one column that are kept apart; many of them go in as their rate (``models.encoded``)."""
+MOST_CLASSES: Final = 50
+FEWEST: Final = 10
+"""Fewest rows of an answer; rarer ones of many share a class."""
+OTHER: Final = "(another)"
+_POSITIVE: Final = (
+    "1",
+    "yes",
+    "y",
+    "true",
+    "t",
+    "是",
+    "有",
+    "positive",
+    "churn",
+    "churned",
+    "fraud",
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a source column becomes columns of the matrix."""
+
+    name: str
+    what: Literal["number", "category", "date", "text"]
+    levels: tuple[str, ...] = ()
+    words: Words | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns it becomes."""
+        if self.words is None:
+            return (self.name,)
+        return tuple(f"{self.name} says {term!r}" for term in self.words.terms)
+
+    def read(self, column: pa.ChunkedArray) -> tuple[F64, str]:
+        """Return the columns [n, k], and what was odd (empty: nothing)."""
+        text = clean_text(column)
+        if self.words is not None:
+            return self.words.matrix(text.to_pylist()), ""
+        if self.what == "category":
+            codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(self.levels)), -1))
+            new = int((codes < 0).sum()) - text.null_count
+            said = f"{new:,} rows hold a value never seen before, read as missing" if new else ""
+            return np.where(codes < 0, np.nan, codes).astype(np.float64)[:, None], said
+        values = numbers(text) if self.what == "number" else _dates(text)
+        if values is None:
+            values = np.array([_number(t) for t in text.to_pylist()])
+            bad = int(np.isnan(values).sum()) - text.null_count
+            return values[:, None], f"{bad:,} rows are no {self.what}, read as missing"
+        infinite = int(np.isinf(values).sum())
+        said = f"{infinite:,} infinite values, read as missing" if infinite else ""
+        return np.where(np.isinf(values), np.nan, values)[:, None], said
+
+
+@dataclass(frozen=True)
+class LabelledTable:
+    """Columns as a matrix with NaN for missing; ``categories`` maps columns of codes to their texts.
+
+    ``left_out`` says which columns are not used, and why.
+    """
+
+    X: F64
+    y: F64
+    columns: tuple[str, ...]
+    categories: dict[int, tuple[str, ...]]
+    answer: Answer
+    positive: str | None
+    left_out: dict[str, str]
+    unlabelled: int
+    malformed: int = 0
+    """Lines of the files that are no rows (too few or too many cells)."""
+    groups: npt.NDArray[np.int64] | None = None
+    """Code of what each row belongs to (a customer, a policy); rows of one group share a fold."""
+    time: F64 | None = None
+    """When each row was known, in any unit; folds then go forward."""
+    classes: tuple[str, ...] = ()
+    """What the codes of a which-of-many label stand for."""
+    noted: dict[str, str] = field(default_factory=dict)
+    """What was odd in a column that is used all the same, and how it was read."""
+    kinds: tuple[Kind, ...] = ()
+    """How each used column is read; other rows are read the same way (``read_like``)."""
+
+    def told(self) -> list[Any]:
+        """Return the labels for people: of many answers their texts, else the numbers."""
+        if self.classes:
+            return [self.classes[int(code)] for code in self.y]
+        return [float(value) for value in self.y]
+
+    def data_hash(self) -> str:
+        """Return a fingerprint of the rows and labels."""
+        digest = hashlib.sha256(np.ascontiguousarray(np.nan_to_num(self.X, nan=-1.0)).tobytes())
+        digest.update(self.y.tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read_table(
+    files: Sequence[str],
+    label: str,
+    engine: Engine,
+    base: Path,
+    *,
+    ignore: Sequence[str] = (),
+    group: str | None = None,
+    order: str | None = None,
+) -> LabelledTable:
+    """Read a labelled table from CSV, JSON lines or Parquet.
+
+    Columns that are numbers throughout are numbers, dates are days since 1970, sentences are TF-IDF of their commonest
+    words and pairs of words (Chinese: pairs of characters), the others categories; a column whose every row differs is
+    an id and is left out, and said. Rows without a label are left out, and counted. ``group`` names the column of what rows
+    belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features.
+    Raises ``DataError`` or ``ConfigError`` in one sentence where the label is unknown, blank or constant.
+    """
+    kinds = engine.columns(Source(name="table", files=tuple(files)), base)
+    for name in (label, *ignore, *(c for c in (group, order) if c is not None)):
+        if name not in kinds:
+            raise ConfigError(f"{files[0]}: no column {name!r}{nearest(name, kinds)}")
+    table, scan = _rows(files, engine, base)
+    texts = clean_text(table[label])
+    there = np.asarray(pc.is_valid(texts))
+    if not there.any():
+        raise DataError(
+            f"{files[0]}: the label column {label!r} is blank in every row; choose another with --label"
+        )
+    table = table.filter(pa.array(there))
+    noted: dict[str, str] = {}
+    y, answer, positive, classes = _labels(texts.filter(pa.array(there)), label, files[0], noted)
+    columns: list[F64] = []
+    kinds_of: list[Kind] = []
+    left_out = dict.fromkeys(ignore, "asked to be ignored")
+    for name in kinds:
+        if name in (label, group, order) or name in left_out:
+            continue
+        found = _kind(table[name], name)
+        if isinstance(found, str):
+            left_out[name] = found
+            continue
+        values, said = found.read(table[name])
+        if said or found.what == "date":
+            noted[name] = said or "dates, read as days since 1970"
+        if len(found.levels) > MANY:
+            noted[name] = (
+                f"{len(found.levels):,} different values, told by their rate inside each training fold"
+            )
+        kinds_of.append(found)
+        columns.append(values)
+    if not columns:
+        raise DataError(
+            f"{files[0]}: no column can explain {label!r} ({', '.join(f'{k}: {v}' for k, v in left_out.items()) or 'it is the only one'})"
+        )
+    names = tuple(n for kind in kinds_of for n in kind.columns)
+    return LabelledTable(
+        np.column_stack(columns),
+        y,
+        names,
+        {names.index(k.name): k.levels for k in kinds_of if k.levels},
+        answer,
+        positive,
+        left_out,
+        int((~there).sum()),
+        len(scan.rejected),
+        None if group is None else _group_codes(table[group]),
+        None if order is None else _moments(table[order], order, files[0]),
+        classes,
+        noted,
+        tuple(kinds_of),
+    )
+
+
+def read_like(
+    files: Sequence[str], table: LabelledTable, engine: Engine, base: Path
+) -> tuple[F64, dict[str, str]]:
+    """Read further rows the way a labelled table was read: X [n, d], and what was odd by column.
+
+    A column that is not there is missing in every row and said; a category never seen is missing and counted.
+    """
+    rows, _ = _rows(files, engine, base)
+    columns, noted = [], {}
+    for kind in table.kinds:
+        if kind.name not in rows.column_names:
+            columns.append(np.full((rows.num_rows, len(kind.columns)), np.nan))
+            noted[kind.name] = "the column is not there: read as missing in every row"
+            continue
+        values, said = kind.read(rows[kind.name])
+        columns.append(values)
+        if said:
+            noted[kind.name] = said
+    if len([s for s in noted.values() if s.startswith("the column")]) == len(table.kinds):
+        raise DataError(
+            f"{files[0]} has none of the columns the model learnt from ({', '.join(k.name for k in table.kinds[:8])}); "
+            "bring a table with the same columns"
+        )
+    return np.column_stack(columns), noted
+
+
+def _rows(files: Sequence[str], engine: Engine, base: Path) -> tuple[pa.Table, Any]:
+    """Return a file's rows with the lines that are none; raises ``DataError`` where there is no row."""
+    source = Source(name="table", files=tuple(files))
+    kinds = engine.columns(source, base)
+    scan = engine.scan(source, base, {n: '"' + n.replace('"', '""') + '"' for n in kinds})
+    batches = [b.select(list(kinds)) for b in scan.batches]
+    if sum(b.num_rows for b in batches) == 0:
+        why = (
+            f"its {len(scan.rejected):,} lines are no rows, for example {scan.rejected[0].text.strip()!r}: {scan.rejected[0].reason}"
+            if scan.rejected
+            else "bring a table with at least one row per class"
+        )
+        raise DataError(f"{files[0]} holds no row; {why}")
+    return pa.Table.from_batches(batches), scan
+
+
+def _group_codes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Return a code per value; rows without one stand alone."""
+    coded = clean_text(column).dictionary_encode()
+    codes = np.asarray(pc.fill_null(coded.indices, -1)).astype(np.int64)
+    alone = np.flatnonzero(codes < 0)
+    codes[alone] = len(coded.dictionary) + np.arange(len(alone))
+    return codes
+
+
+def _moments(column: pa.ChunkedArray, name: str, where: str) -> F64:
+    """Return times as numbers that order the rows."""
+    text = clean_text(column)
+    found = numbers(text)
+    if found is None:
+        found = _dates(text)
+    if found is None:
+        raise DataError(
+            f"{where}: {name!r} is not a time in every row; write dates as 2024-03-01 or give numbers"
+        )
+    if np.isnan(found).any():
+        raise DataError(
+            f"{where}: {name!r} is missing in {int(np.isnan(found).sum()):,} rows; forward folds need it in every row"
+        )
+    return found
+
+
+def clean_text(column: pa.ChunkedArray) -> pa.Array:
+    """Return values as trimmed text, blanks missing."""
+    text = pc.utf8_trim_whitespace(column.combine_chunks().cast(pa.string()))
+    blank = pc.is_in(
+        pc.utf8_lower(text), value_set=pa.array(["", "nan", "null", "na", "n/a", "none"])
+    )
+    return pc.if_else(pc.fill_null(blank, True), pa.scalar(None, pa.string()), text)
+
+
+def numbers(text: pa.Array) -> F64 | None:
+    """Return texts as numbers with NaN for missing, or ``None`` where any of them is neither a number nor an amount.
+
+    >>> numbers(pa.array(["¥1,234.50", None, "-3"])).tolist()
+    [1234.5, nan, -3.0]
+    """
+    try:
+        return np.asarray(pc.fill_null(pc.cast(text, pa.float64()), np.nan))
+    except pa.ArrowInvalid:
+        pass
+    amounts = pc.match_substring_regex(
+        text, r"^[-+(]?\s*[\p{Sc}￥元]?\s*-?\d[\d,]*(\.\d+)?\s*[\p{Sc}￥元%]?\)?$"
+    )
+    if not pc.all(amounts).as_py():
+        return None
+    minus = pc.match_substring_regex(text, r"^\s*[-(]|^[^\d]*-")
+    size = pc.cast(pc.replace_substring_regex(text, r"[^\d.]", ""), pa.float64())
+    values = np.asarray(pc.fill_null(size, np.nan))
+    return np.where(np.asarray(pc.fill_null(minus, False)), -values, values)
+
+
+def _labels(
+    text: pa.Array, label: str, where: str, noted: dict[str, str]
+) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
+    """Return the labels as numbers, the kind of answer, which text is the positive, and the classes of many."""
+    levels = sorted(pc.unique(text).to_pylist())
+    if len(levels) == 1:
+        raise NotEnoughDataError(
+            f"{where}: every row of {label!r} says {levels[0]!r}; there is nothing to tell apart"
+        )
+    if len(levels) == 2:
+        positive = next(
+            (v for v in levels if v.casefold() in _POSITIVE or v in ("1.0",)), levels[1]
+        )
+        y = np.asarray(pc.equal(text, positive)).astype(np.float64)
+        rarer = int(min(y.sum(), len(y) - y.sum()))
+        if rarer < FEWEST:
+            raise NotEnoughDataError(
+                f"{where}: only {rarer} rows of {label!r} carry the rarer answer; at least {FEWEST} are needed for 5 folds"
+            )
+        return y, "yes_no", positive, ()
+    found = numbers(text)
+    if found is None:
+        return _many(text, label, where, noted)
+    if np.isinf(found).any():
+        raise DataError(f"{where}: {label!r} holds infinite values; take those rows out")
+    return found, "amount", None, ()
+
+
+def _many(
+    text: pa.Array, label: str, where: str, noted: dict[str, str]
+) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
+    """Return a label of many texts as codes of the commonest; the rare ones share a class, and it is said."""
+    counts = sorted(pc.value_counts(text).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
+    common = [c["values"] for c in counts[:MOST_CLASSES] if c["counts"] >= FEWEST]
+    rest = len(text) - sum(c["counts"] for c in counts[: len(common)])
+    if len(common) < 2 or rest > 0.5 * len(text):
+        raise DataError(
+            f"{where}: {label!r} has {len(counts):,} different texts, of which {len(common)} have {FEWEST} rows or more; "
+            "a label is yes/no, a number, or one of a few texts"
+        )
+    if rest > 0:
+        noted[label] = (
+            f"{len(counts) - len(common)} answers with few rows ({rest:,} in all) are told together as {OTHER!r}"
+        )
+    codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(common)), len(common)))
+    return codes.astype(np.float64), "which", None, tuple(common) + ((OTHER,) if rest else ())
+
+
+def _kind(column: pa.ChunkedArray, name: str) -> Kind | str:
+    """Return how a column is read, or why it is left out."""
+    text = clean_text(column)
+    distinct = pc.count_distinct(text).as_py()
+    if distinct == 0:
+        return "every row is missing"
+    if distinct == 1 and text.null_count == 0:
+        return "every row is the same"
+    looks_like_id = (
+        re.search(r"(^|_|\b)(id|key|no|nr|uuid|number)$|ID$|Id$|编号$", name) is not None
+    )
+    found = numbers(text)
+    if found is not None:
+        if distinct == len(text) and looks_like_id and np.all(found == np.round(found)):
+            return "an id: every row differs"
+        return Kind(name, "number")
+    if _dates(text) is not None:
+        return Kind(name, "date")
+    if distinct > 0.5 * len(text) or distinct > 1_000:
+        words = Words.of(text.to_pylist())
+        if words is not None:
+            return Kind(name, "text", words=words)
+    if distinct > 0.9 * len(text) and distinct > MANY:
+        return f"an id: {distinct:,} different values in {len(text):,} rows"
+    counts = sorted(
+        pc.value_counts(text.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"])
+    )
+    return Kind(name, "category", tuple(sorted(c["values"] for c in counts[:MOST_LEVELS])))
+
+
+def _dates(text: pa.Array) -> F64 | None:
+    """Return dates and times as days since 1970 with NaN for missing, or ``None`` where any is none.
+
+    >>> _dates(pa.array(["2024-01-02", None, "2024-01-02 12:00:00"])).tolist()
+    [19724.0, nan, 19724.5]
+    """
+    try:
+        when = pc.cast(text, pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return None
+    days = np.asarray(pc.fill_null(when, 0).cast(pa.int64())) / DAY
+    return np.where(np.asarray(pc.is_valid(when)), days, np.nan)
+
+
+def _number(text: str | None) -> float:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return float("nan")
+    return value if np.isfinite(value) else float("nan")

@@ -1,0 +1,206 @@
+"""From the store's timelines to the arrays a sequence model reads: whole logs, and histories as of cutoffs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.errors import NotEnoughDataError
+from propend.events.store import Store
+from propend.events.timelines import Column, Timelines
+from propend.features.schema import Schema
+from propend.models.sequence.tokens import (
+    NONE,
+    ItemFeatures,
+    SequenceArrays,
+    SequenceWriter,
+    Vocabulary,
+)
+from propend.names import CHANNEL, VALUE
+
+__all__ = ["Coding", "item_features", "read_sequences", "snapshots"]
+
+I64 = npt.NDArray[np.int64]
+Progress = Callable[[str, int, int | None], None]
+
+MOST_CHANNELS: Final = 200
+MOST_VALUES: Final = 4_096
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What a model's codes mean: names of event types and channels, and how many items there were.
+
+    A type the model never saw is left out of what it reads, a channel or item it never saw is none.
+    """
+
+    types: tuple[str, ...]
+    channels: tuple[str, ...]
+    items: int
+    amounts: bool
+
+    @classmethod
+    def of(cls, store: Store) -> Coding:
+        """Return the coding of a store: its types, its most used channels, its items."""
+        counts: dict[str, int] = {}
+        if CHANNEL in store.manifest.columns:
+            for bucket in sorted(store.manifest.runs):
+                column = store.timelines(bucket, [CHANNEL]).texts[CHANNEL]
+                met = np.bincount(
+                    column.codes[column.codes >= 0], minlength=len(column.values)
+                ).tolist()
+                for name, n in zip(column.values, met, strict=True):
+                    counts[name] = counts.get(name, 0) + n
+        common = sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CHANNELS]
+        return cls(
+            tuple(store.types),
+            tuple(sorted(common)),
+            len(store.item_ids()),
+            VALUE in store.manifest.columns,
+        )
+
+    def vocabulary(
+        self, features: ItemFeatures | None = None, *, rows: int = 1 << 20
+    ) -> Vocabulary:
+        """Return the vocabulary of a model with this coding."""
+        return Vocabulary(
+            items=max(self.items, 1),
+            types=len(self.types),
+            channels=len(self.channels),
+            amounts=self.amounts,
+            rows=rows,
+            features=() if features is None else features.described,
+        )
+
+    def columns(self, store: Store) -> list[str]:
+        """Return the columns to read beside the fixed ones."""
+        wanted = [VALUE] if self.amounts else []
+        return [
+            n
+            for n in (*wanted, *([CHANNEL] if self.channels else []))
+            if n in store.manifest.columns
+        ]
+
+    def encode(self, lines: Timelines, store: Store, end: int) -> SequenceArrays:
+        """Return timelines in this coding, without events of unknown types."""
+        types = np.array(
+            [self.types.index(t) if t in self.types else NONE for t in store.types], np.int16
+        )
+        kind = types[lines.type]
+        if (kind < 0).any():
+            lines, kind = lines.select(kind >= 0), kind[kind >= 0]
+        channel = np.full(len(lines), NONE, np.int16)
+        if CHANNEL in lines.texts:
+            column = lines.texts[CHANNEL]
+            index = {name: code for code, name in enumerate(self.channels)}
+            mapping = np.array([*(index.get(name, NONE) for name in column.values), NONE], np.int16)
+            channel = mapping[column.codes]
+        amount = lines.numbers.get(VALUE)
+        return SequenceArrays(
+            lines.offsets,
+            np.where(lines.item < self.items, lines.item, NONE).astype(np.int32),
+            kind,
+            channel,
+            lines.time,
+            np.full(len(lines), np.nan, np.float32)
+            if amount is None
+            else np.where(np.isfinite(amount), amount, np.nan).astype(np.float32),
+            end,
+        )
+
+
+def read_sequences(
+    store: Store,
+    coding: Coding,
+    folder: Path,
+    *,
+    until: int,
+    hold: float = 0.0,
+    progress: Progress | None = None,
+) -> tuple[SequenceArrays, SequenceArrays]:
+    """Write what was known before ``until`` (UTC microseconds) to a folder, bucket by bucket, and open it.
+
+    A share ``hold`` of the users, drawn by a hash of their codes, is kept apart: returns (the others, them). Memory
+    is one bucket's. Raises ``NotEnoughDataError`` where nothing happened before ``until``.
+    """
+    columns = coding.columns(store)
+    buckets = sorted(store.manifest.runs)
+    with SequenceWriter(folder / "shown") as shown, SequenceWriter(folder / "held") as held:
+        for done, bucket in enumerate(buckets):
+            lines = store.timelines(bucket, columns).before(until)
+            made = coding.encode(lines, store, until)
+            draw = (lines.users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+            apart = draw / np.float64(1 << 24) < hold
+            shown.append(made.take(np.flatnonzero(~apart)) if hold else made)
+            held.append(made.take(np.flatnonzero(apart)))
+            if progress:
+                progress("read sequences", done + 1, len(buckets))
+    found = SequenceArrays.open(folder / "shown"), SequenceArrays.open(folder / "held")
+    if not len(found[0]):
+        raise NotEnoughDataError(
+            "nothing happened before the cutoff, so there is nothing to learn from"
+        )
+    return found
+
+
+def snapshots(
+    store: Store, coding: Coding, users: I64, cutoffs: I64, length: int
+) -> SequenceArrays:
+    """Return for each (user code, cutoff) the last ``length`` events known before the cutoff, in the order given."""
+    columns = coding.columns(store)
+    parts: list[SequenceArrays] = []
+    order: list[I64] = []
+    bucket_of = users % store.buckets
+    for bucket in np.unique(bucket_of).tolist():
+        lines = store.timelines(bucket, columns)
+        here = np.flatnonzero(bucket_of == bucket)
+        for cutoff in np.unique(cutoffs[here]).tolist():
+            rows = here[cutoffs[here] == cutoff]
+            known = coding.encode(lines.before(cutoff), store, cutoff)
+            at = np.minimum(np.searchsorted(lines.users, users[rows]), len(lines.users) - 1)
+            there = lines.users[at] == users[rows]
+            low = np.maximum(known.offsets[at], known.offsets[at + 1] - length)
+            lengths = np.where(there, known.offsets[at + 1] - low, 0)
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+            index = np.arange(offsets[-1]) + np.repeat(low - offsets[:-1], lengths)
+            parts.append(
+                SequenceArrays(
+                    offsets,
+                    known.item[index],
+                    known.type[index],
+                    known.channel[index],
+                    known.time[index],
+                    known.amount[index],
+                    cutoff,
+                )
+            )
+            order.append(rows)
+    if not parts:
+        return SequenceArrays.of([0], [])
+    place = np.empty(len(users), np.int64)
+    place[np.concatenate(order)] = np.arange(len(users))
+    return SequenceArrays.join(parts).take(place)
+
+
+def item_features(schema: Schema, names: Sequence[str] | None = None) -> ItemFeatures | None:
+    """Return the catalogue's attributes as item features: categories as codes, numbers in bins; None without any.
+
+    Texts with more than 4,096 values, or a value for every other item, are names and left out.
+    """
+    count = max(len(schema.item_ids), 1)
+    coded: dict[str, tuple[npt.NDArray[np.int32], int]] = {}
+    numbers: dict[str, npt.NDArray[np.float64]] = {}
+    for name, values in schema.items.items():
+        if names is not None and name not in names:
+            continue
+        plain = f"{len(coded) + len(numbers)}_" + "".join(c if c.isalnum() else "_" for c in name)
+        if not isinstance(values, Column):
+            numbers[plain] = values
+        elif len(values.values) <= min(MOST_VALUES, max(count // 2, 1)):
+            coded[plain] = (values.codes, len(values.values))
+    return ItemFeatures.of(coded, numbers) if coded or numbers else None

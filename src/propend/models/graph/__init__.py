@@ -1,0 +1,1 @@
+"""Networks on graphs of users, items and attributes: sparse matrices in, vectors out."""

@@ -1,0 +1,1 @@
+"""Sequence models of behaviour: arrays of events in, vectors and probabilities out; torch on first use."""

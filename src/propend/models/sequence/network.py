@@ -1,0 +1,330 @@
+"""A sequence model: event tokens embedded, a causal trunk, heads; and the loss of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from propend.models.sequence import losses
+from propend.models.sequence.heads import Heads, log_normal_mixture, zero_inflated_log_normal
+from propend.models.sequence.packing import Batch, piece_batch
+from propend.models.sequence.settings import Settings
+from propend.models.sequence.targets import (
+    AMOUNT_BINS,
+    GAP_BINS,
+    SECOND,
+    Asked,
+    Events,
+    asked_of,
+    events_of,
+    future_of,
+    next_of,
+)
+from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
+from propend.models.sequence.trunks import Packed, Trunk, trunk_of
+
+__all__ = ["HORIZONS", "Embedding", "Network", "Sampler", "Tokens", "device_of"]
+
+Tensor: TypeAlias = torch.Tensor
+
+HORIZONS: Final = (7.0, 14.0, 30.0, 60.0, 90.0)
+"""Days ahead that the horizon head is trained on; it is asked about any in between."""
+
+_ROWS: Final = 512
+"""Histories that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """``Events`` on the device, int64 [t]."""
+
+    item: Tensor
+    type: Tensor
+    channel: Tensor
+    amount: Tensor
+    gap: Tensor
+    hour: Tensor
+    weekday: Tensor
+    time: Tensor
+
+    @classmethod
+    def of(cls, events: Events, device: Any) -> Tokens:
+        """Bring tokens to a device."""
+        return cls(*(_send(getattr(events, f.name), device) for f in fields(Events)))
+
+
+class Sampler:
+    """Draws negatives once a batch, and knows how often each is expected."""
+
+    def __init__(self, counts: npt.NDArray[np.integer], settings: Settings) -> None:
+        chance = np.maximum(counts, 1).astype(np.float64) ** settings.negative_power
+        self.chance = chance / chance.sum()
+        self.heap = np.cumsum(self.chance)
+        self.size = min(settings.negatives, len(counts))
+
+    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return codes [k] and the logarithm of each one's expected number among them."""
+        codes = np.searchsorted(self.heap, rng.random(self.size) * self.heap[-1])
+        codes = np.minimum(codes, len(self.chance) - 1)
+        return torch.from_numpy(codes), torch.from_numpy(
+            np.log(self.size * self.chance[codes]).astype(np.float32)
+        )
+
+
+class Embedding(nn.Module):
+    """Event tokens and item vectors [items, d]: an id (hashed where the catalogue is large), attributes, vectors."""
+
+    def __init__(self, vocabulary: Vocabulary, width: int, features: ItemFeatures | None) -> None:
+        super().__init__()
+        self.vocabulary, self.width = vocabulary, width
+        rows = min(vocabulary.items, vocabulary.rows)
+        self.table = nn.Embedding(rows, width)
+        nn.init.normal_(self.table.weight, std=0.02)
+        if vocabulary.hashed:
+            self.register_buffer("hashes", torch.from_numpy(hashed_rows(vocabulary.items, rows)))
+        given = features or ItemFeatures()
+        for name, count in vocabulary.features:
+            self.register_buffer(
+                f"codes_{name}", torch.from_numpy(given.codes[name].astype(np.int64) + 1)
+            )
+            self.add_module(f"of_{name}", _embedding(count + 1, width))
+        if vocabulary.dense:
+            assert given.vectors is not None
+            self.register_buffer("dense", torch.from_numpy(np.asarray(given.vectors, np.float32)))
+            self.project = nn.Linear(vocabulary.dense, width, bias=False)
+        if vocabulary.types > 1:
+            self.event_type = _embedding(vocabulary.types, width)
+        if vocabulary.channels:
+            self.channel = _embedding(vocabulary.channels + 1, width)
+        if vocabulary.amounts:
+            self.amount = _embedding(AMOUNT_BINS, width)
+        if vocabulary.clock:
+            self.gap = _embedding(GAP_BINS, width)
+            self.hour = _embedding(24, width)
+            self.weekday = _embedding(7, width)
+
+    def items(self, codes: Tensor | None = None) -> Tensor:
+        """Return the vectors of items, by default of all of them."""
+        if self.vocabulary.hashed:
+            where = self.hashes if codes is None else self.hashes[codes]
+            found: Tensor = self.table(where).sum(dim=1)
+        else:
+            found = self.table.weight if codes is None else self.table(codes)
+        for name, _ in self.vocabulary.features:
+            of = getattr(self, f"codes_{name}")
+            found = found + getattr(self, f"of_{name}")(of if codes is None else of[codes])
+        if self.vocabulary.dense:
+            found = found + self.project(self.dense if codes is None else self.dense[codes])
+        return found
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """Return token vectors [t, d]."""
+        vocabulary = self.vocabulary
+        x = self.items(tokens.item.clamp(min=0)) * self.width**0.5
+        x = x * (tokens.item >= 0)[:, None]
+        if vocabulary.types > 1:
+            x = x + self.event_type(tokens.type)
+        if vocabulary.channels:
+            x = x + self.channel(tokens.channel + 1)
+        if vocabulary.amounts:
+            x = x + self.amount(tokens.amount)
+        if vocabulary.clock:
+            x = x + self.gap(tokens.gap) + self.hour(tokens.hour) + self.weekday(tokens.weekday)
+        return x
+
+
+class Network(nn.Module):
+    """A sequence model.
+
+    Raises ``ModelError`` for settings that do not fit together.
+    """
+
+    def __init__(
+        self, settings: Settings, vocabulary: Vocabulary, features: ItemFeatures | None = None
+    ) -> None:
+        super().__init__()
+        chosen = settings.resolved()
+        assert chosen.width is not None
+        assert chosen.depth is not None
+        assert chosen.attention_heads is not None
+        self.settings, self.vocabulary = chosen, vocabulary
+        self.embedding = Embedding(vocabulary, chosen.width, features)
+        self.drop = nn.Dropout(chosen.dropout)
+        bias = chosen.time_bias if vocabulary.clock else "none"
+        self.trunk: Trunk = trunk_of(
+            chosen.trunk,
+            chosen.width,
+            chosen.depth,
+            chosen.attention_heads,
+            length=chosen.length,
+            dropout=chosen.dropout,
+            time_bias=bias,
+        )
+        self.heads = Heads(chosen.width, vocabulary.types, chosen.tasks)
+
+    @property
+    def device(self) -> Any:
+        """Where the weights are."""
+        return self.embedding.table.weight.device
+
+    def count(self) -> dict[str, int]:
+        """Return the number of weights of the embedding, the trunk and the heads."""
+        parts: dict[str, nn.Module] = {
+            "embedding": self.embedding,
+            "trunk": self.trunk,
+            "heads": self.heads,
+        }
+        return {n: sum(p.numel() for p in part.parameters()) for n, part in parts.items()}
+
+    def hidden(self, data: SequenceArrays, batch: Batch, query: Any = None) -> Tensor:
+        """Return a vector [t, d] for each event of a batch; ``query`` in seconds, for trunks that ask for it."""
+        events = events_of(data, batch.index, batch.user)
+        tokens = Tokens.of(events, self.device)
+        asked = None if query is None else _send(query, self.device)
+        packed = Packed.of(batch.layout, self.device, tokens.time, asked)
+        found: Tensor = self.trunk(self.drop(self.embedding(tokens)), packed)
+        return found
+
+    def scored(self, hidden: Tensor) -> Tensor:
+        """Return hidden vectors as they meet item vectors: of length 1 over the temperature, where one is set."""
+        if not self.settings.temperature:
+            return hidden
+        return functional.normalize(hidden, dim=-1) / self.settings.temperature
+
+    def item_vectors(self, codes: Tensor | None = None) -> Tensor:
+        """Return item vectors as scores take them (of length 1 with a temperature)."""
+        found = self.embedding.items(codes)
+        return functional.normalize(found, dim=-1) if self.settings.temperature else found
+
+    def loss(
+        self, data: SequenceArrays, batch: Batch, rng: np.random.Generator, sampler: Sampler | None
+    ) -> dict[str, Tensor]:
+        """Return the loss of each task over a batch."""
+        after = next_of(data, batch)
+        tasks = self.settings.tasks
+        asked = None
+        if self.vocabulary.clock and ("gap" in tasks or "horizon" in tasks):
+            asked = asked_of(data, batch, HORIZONS, rng)
+        query = after.query if asked is None else asked.moment // SECOND
+        hidden = self.hidden(data, batch, query if self.trunk.asks else None)
+        found: dict[str, Tensor] = {}
+        if "item" in tasks:
+            rows = np.flatnonzero(after.item >= 0)
+            if len(rows):
+                target = _send(after.item[rows], self.device)
+                found["item"] = self._item_loss(
+                    hidden[_send(rows, self.device)], target, rng, sampler
+                )
+        known = np.flatnonzero(after.known)
+        if len(known) and "type" in tasks:
+            logits = self.heads.next_type(hidden[_send(known, self.device)])
+            found["type"] = functional.cross_entropy(logits, _send(after.type[known], self.device))
+        priced = np.flatnonzero(np.isfinite(after.amount))
+        if len(priced) and "amount" in tasks:
+            parameters = self.heads.amount(hidden[_send(priced, self.device)])
+            found["amount"] = zero_inflated_log_normal(
+                parameters, _send(after.amount[priced], self.device)
+            )
+        if asked is not None:
+            wait = _send(asked.wait, self.device)
+            if "gap" in tasks:
+                parameters = self.heads.until_next(hidden, wait)
+                left = _send(np.maximum(after.gap - asked.wait, 0), self.device)
+                seen = _send(after.known, self.device)
+                found["gap"] = log_normal_mixture(parameters, left, seen)
+            if "horizon" in tasks:
+                found.update(self._horizon_loss(hidden, wait, data, batch, asked))
+        return found
+
+    def _item_loss(
+        self, hidden: Tensor, target: Tensor, rng: np.random.Generator, sampler: Sampler | None
+    ) -> Tensor:
+        out = self.scored(hidden)
+        if sampler is None:
+            return losses.chunked_cross_entropy(out, self.item_vectors(), target)
+        drawn, log_chance = sampler.draw(rng)
+        codes, log_chance = drawn.to(out.device), log_chance.to(out.device)
+        negatives, wanted = self.item_vectors(codes), self.item_vectors(target)
+        if self.settings.loss == "gbce":
+            return losses.generalised_bce(
+                out,
+                wanted,
+                target,
+                negatives,
+                codes,
+                items=self.vocabulary.items,
+                trust=self.settings.trust,
+            )
+        return losses.sampled_softmax(out, wanted, target, negatives, codes, log_chance)
+
+    def _horizon_loss(
+        self, hidden: Tensor, wait: Tensor, data: SequenceArrays, batch: Batch, asked: Asked
+    ) -> dict[str, Tensor]:
+        ahead = future_of(data, batch, self.vocabulary.types, asked)
+        known = np.flatnonzero(ahead.known)
+        if not len(known):
+            return {}
+        rows = _send(known, self.device)
+        horizon = _send(asked.horizon[known], self.device)
+        logits, parameters = self.heads.within(hidden[rows], wait[rows], horizon)
+        total = functional.binary_cross_entropy_with_logits(
+            logits, _send(ahead.any[known], self.device)
+        )
+        if self.vocabulary.amounts:
+            value = _send(ahead.value[known], self.device)
+            total = total + 0.2 * zero_inflated_log_normal(parameters, value)
+        return {"horizon": total}
+
+    def last(self, data: SequenceArrays, moments: npt.NDArray[np.int64]) -> Tensor:
+        """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one."""
+        size = np.diff(data.offsets)
+        found = torch.zeros(len(size), self.embedding.width, device=self.device)
+        length = self.settings.length
+        order = np.argsort(np.minimum(size, length), kind="stable")
+        order = order[size[order] > 0]
+        for start in range(0, len(order), _ROWS):
+            users = order[start : start + _ROWS]
+            stop = data.offsets[users + 1]
+            batch = piece_batch(users, np.maximum(data.offsets[users], stop - length), stop, length)
+            query = None
+            if self.trunk.asks:
+                after = np.minimum(batch.index + 1, len(data) - 1)
+                query = np.asarray(data.time[after]) // SECOND
+                latest = data.time[stop - 1] // SECOND
+                query[batch.layout.offsets[1:] - 1] = np.maximum(moments[users], latest)
+            hidden = self.hidden(data, batch, query)
+            found[_send(users, self.device)] = hidden[
+                _send(batch.layout.offsets[1:] - 1, self.device)
+            ].float()
+        return found
+
+    def contrast(self, data: SequenceArrays, batch: Batch, owner: npt.NDArray[np.int64]) -> Tensor:
+        """Return CoLES' loss over the pieces of a batch; ``owner`` [p] says whose each piece is."""
+        hidden = self.hidden(
+            data, batch, None if not self.trunk.asks else next_of(data, batch).query
+        )
+        last = hidden[_send(batch.layout.offsets[1:] - 1, self.device)]
+        return losses.contrastive(last, _send(owner, self.device))
+
+
+def device_of(name: str) -> Any:
+    """Return the device of a name; ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _send(array: Any, device: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    made = nn.Embedding(rows, width)
+    nn.init.normal_(made.weight, std=0.02)
+    return made

@@ -1,0 +1,201 @@
+"""What came after each event: the answers that training asks for, from the arrays alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numba as nb
+import numpy as np
+import numpy.typing as npt
+
+from propend.models.sequence.packing import Batch
+from propend.models.sequence.tokens import NONE, SequenceArrays
+
+__all__ = [
+    "AMOUNT_BINS",
+    "DAY",
+    "Asked",
+    "Events",
+    "Future",
+    "Next",
+    "amount_bin",
+    "asked_of",
+    "events_of",
+    "future_of",
+    "gap_bin",
+    "next_of",
+]
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+DAY: Final = 86_400_000_000
+SECOND: Final = 1_000_000
+AMOUNT_BINS: Final = 65
+"""Two bins to each doubling, for amounts above and below 0; the last is for none."""
+GAP_BINS: Final = 65
+
+
+@dataclass(frozen=True)
+class Events:
+    """The tokens of a batch as codes [t]; ``time`` in whole seconds."""
+
+    item: I64
+    type: I64
+    channel: I64
+    amount: I64
+    gap: I64
+    hour: I64
+    weekday: I64
+    time: I64
+
+
+@dataclass(frozen=True)
+class Next:
+    """The next event of each [t]: ``known`` whether there is one; ``gap`` in days, up to the log's end where not."""
+
+    known: Bool
+    item: I64
+    type: I64
+    gap: F32
+    amount: F32
+    query: I64
+    """The time of the next event in seconds, the log's end where there is none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Random moments, one after each event [t] and before the next: what a question at a cutoff looks like.
+
+    ``moment`` UTC microseconds; ``wait`` days since the event; ``horizon`` days ahead.
+    """
+
+    moment: I64
+    wait: F32
+    horizon: F32
+
+
+@dataclass(frozen=True)
+class Future:
+    """What happens within the horizon after a moment [t].
+
+    ``any`` [t, types + 1]: whether an event of each type happens, and of any; ``value`` the sum of amounts;
+    ``known``: whether the log reaches that far.
+    """
+
+    any: F32
+    value: F32
+    known: Bool
+
+
+def amount_bin(amount: npt.NDArray[np.floating]) -> I64:
+    """Return the log bin of amounts; NaN has its own.
+
+    >>> amount_bin(np.array([0.0, 1.0, 9.0, -9.0, np.nan])).tolist()
+    [0, 2, 6, 38, 64]
+    """
+    there = np.isfinite(amount)
+    size = np.where(there, np.abs(amount), 0.0)
+    bins = np.minimum(2 * np.log2(1 + size), 31).astype(np.int64)
+    return np.where(there, bins + 32 * (np.where(there, amount, 0) < 0), AMOUNT_BINS - 1)
+
+
+def gap_bin(seconds: I64, first: Bool) -> I64:
+    """Return the log bin of seconds since the event before; the first event has its own."""
+    bins = np.minimum(2 * np.log2(1.0 + np.maximum(seconds, 0)), GAP_BINS - 2).astype(np.int64)
+    return np.where(first, GAP_BINS - 1, bins)
+
+
+def events_of(data: SequenceArrays, index: I64, user: I64) -> Events:
+    """Return the tokens of events ``index`` of users ``user`` (indices into the arrays)."""
+    time = np.asarray(data.time[index])
+    first = index == data.offsets[user]
+    before = np.asarray(data.time[np.maximum(index - 1, 0)])
+    hours = time // (DAY // 24)
+    return Events(
+        np.asarray(data.item[index], np.int64),
+        np.asarray(data.type[index], np.int64),
+        np.asarray(data.channel[index], np.int64),
+        amount_bin(np.asarray(data.amount[index], np.float64)),
+        gap_bin((time - before) // SECOND, first),
+        hours % 24,
+        (hours // 24 + 3) % 7,  # the first of January 1970 was a Thursday, day 3
+        time // SECOND,
+    )
+
+
+def next_of(data: SequenceArrays, batch: Batch) -> Next:
+    """Return what follows each event of a batch, across the ends of pieces."""
+    index = batch.index
+    known = index + 1 < data.offsets[batch.user + 1]
+    after = np.where(known, index + 1, index)
+    time = np.asarray(data.time[index])
+    later = np.where(known, data.time[after], max(data.end, 0))
+    return Next(
+        known,
+        np.where(known, data.item[after], NONE).astype(np.int64),
+        np.where(known, data.type[after], 0).astype(np.int64),
+        (np.maximum(later - time, 0) / DAY).astype(np.float32),
+        np.where(known, data.amount[after], np.nan).astype(np.float32),
+        np.maximum(later, time) // SECOND,
+    )
+
+
+def asked_of(
+    data: SequenceArrays, batch: Batch, horizons: tuple[float, ...], rng: np.random.Generator
+) -> Asked:
+    """Return a random moment after each event of a batch, before the next one (or the log's end).
+
+    Horizons are drawn from ``horizons`` (days). After a user's last event the moment leaves room for the
+    horizon where the log has it, so that training sees silences as scoring does.
+    """
+    index = batch.index
+    stop = data.offsets[batch.user + 1]
+    time = np.asarray(data.time[index])
+    horizon = rng.choice(np.asarray(horizons), len(index))
+    inner = index + 1 < stop
+    after = np.asarray(data.time[np.minimum(index + 1, len(data) - 1)])
+    room = np.where(inner, after, data.end - (horizon * DAY).astype(np.int64)) - time
+    wait = np.minimum(1 + (rng.random(len(index)) * np.maximum(room, 0)).astype(np.int64), room)
+    wait = np.maximum(wait, 0)
+    return Asked(time + wait, (wait / DAY).astype(np.float32), horizon.astype(np.float32))
+
+
+def future_of(data: SequenceArrays, batch: Batch, types: int, asked: Asked) -> Future:
+    """Return what happens in the horizon that begins at each moment, the moment's own instant included."""
+    found = np.zeros((len(batch), types + 1), np.float32)
+    value = np.zeros(len(batch), np.float32)
+    until = asked.moment + (asked.horizon.astype(np.float64) * DAY).astype(np.int64)
+    stop = data.offsets[batch.user + 1]
+    _look_ahead(
+        data.time, data.type, data.amount, batch.index, stop, asked.moment, until, found, value
+    )
+    return Future(found, value, until <= data.end)
+
+
+@nb.njit(cache=True, nogil=True)
+def _look_ahead(
+    time: Any,
+    kind: Any,
+    amount: Any,
+    index: Any,
+    stop: Any,
+    moment: Any,
+    until: Any,
+    found: Any,
+    value: Any,
+) -> None:
+    last = found.shape[1] - 1
+    for i in range(len(index)):
+        total = 0.0
+        for at in range(index[i] + 1, stop[i]):
+            if time[at] >= until[i]:
+                break
+            if time[at] >= moment[i]:
+                found[i, kind[at]] = 1.0
+                found[i, last] = 1.0
+                if amount[at] == amount[at]:
+                    total += amount[at]
+        value[i] = total

@@ -1,0 +1,436 @@
+"""Training: AdamW, early stopping, moving average, clipping, a guard against spikes; resumable, bit for bit.
+
+Every batch draws its own randomness from (seed, epoch, number), so that a run that was broken off and
+resumed ends in the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+import torch
+
+from propend.errors import ModelError, NotEnoughDataError
+from propend.models.sequence import checkpoint
+from propend.models.sequence.network import Network, Sampler, device_of
+from propend.models.sequence.packing import Batch, batches, piece_batch
+from propend.models.sequence.settings import Settings
+from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
+
+__all__ = ["Run", "held_out_loss", "train"]
+
+Tensor: TypeAlias = torch.Tensor
+Judge = Callable[[Network], float]
+Report = Callable[[str, int, int | None], None]
+
+_LATEST: Final = "latest.json"
+_SPIKE: Final = 3.0
+_MOST_SPIKES: Final = 5
+
+
+@dataclass
+class Run:
+    """How a training went: ``curves`` has a row per round, ``notes`` what a person should know."""
+
+    network: Network
+    curves: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    best: float = -np.inf
+    best_epoch: int = 0
+    data_hash: str = ""
+    seconds: float = 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything but the network as JSON values."""
+        return {
+            "data_hash": self.data_hash,
+            "weights": self.network.count(),
+            "best": self.best if np.isfinite(self.best) else None,
+            "best_epoch": self.best_epoch,
+            "seconds": round(self.seconds, 1),
+            "notes": self.notes,
+            "curves": self.curves,
+        }
+
+
+def train(
+    data: SequenceArrays,
+    vocabulary: Vocabulary,
+    settings: Settings,
+    *,
+    features: ItemFeatures | None = None,
+    judge: Judge | None = None,
+    start: Network | None = None,
+    folder: Path | None = None,
+    checkpoint_every: int | None = None,
+    progress: Report | None = None,
+) -> Run:
+    """Train a network on sequences.
+
+    Parameters
+    ----------
+    judge
+        says how good a network is, higher is better; asked after each epoch. Training stops after
+        ``settings.patience`` epochs without a gain and returns the best; without a judge it takes all epochs.
+    start
+        a network to go on from (fine-tuning).
+    folder
+        where the run is kept after every epoch (and every ``checkpoint_every`` batches): weights,
+        optimiser, curves. If it holds a run that was broken off, that run goes on.
+
+    Raises
+    ------
+    NotEnoughDataError
+        no user with two events.
+    ModelError
+        settings that do not fit; a run in ``folder`` of other settings or data; no memory even for small batches.
+    """
+    chosen = settings.resolved()
+    if not (np.diff(data.offsets) >= 2).any():
+        raise NotEnoughDataError(
+            "a sequence model needs users with two events at least, and there is none; bring a longer log"
+        )
+    with _setting(chosen):
+        return _Trainer(
+            data, vocabulary, chosen, features, judge, start, folder, checkpoint_every, progress
+        ).run()
+
+
+@contextmanager
+def _setting(settings: Settings) -> Iterator[None]:
+    """Fix threads and randomness for a while."""
+    before = torch.get_num_threads()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Trainer:
+    """One run."""
+
+    def __init__(
+        self,
+        data: SequenceArrays,
+        vocabulary: Vocabulary,
+        settings: Settings,
+        features: ItemFeatures | None,
+        judge: Judge | None,
+        start: Network | None,
+        folder: Path | None,
+        checkpoint_every: int | None,
+        progress: Report | None,
+    ) -> None:
+        self.data, self.settings, self.judge = data, settings, judge
+        self.folder, self.every, self.progress = folder, checkpoint_every, progress
+        device = device_of(settings.device)
+        network = Network(settings, vocabulary, features)
+        if start is not None:
+            network.load_state_dict(start.state_dict(), strict=False)
+        self.network = network.to(device)
+        self.result = Run(self.network, data_hash=data.data_hash())
+        self.tokens = settings.tokens or 1024
+        self.rate = settings.learning_rate or 1e-3
+        self.steps, self.spikes, self.level = 0, 0, float("nan")
+        self.epoch, self.number, self.waited = 0, 0, 0
+        self.optimiser = torch.optim.AdamW(
+            _groups(self.network, settings.weight_decay), lr=self.rate, betas=(0.9, 0.98)
+        )
+        self.average: dict[str, Tensor] = {}
+        self.kept: dict[str, Tensor] = {}
+        self.sampler = None
+        if "item" in settings.tasks and settings.loss != "full":
+            counts = np.bincount(data.item[data.item >= 0], minlength=vocabulary.items)
+            self.sampler = Sampler(counts, settings)
+        cuda = device.type == "cuda"
+        self.half = settings.precision == "bfloat16" or (
+            settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
+        )
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> Run:
+        begun = time.perf_counter()
+        finished = self._resume()
+        while self.epoch < self.settings.epochs and not finished:
+            self._one_epoch()
+            finished = self._judge()
+            self.epoch, self.number = self.epoch + 1, 0
+            self._keep(finished or self.epoch == self.settings.epochs)
+        if self.kept:
+            self.network.load_state_dict(self.kept)
+        elif self.average:
+            self.network.load_state_dict(self.average)
+        self.network.eval()
+        self.result.seconds += time.perf_counter() - begun
+        return self.result
+
+    def _one_epoch(self) -> None:
+        begun, seen, done = time.perf_counter(), 0, 0
+        sums: dict[str, float] = {}
+        self.network.train()
+        seed = (self.settings.seed, self.epoch)
+        stream = batches(self.data, self.settings.length, self.tokens, seed=seed, skip=self.number)
+        total = -(-len(self.data) // self.tokens)
+        while True:
+            batch = next(stream, None)
+            if batch is None:
+                break
+            try:
+                parts = self._one_batch(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not _no_memory(error):
+                    raise
+                self._halve()
+                stream = batches(
+                    self.data, self.settings.length, self.tokens, seed=seed, skip=2 * self.number
+                )
+                self.number *= 2
+                continue
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+            done, seen, self.number = done + 1, seen + len(batch), self.number + 1
+            if self.progress:
+                self.progress(f"epoch {self.epoch + 1}", self.number, total)
+            if self.every and self.number % self.every == 0:
+                self._keep(False)
+        spent = time.perf_counter() - begun
+        row = {name: round(value / max(done, 1), 5) for name, value in sums.items()}
+        self.result.curves.append(
+            {"epoch": self.epoch + 1, **row, "tokens_per_second": round(seen / max(spent, 1e-9))}
+        )
+
+    def _one_batch(self, batch: Batch) -> dict[str, float]:
+        rng = np.random.default_rng((self.settings.seed, self.epoch, self.number))
+        torch.manual_seed(int(rng.integers(1 << 62)))
+        warm = min(1.0, (self.steps + 1) / max(self.settings.warmup, 1))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * warm
+        self.optimiser.zero_grad(set_to_none=True)
+        kind = self.network.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.half):
+            losses = self.network.loss(self.data, batch, rng, self.sampler)
+            if self.settings.contrast:
+                losses["contrast"] = self._contrast(rng)
+        if not losses:
+            return {}
+        loss = torch.stack([self._weight(name) * value for name, value in losses.items()]).sum()
+        value = float(loss.detach())
+        if self._is_spike(value):
+            return {}
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        if not bool(torch.isfinite(norm)):
+            self._spiked()
+            return {}
+        self.optimiser.step()
+        self.steps += 1
+        self._blend()
+        return {name: float(part.detach()) for name, part in losses.items()}
+
+    def _weight(self, task: str) -> float:
+        return self.settings.contrast if task == "contrast" else self.settings.weight_of(task)
+
+    def _contrast(self, rng: np.random.Generator) -> Tensor:
+        """Draw users, and two pieces of each one's history of random place and length."""
+        size = np.diff(self.data.offsets)
+        users = np.flatnonzero(size >= 4)
+        if not len(users):
+            raise NotEnoughDataError(
+                "the contrast of sub-sequences needs users with four events at least"
+            )
+        chosen = np.repeat(rng.choice(users, min(len(users), 64), replace=False), 2)
+        most = np.minimum(size[chosen], self.settings.length)
+        length = np.maximum(2, (most * rng.uniform(0.25, 0.8, len(chosen))).astype(np.int64))
+        start = self.data.offsets[chosen] + (
+            rng.random(len(chosen)) * (size[chosen] - length + 1)
+        ).astype(np.int64)
+        batch = piece_batch(chosen, start, start + length, self.settings.length)
+        return self.network.contrast(self.data, batch, chosen)
+
+    # ---------------------------------------------------------------- guards
+
+    def _is_spike(self, value: float) -> bool:
+        """Leave out a batch whose loss is not finite or far above the level so far."""
+        if np.isfinite(value) and not (self.steps > 50 and value > _SPIKE * self.level):
+            self.level = value if np.isnan(self.level) else 0.98 * self.level + 0.02 * value
+            self.spikes = 0
+            return False
+        self._spiked()
+        return True
+
+    def _spiked(self) -> None:
+        self.spikes += 1
+        if self.spikes < _MOST_SPIKES:
+            return
+        self.spikes, self.rate, self.level = 0, self.rate / 2, float("nan")
+        if self.kept:
+            self.network.load_state_dict(self.kept)
+        note = f"the loss ran away in epoch {self.epoch + 1}; the learning rate was halved to {self.rate:g}"
+        self.result.notes.append(note)
+        if self.rate < 1e-7:
+            raise ModelError(
+                "training does not settle at any learning rate; look for absurd amounts in the log"
+            )
+
+    def _halve(self) -> None:
+        if self.tokens <= self.settings.length:
+            raise ModelError(
+                f"not enough memory for a batch of {self.tokens} events; choose a smaller size or a shorter length"
+            )
+        self.tokens //= 2
+        if self.network.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.result.notes.append(f"memory ran out: the batch was halved to {self.tokens} events")
+
+    def _blend(self) -> None:
+        """Move the average of the weights, faster while it is young."""
+        if not self.settings.average:
+            return
+        now = self.network.state_dict()
+        if not self.average:
+            self.average = {n: t.detach().clone() for n, t in now.items()}
+            return
+        share = 1 - min(self.settings.average, (1 + self.steps) / (10 + self.steps))
+        for name, kept in self.average.items():
+            if kept.is_floating_point():
+                kept.lerp_(now[name], share)
+
+    # ---------------------------------------------------------------- judging and keeping
+
+    def _judge(self) -> bool:
+        """Score the network (its average, where there is one); return whether to stop."""
+        if self.judge is None:
+            return False
+        now = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+        if self.average:
+            self.network.load_state_dict(self.average)
+        self.network.eval()
+        with torch.no_grad():
+            value = float(self.judge(self.network))
+        self.result.curves[-1]["valid"] = round(value, 5)
+        self.waited += 1
+        if value > self.result.best:
+            self.result.best, self.result.best_epoch, self.waited = value, self.epoch + 1, 0
+            self.kept = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
+        self.network.load_state_dict(now)
+        return self.waited >= self.settings.patience
+
+    def _keep(self, finished: bool) -> None:
+        """Write the whole state; the JSON names the file, so that a kill leaves the old or the new."""
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"run-{self.epoch:04d}-{self.number:06d}.safetensors"
+        tensors = {f"now.{n}": t for n, t in self.network.state_dict().items()}
+        tensors |= {f"average.{n}": t for n, t in self.average.items()}
+        tensors |= {f"kept.{n}": t for n, t in self.kept.items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{key}": value for key, value in state.items()}
+        checkpoint.write_tensors(self.folder / name, tensors)
+        counters = ("epoch", "number", "steps", "tokens", "rate", "waited", "spikes")
+        state = {
+            "file": name,
+            "finished": finished,
+            "counters": {key: getattr(self, key) for key in counters},
+            "level": None if np.isnan(self.level) else self.level,
+            "run": self.result.summary(),
+            **checkpoint.described(self.network),
+        }
+        checkpoint.write_json(self.folder / _LATEST, state)
+        for old in self.folder.glob("run-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    def _resume(self) -> bool:
+        """Take up a run that was broken off; return whether it had finished."""
+        if self.folder is None or not (self.folder / _LATEST).exists():
+            return False
+        state = msgspec.json.decode((self.folder / _LATEST).read_bytes())
+        self._check_same(state)
+        tensors = checkpoint.read_tensors(self.folder / state["file"])
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = tensor.to(self.network.device)
+        self.network.load_state_dict(parts["now"])
+        self.average, self.kept = parts.get("average", {}), parts.get("kept", {})
+        kept: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts.get("optimiser", {}).items():
+            number, _, key = name.partition(".")
+            kept.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": kept})
+        for key, value in state["counters"].items():
+            setattr(self, key, value)
+        self.level = float("nan") if state["level"] is None else state["level"]
+        run = state["run"]
+        self.result.curves, self.result.notes = run["curves"], run["notes"]
+        self.result.best = -np.inf if run["best"] is None else run["best"]
+        self.result.best_epoch, self.result.seconds = run["best_epoch"], run["seconds"]
+        return (
+            bool(state["finished"]) and self.epoch >= self.settings.epochs
+        ) or self.waited >= self.settings.patience
+
+    def _check_same(self, state: dict[str, Any]) -> None:
+        now = checkpoint.described(self.network)
+        if (
+            state.get("version") != now["version"]
+            or state["run"]["data_hash"] != self.result.data_hash
+        ):
+            raise ModelError(
+                f"the run in {self.folder} was begun on other data or by another version; "
+                "give a new folder, or remove that one"
+            )
+        theirs, ours = dict(state["settings"]), dict(now["settings"])
+        for free in ("epochs", "patience", "threads", "device"):
+            theirs.pop(free, None), ours.pop(free, None)
+        ours = msgspec.json.decode(msgspec.json.encode(ours))
+        if theirs != ours:
+            told = ", ".join(sorted(k for k in ours if theirs.get(k) != ours[k]))
+            raise ModelError(
+                f"the run in {self.folder} was begun with other settings ({told}); give a new folder, or remove that one"
+            )
+
+
+def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
+    """Return a judge: minus the weighted loss on sequences that training does not see."""
+    chosen = settings.resolved()
+
+    @torch.no_grad()
+    def judge(network: Network) -> float:
+        total, weight = 0.0, 0
+        for number, batch in enumerate(batches(data, chosen.length, chosen.tokens or 1024)):
+            rng = np.random.default_rng((chosen.seed, number))
+            parts = network.loss(data, batch, rng, None)
+            total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
+            weight += len(batch)
+        return total / max(weight, 1)
+
+    return judge
+
+
+def _groups(network: Network, decay: float) -> list[dict[str, Any]]:
+    """Decay matrices of the trunk and heads; leave scales, biases and embeddings alone."""
+    shrink: list[Tensor] = []
+    leave: list[Tensor] = []
+    for name, weight in network.named_parameters():
+        (shrink if weight.ndim > 1 and not name.startswith("embedding.") else leave).append(weight)
+    return [{"params": shrink, "weight_decay": decay}, {"params": leave, "weight_decay": 0.0}]
+
+
+def _no_memory(error: BaseException) -> bool:
+    text = str(error)
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
+    )

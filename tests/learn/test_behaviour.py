@@ -1,0 +1,260 @@
+"""The behaviour model: it never looks past a cutoff, is kept and resumed, and is fused with aggregates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from propend.cli import main
+from propend.errors import ModelError, NotEnoughDataError
+from propend.learn.sequences import Coding, snapshots
+from propend.names import DAY
+from propend.pipeline.workspace import Workspace, open_workspace
+from propend.tasks.cutoffs import plan_cutoffs
+from propend.tasks.frame import build_frame
+from propend.tasks.task import Task
+
+torch = pytest.importorskip("torch", reason="a behaviour model needs the extra 'deep'")
+pytestmark = pytest.mark.deep
+
+BUYS = Task.parse("buys", "any(purchase) next 10d for any(*) last 30d")
+
+
+def write_log(path: Path, users: int, days: int = 120, seed: int = 0) -> Path:
+    """A shop where the last thing looked at says whether a purchase follows: "b" sells, "a" does not."""
+    rng = np.random.default_rng(seed)
+    lines = ["user,time,event,item,value,channel"]
+    for user in range(users):
+        day = rng.uniform(0, 10)
+        while day < days:
+            item = "ab"[int(rng.integers(2))]
+            way = ("web", "app")[int(rng.integers(2))]
+            lines.append(f"u{user},{_stamp(day)},view,{item},,{way}")
+            if item == "b" and rng.random() < 0.8 and day + 6 < days:
+                later = day + rng.uniform(1, 6)
+                lines.append(f"u{user},{_stamp(later)},purchase,c,{rng.uniform(5, 50):.2f},{way}")
+            day += 6 + rng.exponential(6)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _stamp(day: float) -> str:
+    from datetime import UTC, datetime, timedelta
+
+    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day)).isoformat(timespec="seconds")
+
+
+def shop_of(folder: Path, users: int, **more: Any) -> Workspace:
+    source = write_log(folder / "log.csv", users, **more)
+    main(["init", str(folder / "shop"), "--from", str(source)])
+    shop = open_workspace(folder / "shop")
+    shop.ingest()
+    return shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return shop_of(tmp_path_factory.mktemp("behaviour"), 400)
+
+
+@pytest.fixture(scope="module")
+def model(shop: Workspace) -> Any:
+    from propend.learn.behaviour import pretrain, pretraining_settings
+
+    settings = pretraining_settings("tiny", epochs=12, learning_rate=5e-3, threads=1, tokens=512)
+    until = shop.schema.first + 100 * DAY
+    return pretrain(shop.store, shop.schema, settings=settings, until=until)
+
+
+def everyone(shop: Workspace, cutoff: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    codes = np.concatenate(
+        [shop.store.timelines(b).users for b in sorted(shop.store.manifest.runs)]
+    )
+    return codes, np.full(len(codes), cutoff, np.int64)
+
+
+def test_snapshots_hold_what_was_known_and_no_more(shop: Workspace) -> None:
+    coding = Coding.of(shop.store)
+    assert coding.types == tuple(shop.store.types)
+    assert coding.channels == ("app", "web")
+    cutoff = shop.schema.first + 50 * DAY
+    codes, cutoffs = everyone(shop, cutoff)
+    order = np.random.default_rng(0).permutation(len(codes))[:60]
+    made = snapshots(shop.store, coding, codes[order], cutoffs[order], 5)
+    for row, code in enumerate(codes[order].tolist()):
+        lines = shop.store.timelines(code % shop.store.buckets)
+        own = lines.of(int(np.flatnonzero(lines.users == code)[0]))
+        known = own.item[own.time < cutoff][-5:]
+        assert made.user(row)["item"].tolist() == known.tolist()
+        assert (made.user(row)["time"] < cutoff).all()
+
+
+def test_vectors_do_not_know_the_future(shop: Workspace, model: Any, tmp_path: Path) -> None:
+    cutoff = shop.schema.first + 60 * DAY
+    codes, cutoffs = everyone(shop, cutoff)
+    whole = model.vectors(shop.store, codes, cutoffs)
+    text = Path(shop.folder.parent / "log.csv").read_text().splitlines()
+    (tmp_path / "log.csv").write_text(
+        "\n".join([text[0], *(line for line in text[1:] if line.split(",")[1] < _stamp(60))]) + "\n"
+    )
+    main(["init", str(tmp_path / "shop"), "--from", str(tmp_path / "log.csv")])
+    past = open_workspace(tmp_path / "shop")
+    past.ingest()
+    for name in shop.store.names_of(codes[:40]).tolist():
+        at = int(np.flatnonzero(codes == shop.store.code_of(name))[0])
+        code = np.array([past.store.code_of(name)])
+        assert np.allclose(
+            model.vectors(past.store, code, np.array([cutoff])), whole[at], atol=1e-5
+        )
+
+
+def test_readouts_are_chances_and_order_users_by_what_they_last_saw(
+    shop: Workspace, model: Any
+) -> None:
+    cutoff = shop.schema.first + 100 * DAY
+    codes, cutoffs = everyone(shop, cutoff)
+    said, names = model.readouts(shop.store, codes, cutoffs, 7.0)
+    assert names[-2:] == ("silent", "value")
+    chances = said[:, : len(names) - 1]
+    known = ~np.isnan(chances).any(axis=1)
+    assert ((chances[known] >= 0) & (chances[known] <= 1)).all()
+    buys = said[:, names.index("within_purchase")]
+    last = snapshots(shop.store, model.coding, codes, cutoffs, 1)
+    wait = np.full(len(codes), np.inf)
+    has = np.diff(last.offsets) > 0
+    wait[has] = (cutoff - last.time) / DAY
+    item = np.full(len(codes), -1)
+    item[has] = last.item
+    fresh = wait < 2
+    b, a = (shop.schema.item_ids.index(name) for name in "ba")
+    assert buys[fresh & (item == b)].mean() > buys[fresh & (item == a)].mean() + 0.15
+    nobody, _ = model.readouts(shop.store, np.array([10**9]), cutoffs[:1], 7.0)
+    assert np.isnan(nobody).all()
+
+
+def test_it_is_saved_loaded_and_refused_on_another_log(
+    shop: Workspace, model: Any, tmp_path: Path
+) -> None:
+    from propend.learn.behaviour import BehaviourModel
+
+    model.save(tmp_path / "m")
+    loaded = BehaviourModel.load(tmp_path / "m", store=shop.store)
+    codes, cutoffs = everyone(shop, shop.now)
+    assert np.array_equal(
+        loaded.vectors(shop.store, codes, cutoffs), model.vectors(shop.store, codes, cutoffs)
+    )
+    assert (tmp_path / "m" / "curves.svg").read_text().startswith("<?xml")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.csv").write_text(
+        "user,time,event,item\n" + "".join(f"u{i},2026-01-0{1 + i % 9},look,z\n" for i in range(50))
+    )
+    main(["init", str(tmp_path / "o"), "--from", str(tmp_path / "other" / "x.csv")])
+    other = open_workspace(tmp_path / "o")
+    other.ingest()
+    with pytest.raises(ModelError, match="which this one does not have"):
+        BehaviourModel.load(tmp_path / "m", store=other.store)
+    with pytest.raises(ModelError, match="train one first"):
+        BehaviourModel.load(tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any) -> None:
+    from propend.expression import parse
+    from propend.learn.fusion import fuse
+
+    plan = plan_cutoffs(shop.schema.first, shop.now, BUYS.horizon, folds=1)
+    assert model.until <= min(fold.test for fold in plan.folds)
+    features = [parse(t) for t in ("count(purchase)", "days_since(*)", "count(view) last 30d")]
+    frame = build_frame(shop.store, shop.schema, shop.engine, BUYS, features, plan.cutoffs)
+    fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model)
+    rows = {row["features"]: row for row in fusion.table}
+    assert list(rows) == ["aggregates", "frozen vectors", "fusion"]
+    assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
+    assert rows["fusion"]["auroc gained"][1] > 0
+    assert rows["aggregates"]["auroc gained"][0] == 0
+    codes, scores = fusion.score(shop.store, shop.schema, shop.engine, shop.now)
+    assert len(codes) == len(scores) > 100
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.slow
+def test_fine_tuning_answers_the_task_itself(shop: Workspace, model: Any) -> None:
+    from propend.learn.fusion import fine_tune
+
+    plan = plan_cutoffs(shop.schema.first, shop.now, BUYS.horizon, folds=1)
+    from propend.expression import parse
+
+    frame = build_frame(
+        shop.store, shop.schema, shop.engine, BUYS, [parse("count(*)")], plan.cutoffs
+    )
+    fold = plan.folds[0]
+    tuned = fine_tune(model, shop.store, frame, BUYS, frame.at(fold.train), epochs=3)
+    test = frame.at([fold.test])
+    scores = tuned(shop.store, frame.user[test], frame.cutoff[test])
+    from propend.learn.metrics import auroc
+
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert auroc(frame.y[test], scores) > 0.6
+
+
+def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path) -> None:
+    from propend.expression import parse
+    from propend.learn.behaviour import pretrain
+    from propend.learn.fusion import distil, fuse
+
+    small = shop_of(tmp_path, 90)
+    with pytest.raises(NotEnoughDataError, match="boosted trees on aggregates"):
+        pretrain(small.store, small.schema)
+    plan = plan_cutoffs(small.schema.first, small.now, BUYS.horizon, folds=1)
+    features = [parse("count(purchase)"), parse("days_since(*)")]
+    frame = build_frame(small.store, small.schema, small.engine, BUYS, features, plan.cutoffs)
+    fusion = fuse(small.store, small.schema, frame, BUYS, plan)
+    assert fusion.model is None
+    assert "boosted trees on aggregates answer alone" in fusion.remark
+    assert len(fusion.score(small.store, small.schema, small.engine, small.now)[0]) > 10
+    student, card = distil(fusion, small.store, frame)
+    assert student.columns == frame.names
+    assert card["spearman"] > 0.7
+
+
+def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
+    shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import behaviour
+
+    plain = behaviour.pretraining_settings
+    monkeypatch.setattr(
+        behaviour,
+        "pretraining_settings",
+        lambda size: plain(size, epochs=2, tokens=512, threads=1),
+    )
+    folder = shop.folder / "behaviour" / "tiny"
+    seen: list[str] = []
+
+    def stop(phase: str, *_: Any) -> None:
+        seen.append(phase)
+        if phase == "epoch 2":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shop.pretrain("tiny", progress=stop)
+    assert (folder / "training" / "run" / "latest.json").exists()
+    capsys.readouterr()
+    main(["pretrain", str(shop.folder), "--size", "tiny", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [row["epoch"] for row in document["curves"]] == [1, 2]
+    assert not (folder / "training").exists()
+    users = pq.read_table(folder / "users.parquet")
+    items = pq.read_table(folder / "items.parquet")
+    assert items["item"].to_pylist() == list(shop.schema.item_ids)
+    assert len(users) == shop.store.user_count
+    assert len(users["vector"][0]) == 32
+    main(["pretrain", str(shop.folder), "--size", "tiny"])
+    assert "behaviour model of" in capsys.readouterr().out
+    shop.forget("u7")
+    assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()

@@ -1,0 +1,127 @@
+"""Sequence recommenders: they learn order, append without learning, and say what they cannot do."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.models.sequence.worlds import cycles
+
+from propend.errors import MissingExtraError, ModelError
+from propend.recommend.catalog import create, load
+from propend.recommend.evaluate import compare
+from propend.recommend.interactions import Interactions
+from propend.recommend.protocols import leave_one_out
+
+pytestmark = pytest.mark.deep
+
+QUICK: dict[str, Any] = {
+    "size": "tiny",
+    "epochs": 8,
+    "tokens": 256,
+    "learning_rate": 1e-2,
+    "threads": 1,
+}
+
+
+def walks(users: int = 300, seed: int = 0) -> Interactions:
+    made = cycles(users, seed=seed)
+    return Interactions.from_lists(np.split(made.item, made.offsets[1:-1]), n_items=12)
+
+
+@pytest.fixture(scope="module")
+def _torch() -> None:
+    pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
+
+
+@pytest.mark.usefixtures("_torch")
+def test_it_beats_popularity_where_order_matters() -> None:
+    split = leave_one_out(walks(), seen="allowed")
+    table = compare(split, {"transformer": create("transformer", **QUICK)}, ks=(1,))
+    popular, deep = (row["hr@1"] for row in table["models"])
+    assert popular < 0.2
+    assert deep > 0.7  # the next item is certain in four of five steps
+
+
+@pytest.mark.usefixtures("_torch")
+def test_new_events_count_at_once_without_learning() -> None:
+    shelf = create("gru", **QUICK).fit(walks(), seed=1)
+    vectors = shelf.item_vectors()  # type: ignore[attr-defined]
+    walker = int(shelf.history.users[0])
+    at = int(shelf.history.item[shelf.history.offsets[1] - 1])
+    for step in range(1, 5):
+        assert shelf.recommend([walker], 1, exclude_seen=False).items[0, 0] == (at + step) % 12
+        shelf.update(Interactions.from_lists([[(at + step) % 12]], users=[walker], n_items=12))
+    assert np.array_equal(shelf.item_vectors(), vectors)  # type: ignore[attr-defined]
+    grown = shelf.update(Interactions.from_lists([[12, 0]], users=[9_999], n_items=13))
+    assert grown.recommend([[0]], 1, exclude_seen=False).items[0, 0] in (1, 3)
+    assert len(shelf.item_vectors()) == 13  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("_torch")
+def test_a_short_log_is_answered_by_popularity_and_says_so() -> None:
+    shelf = create("transformer").fit(Interactions.from_lists([[0, 1], [1], [1, 2]], n_items=3))
+    assert "popularity answers instead" in shelf.remark  # type: ignore[attr-defined]
+    assert shelf.recommend([[]], 1).lists() == [[1]]
+    with pytest.raises(ModelError, match="likeness"):
+        shelf.similar([0])
+    with pytest.raises(ModelError, match="no item vectors"):
+        shelf.item_vectors()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("_torch")
+def test_one_item_users_and_two_items_are_no_trouble() -> None:
+    lists = [[0, 1, 0, 1]] * 20 + [[0]] * 10 + [[1]] * 5
+    shelf = create("transformer", **{**QUICK, "epochs": 20}).fit(Interactions.from_lists(lists))
+    shown = shelf.recommend([[0], [1]], 2, exclude_seen=False)
+    assert shown.items[:, 0].tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("_torch")
+def test_items_nobody_met_are_offered_only_by_their_attributes() -> None:
+    from propend.events.timelines import Column
+
+    log = Interactions.from_lists([[i % 6, (i + 1) % 6, (i + 2) % 6] for i in range(60)], n_items=7)
+    codes = np.array([0, 1, 2, 0, 1, 2, 1], np.int32)
+    items = {"shape": Column(codes, ("a", "b", "c"))}
+    plain = create("gru", **QUICK).fit(log)
+    assert np.isneginf(plain.scores([[0]])[0, 6])
+    knowing = create("gru", features=True, **QUICK).fit(log, items=items)
+    assert np.isfinite(knowing.scores([[0]])[0, 6])
+
+
+@pytest.mark.usefixtures("_torch")
+def test_distilled_lists_know_the_order_and_need_no_network(tmp_path: Path) -> None:
+    shelf = create("distilled", teacher="gru", settings=QUICK, neighbours=4).fit(walks())
+    after = shelf.recommend([[i] for i in range(12)], 1).items[:, 0]
+    assert (after == (np.arange(12) + 1) % 12).mean() > 0.9
+    shelf.save(tmp_path / "lists")
+    assert not any("weights" in name for name in shelf.state().arrays)
+    assert np.array_equal(
+        load(tmp_path / "lists").recommend([[3]], 4).items, shelf.recommend([[3]], 4).items
+    )
+    with pytest.raises(ModelError, match="its own teacher"):
+        create("distilled", teacher="distilled").fit(walks())
+
+
+@pytest.mark.usefixtures("_torch")
+def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    plain = builtins.__import__
+
+    def no_torch(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "torch" or name.startswith("torch."):
+            raise ImportError("No module named 'torch'", name="torch")
+        return plain(name, *rest, **more)
+
+    for name in [n for n in sys.modules if n.startswith("propend.models.sequence.")]:
+        if not name.endswith(("packing", "settings", "size", "targets", "tokens")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("propend.models.sequence.training", raising=False)
+    monkeypatch.setattr(builtins, "__import__", no_torch)
+    with pytest.raises(MissingExtraError, match=r"pip install 'propend\[deep\]'"):
+        create("transformer").fit(walks(20))
