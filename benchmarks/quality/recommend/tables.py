@@ -100,7 +100,7 @@ def _movie_models() -> Models:
         "sequential_rules": create("sequential_rules", step=0.8),
         "session_neighbours": create("session_neighbours", fade=10.0, near=10.0),
         "ease": create("ease", strength=500.0, step=0.98),
-        "als": create("als"),
+        "als": create("als", unmet=1.2, strength=0.3, biases=False),
         "graph_filter": create("graph_filter", factors=128),
     }
 
