@@ -129,7 +129,7 @@ def diginetica() -> list[Table]:
     models: Models = {
         "popularity": create("popularity"),
         "item_neighbours": create("item_neighbours", step=0.5),
-        "sequential_rules": create("sequential_rules"),
+        "sequential_rules": create("sequential_rules", step=0.7),
         "session_neighbours": create("session_neighbours"),
     }
     return sessions_table(splits.diginetica(), models)
