@@ -11,6 +11,7 @@ import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from propend.errors import ModelError
+from propend.learn.metrics import auroc
 from propend.models import create, load
 from propend.models.sklearn import PropendClassifier, PropendRegressor
 
@@ -80,3 +81,65 @@ def test_bad_estimators_get_a_sentence() -> None:
         create("sklearn", "yes_no", estimator="sklearn.neighbors.KNeighbors").fit(
             X, y, weight=np.ones(20)
         )
+
+
+NETWORKS = {
+    "stand-in": (
+        "tests.models.networks.Wrapped",
+        {"module": "tests.models.networks:Net", "module__steps": 60},
+        None,
+    ),
+    "skorch": (
+        "skorch.NeuralNetClassifier",
+        {"module": "tests.models.networks:torch_net", "max_epochs": 30, "lr": 0.3, "verbose": 0},
+        "skorch",
+    ),
+    "keras": (
+        "keras.wrappers.SKLearn",
+        {"model": "tests.models.networks:keras_net", "fit_kwargs": {"epochs": 15, "verbose": 0}},
+        "keras",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_networks_plug_in_by_name_through_their_wrapper(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimator, settings, library = NETWORKS[kind]
+    if library is not None:
+        monkeypatch.setenv("KERAS_BACKEND", "torch")
+        pytest.importorskip("torch", reason="networks need the extra 'deep'")
+        pytest.importorskip(library, reason=f"{library} is not installed")
+    X = np.random.default_rng(0).normal(size=(600, 4))
+    X[::7, 1] = np.nan
+    y = X[:, 0] + np.nan_to_num(X[:, 1]) > 0
+    made = create(
+        "sklearn", "yes_no", estimator=estimator, settings=settings, precision="single"
+    ).fit(X[:400], y[:400])
+    assert auroc(y[400:], made.predict(X[400:])) > 0.9
+
+
+def test_a_setting_that_names_nothing_is_said() -> None:
+    X, y = np.zeros((20, 1)), np.arange(20) % 2
+    with pytest.raises(ModelError, match="names nothing that can be imported"):
+        create(
+            "sklearn", "yes_no", estimator="tests.models.networks.Wrapped",
+            settings={"module": "tests.models.networks:Nothing"},
+        ).fit(X, y)  # fmt: skip
+
+
+def test_ours_are_cloned_searched_and_piped() -> None:
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3))
+    y = np.where(X[:, 0] + rng.normal(size=300) > 0, "yes", "no")
+    pipe = make_pipeline(StandardScaler(), PropendClassifier("logistic", {"bends": 0}))
+    grid = {"propendclassifier__settings": [{"bends": 0, "strength": s} for s in (1e4, 1.0)]}
+    found = GridSearchCV(clone(pipe), grid, cv=3, scoring="roc_auc").fit(X, y)
+    assert found.best_score_ > 0.75
+    assert set(found.predict(X)) == {"no", "yes"}

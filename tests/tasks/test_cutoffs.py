@@ -40,6 +40,22 @@ def test_three_folds_step_back_by_a_horizon_on_a_long_log() -> None:
     assert "3 forward folds, purge 30d" in plan.protocol
 
 
+def test_folds_that_overlap_are_said() -> None:
+    apart = plan_cutoffs(0, 373 * DAY, Duration(30, "d"))
+    assert "overlap" not in apart.protocol
+    close = plan_cutoffs(0, 373 * DAY, Duration(30, "d"), folds=50)
+    assert len(close.folds) > 10
+    assert "overlap, so the folds are not independent" in close.protocol
+
+
+def test_censored_training_rows_are_younger_but_never_of_the_test() -> None:
+    plan = plan_cutoffs(0, 373 * DAY, Duration(30, "d"), censored=True)
+    for fold in plan.folds:
+        assert max(fold.train) == fold.test - 15 * DAY
+    assert max(plan.final) == 358 * DAY
+    assert "censored at the test's cutoff" in plan.protocol
+
+
 def test_a_short_log_says_what_is_needed() -> None:
     with pytest.raises(NotEnoughDataError, match=r"covers 50 days.*needs 90"):
         plan_cutoffs(0, 50 * DAY, Duration(30, "d"))
@@ -54,6 +70,7 @@ def test_a_short_log_says_what_is_needed() -> None:
         ("sum(purchase.value) next 90d", "amount", "rmse"),
         ("count(purchase) next 30d", "count", "rmse"),
         ("next(item) next 7d", "which", "log_loss"),
+        ("days_until(purchase) next 60d", "time", "c_index"),
     ],
 )
 def test_what_kind_of_answer_a_question_has(ask: str, answer: str, metric: str) -> None:

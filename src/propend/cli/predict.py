@@ -45,6 +45,42 @@ __all__ = ["models", "predict"]
     help="Where to write scores (Parquet, and CSV beside it).",
 )
 @click.option("--seed", default=7, show_default=True)
+@click.option(
+    "--search",
+    metavar="TIME",
+    help="Search settings for so long (60s, 5min), inside the training rows of each fold.",
+)
+@click.option("--balance", is_flag=True, help="Let both answers weigh the same in training.")
+@click.option("--select", is_flag=True, help="Use only features that prove stable.")
+@click.option("--quantile", type=float, help="Predict this quantile of an amount, 0 to 1.")
+@click.option("--segment", "segments", multiple=True, metavar="FEATURE", help="Judge by segment.")
+@click.option("--value", type=float, help="What a positive contacted is worth: a profit curve.")
+@click.option("--cost", type=float, help="What a contact costs.")
+@click.option("--budget", type=float, help="The most that contacts may cost.")
+@click.option(
+    "--abstain",
+    type=float,
+    metavar="WIDTH",
+    help='Answer "not enough data" for users whose interval is wider.',
+)
+@click.option(
+    "--impression",
+    metavar="TYPE",
+    help="Ask per impression instead: events of this type show an item to a user.",
+)
+@click.option(
+    "--click", "clicked", metavar="TYPE", help="With --impression: the event that takes the item."
+)
+@click.option(
+    "--within", default="1d", show_default=True, help="With --impression: how soon after it."
+)
+@click.option(
+    "--score",
+    "score_files",
+    multiple=True,
+    metavar="FILE",
+    help="With --table: further rows to score, read the same way.",
+)
 @click.argument("more", nargs=-1, type=click.Path())
 @json_option
 def predict(
@@ -53,63 +89,157 @@ def predict(
     name: str | None,
     tables: tuple[str, ...],
     label: str | None,
-    ignore: tuple[str, ...],
-    group: str | None,
-    order: str | None,
-    known: tuple[str, ...],
     folds: int | None,
     out: str | None,
     seed: int,
+    search: str | None,
+    balance: bool,
+    select: bool,
+    quantile: float | None,
+    segments: tuple[str, ...],
+    value: float | None,
+    cost: float | None,
+    budget: float | None,
+    abstain: float | None,
+    impression: str | None,
+    clicked: str | None,
+    within: str,
+    score_files: tuple[str, ...],
     more: tuple[str, ...],
     as_json: bool,
+    **columns: Any,
 ) -> None:
     """Answer a question about the future: ASK is a task's name or for example "any(purchase) next 30d for any(*) last 90d".
 
     With --table FILE --label COLUMN it learns from a labelled table instead.
     """
+    from propend.learn.train import Options
+
+    options = Options(_seconds(search), balance, select, _share(quantile))
+    judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
-        _predict_table(files, label, ignore, group, order, known, folds or 5, out, seed, as_json)
+        if abstain is not None:
+            raise ConfigError("--abstain is for a log; a table's scores have no user to abstain on")
+        made = _predict_table(
+            files, label, folds or 5, out, seed, options, judged, score_files, columns
+        )
+        emit(made, as_json, lambda: _words(made))
+        return
+    if impression or clicked:
+        made = _predict_impressions(
+            folder, impression, clicked, within, folds or 3, out, seed, options
+        )
+        emit(made, as_json, lambda: _words(made))
         return
     if not folder or not ask:
         raise ConfigError(
             'say which workspace and what to ask: propend predict DIR "any(purchase) next 30d for any(*) last 90d", or --table FILE --label COLUMN'
         )
+    if score_files:
+        raise ConfigError("--score is for --table; a log's users are all scored anyway")
+    from propend.learn.card import told
     from propend.pipeline.predict import write_table
     from propend.pipeline.workspace import open_workspace
 
     workspace = open_workspace(folder)
     with progress_bar() as progress:
         prediction = workspace.predict(
-            ask, name=name, folds=3 if folds is None else folds, seed=seed, progress=progress
-        )
+            ask, name=name, folds=3 if folds is None else folds, seed=seed, options=options,
+            progress=progress, abstain=abstain, **judged,
+        )  # fmt: skip
     target = (
         Path(out) if out else workspace.out / "scores" / f"{prediction.fitted.task.name}.parquet"
     )
-    write_table(prediction.scores, target)
+    table = prediction.scores
+    write_table(table, target)
     document = {
-        **prediction.card,
+        **told(prediction.card),
         "task": prediction.fitted.task.ask,
         "name": prediction.fitted.task.name,
         "scores": str(target),
         "scored": len(prediction.users),
         "version": prediction.entry.version if prediction.entry else None,
     }
+    if abstain is not None:
+        unsure = table["answer"].to_pylist().count("not enough data")
+        document["abstained"] = {"width": abstain, "users": unsure}
     emit(document, as_json, lambda: _words(document))
+
+
+def _predict_impressions(
+    folder: str | None,
+    impression: str | None,
+    clicked: str | None,
+    within: str,
+    folds: int,
+    out: str | None,
+    seed: int,
+    options: Any,
+) -> dict[str, Any]:
+    if not (folder and impression and clicked):
+        raise ConfigError(
+            "per impression needs a workspace and two event types: propend predict DIR --impression view --click purchase --within 1d"
+        )
+    from propend.expression.duration import Duration
+    from propend.learn.card import told
+    from propend.pipeline.predict import predict_impressions, write_table
+    from propend.pipeline.workspace import open_workspace
+
+    opened = open_workspace(folder)
+    with progress_bar() as progress:
+        fitted, table = predict_impressions(
+            opened.store, opened.schema, opened.engine, impression, clicked, Duration.parse(within),
+            folds=folds, seed=seed, options=options, progress=progress,
+        )  # fmt: skip
+    target = Path(out) if out else opened.out / "scores" / f"{fitted.task.name}.parquet"
+    write_table(table, target)
+    return {
+        **told(fitted.card),
+        "task": fitted.task.title,
+        "name": fitted.task.name,
+        "scores": str(target),
+        "scored": table.num_rows,
+    }
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return a length of time in seconds."""
+    if text is None:
+        return None
+    from propend.expression.duration import Duration
+
+    return float(text) if text.replace(".", "", 1).isdigit() else Duration.parse(text).days * 86_400
+
+
+def _share(quantile: float | None) -> float | None:
+    if quantile is not None and not 0 < quantile < 1:
+        raise ConfigError(f"a quantile lies between 0 and 1, not at {quantile:g}; 0.9 for example")
+    return quantile
+
+
+def _contact(value: float | None, cost: float | None, budget: float | None) -> Any:
+    """Return what contacting is worth and costs, where it was asked."""
+    from propend.learn.threshold import Contact
+
+    if value is None:
+        if cost is not None or budget is not None:
+            raise ConfigError("a profit curve needs --value: what a positive contacted is worth")
+        return None
+    return Contact(value, cost or 0.0, budget)
 
 
 def _predict_table(
     files: list[str],
     label: str | None,
-    ignore: tuple[str, ...],
-    group: str | None,
-    order: str | None,
-    known: tuple[str, ...],
     folds: int,
     out: str | None,
     seed: int,
-    as_json: bool,
-) -> None:
+    options: Any,
+    judged: dict[str, Any],
+    score_files: tuple[str, ...],
+    columns: dict[str, Any],
+) -> dict[str, Any]:
     if label is None:
         raise ConfigError(
             f"say which column to predict: propend predict --table {files[0]} --label COLUMN"
@@ -117,18 +247,49 @@ def _predict_table(
     import pyarrow as pa
 
     from propend.engine import connect
+    from propend.learn.card import told
+    from propend.learn.labelled import read_like
     from propend.learn.table import cross_validate, read_table
     from propend.pipeline.predict import write_table
 
-    table = read_table(files, label, connect(), Path.cwd(), ignore=ignore, group=group, order=order)
-    fit = cross_validate(table, folds=folds, seed=seed, known_before=known)
-    target = Path(out) if out else Path(files[0]).with_suffix("").name + f"-{label}-scores.parquet"
+    known = columns.pop("known")
+    engine, here = connect(), Path.cwd()
+    table = read_table(files, label, engine, here, **columns)
+    later = read_like(score_files, table, engine, here) if score_files else None
+    fit = cross_validate(
+        table, folds=folds, seed=seed, known_before=known, options=options, refit=bool(later),
+        **judged,
+    )  # fmt: skip
+    target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
     write_table(
-        pa.table({"row": range(len(fit.scores)), "label": table.y, "score": fit.scores}),
-        Path(target),
+        pa.table(
+            {"row": range(len(fit.scores)), "label": table.told(), **_shown(fit.scores, table)}
+        ),
+        target,
     )
-    document = {"task": f"{label} of {Path(files[0]).name}", **fit.card, "scores": str(target)}
-    emit(document, as_json, lambda: _words(document))
+    document = {
+        "task": f"{label} of {Path(files[0]).name}",
+        **told(fit.card),
+        "scores": str(target),
+    }
+    if later is not None:
+        X, noted = later
+        scored = target.with_name(f"{target.stem}-new.parquet")
+        write_table(pa.table({"row": range(len(X)), **_shown(fit.score(X), table)}), scored)
+        document["new"] = {"rows": len(X), "scores": str(scored), "noted": noted}
+    return document
+
+
+def _shown(scores: Any, table: Any) -> dict[str, Any]:
+    """Return a table's scores as columns: of many answers, the likeliest one with its probability."""
+    if scores.ndim == 1:
+        return {"score": scores}
+    import numpy as np
+
+    known = ~np.isnan(scores).any(axis=1)
+    best = np.nan_to_num(scores).argmax(axis=1)
+    answer = [table.classes[b] if k else None for b, k in zip(best, known, strict=True)]
+    return {"answer": answer, "score": np.where(known, scores.max(axis=1), np.nan)}
 
 
 def _words(d: dict[str, Any]) -> None:
@@ -146,10 +307,17 @@ def _words(d: dict[str, Any]) -> None:
             "log_loss",
             "brier",
             "ece",
+            "top_1",
+            "top_3",
+            "top_5",
+            "c_index",
+            "pinball",
+            "below",
             "rmse",
             "mae",
             "bias",
             "gini",
+            "poisson_deviance",
         )
         if k in d["metrics"]
     ]
@@ -165,6 +333,42 @@ def _words(d: dict[str, Any]) -> None:
         if key in d:
             said = d[key].get("sentence") or f"{d[key]['answer']}: {d[key]['why']}"
             click.echo(f"  {key}: {said}")
+    if "future" in d:
+        click.echo(f"  leak report: {d['future']['sentence']}")
+    if "profit" in d:
+        click.echo(f"  profit on the forward tests: {d['profit']['sentence']}")
+    for name, found in d.get("segments", {}).items():
+        metric = keys[0]
+        click.echo(f"  by {name}:")
+        rows(
+            ["segment", "rows", "rate", "predicted", metric],
+            [
+                [e["segment"], f"{e['rows']:,}", f"{e['rate']:.4f}", f"{e['predicted']:.4f}", e.get("note") or f"{e[metric]:.4f} ({e['low']:.4f} to {e['high']:.4f})"]
+                for e in found
+            ],
+        )  # fmt: skip
+    if "selection" in d:
+        click.echo(
+            f"  features: {d['selection']['kept']} of {d['selection']['of']} kept, {d['selection']['rule']}"
+        )
+    if "search" in d:
+        for model, chosen in d["search"]["chosen"].items():
+            said = ", ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items()
+            )
+            click.echo(f"  search, {model}: {said or 'the usual settings stay'}")
+    if "balance" in d:
+        click.echo(f"  balance: {d['balance']}")
+    if "abstained" in d:
+        click.echo(
+            f"  not enough data for {d['abstained']['users']:,} of {d['scored']:,} users (interval wider than {d['abstained']['width']:g})"
+        )
+    if d.get("unanswered"):
+        click.echo(
+            f"  {d['unanswered']:,} rows have no answer within the time asked and were left out"
+        )
+    for name, said in d.get("noted", {}).items():
+        click.echo(f"  {name}: {said}")
     for leak in d.get("leaks", []):
         click.echo(f"  leak report: {leak['sentence']}")
     if d.get("malformed"):
@@ -176,6 +380,10 @@ def _words(d: dict[str, Any]) -> None:
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
     click.echo(f"  scores: {d['scores']}")
+    if "new" in d:
+        click.echo(f"  {d['new']['rows']:,} further rows: {d['new']['scores']}")
+        for name, said in d["new"]["noted"].items():
+            click.echo(f"    {name}: {said}")
 
 
 @click.command()

@@ -19,6 +19,7 @@ from propend.engine import Engine
 from propend.errors import ConfigError, DataError, NotEnoughDataError, nearest
 from propend.learn.fitting import MANY
 from propend.learn.words import Words
+from propend.models.model import Answer
 from propend.names import DAY
 
 __all__ = ["LabelledTable", "read_like", "read_table"]
@@ -93,7 +94,7 @@ class LabelledTable:
     y: F64
     columns: tuple[str, ...]
     categories: dict[int, tuple[str, ...]]
-    answer: str
+    answer: Answer
     positive: str | None
     left_out: dict[str, str]
     unlabelled: int
@@ -109,6 +110,12 @@ class LabelledTable:
     """What was odd in a column that is used all the same, and how it was read."""
     kinds: tuple[Kind, ...] = ()
     """How each used column is read; other rows are read the same way (``read_like``)."""
+
+    def told(self) -> list[Any]:
+        """Return the labels for people: of many answers their texts, else the numbers."""
+        if self.classes:
+            return [self.classes[int(code)] for code in self.y]
+        return [float(value) for value in self.y]
 
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels."""
@@ -291,7 +298,7 @@ def numbers(text: pa.Array) -> F64 | None:
 
 def _labels(
     text: pa.Array, label: str, where: str, noted: dict[str, str]
-) -> tuple[F64, str, str | None, tuple[str, ...]]:
+) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
     """Return the labels as numbers, the kind of answer, which text is the positive, and the classes of many."""
     levels = sorted(pc.unique(text).to_pylist())
     if len(levels) == 1:
@@ -319,7 +326,7 @@ def _labels(
 
 def _many(
     text: pa.Array, label: str, where: str, noted: dict[str, str]
-) -> tuple[F64, str, str | None, tuple[str, ...]]:
+) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
     """Return a label of many texts as codes of the commonest; the rare ones share a class, and it is said."""
     counts = sorted(pc.value_counts(text).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
     common = [c["values"] for c in counts[:MOST_CLASSES] if c["counts"] >= FEWEST]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import ConfigError, NotEnoughDataError
+from propend.errors import ConfigError, NotEnoughDataError, nearest
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
 from propend.learn.fitting import Rows, fit_model, refit_settings, rounds_of
@@ -20,7 +20,9 @@ from propend.learn.judge import Judge, as_range, judge
 from propend.learn.labelled import LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
+from propend.learn.segments import by_segment, segments_of
 from propend.learn.selection import stable_columns
+from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Options
 from propend.models.model import Model
 
@@ -73,6 +75,8 @@ def cross_validate(
     beside: Sequence[str | Candidate] = (),
     known_before: Sequence[str] = (),
     options: Options | None = None,
+    segments: Sequence[str] = (),
+    contact: Contact | None = None,
     refit: bool = False,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> TableFit:
@@ -82,14 +86,21 @@ def cross_validate(
     otherwise. Within each training fold a quarter is held out (the latest, whole groups, or at random) to stop the
     trees, to calibrate and to choose the champion among ``models``, from simple to flexible, so the test fold chooses
     nothing. Models ``beside`` are only compared: fitted once a fold, scored as they are. The trivial baseline stands in
-    the card, and so does the time each model took to fit. ``refit`` fits the champion on all rows at the end.
+    the card, and so does the time each model took to fit. ``segments`` are columns by which the champion is judged apart,
+    ``contact`` asks for the profit curve. ``refit`` fits the champion on all rows at the end.
 
     Raises ``LeakError`` where a column knows the answer and is not among ``known_before``, the columns a person has
     confirmed to be known in time.
     """
-    return _CrossValidation(
+    for name in segments:
+        if name not in table.columns:
+            raise ConfigError(f"no column {name!r} to judge by{nearest(name, table.columns)}")
+    if contact is not None and table.answer != "yes_no":
+        raise ConfigError("a profit curve is of a yes/no label; leave --value and --cost out")
+    fit = _CrossValidation(
         table, folds, seed, draws, models, beside, known_before, options or Options(), progress
     ).run(refit)
+    return _judged_apart(table, fit, segments, contact, seed)
 
 
 class _CrossValidation:
@@ -350,6 +361,30 @@ class _CrossValidation:
         card["verdict"] = verdict(card)
         card["power"] = stated(card, main)
         return card
+
+
+def _judged_apart(
+    table: LabelledTable, fit: TableFit, segments: Sequence[str], contact: Contact | None, seed: int
+) -> TableFit:
+    """Put metrics by segment and the profit curve into the card."""
+    tested = ~np.isnan(fit.scores.reshape(len(table.y), -1)[:, 0])
+    y, p = table.y[tested], fit.scores[tested]
+    groups = None if table.groups is None else table.groups[tested]
+    if segments and p.ndim > 1:
+        raise ConfigError("one of many is not judged by segment; leave --segment out")
+    for name in segments:
+        j = table.columns.index(name)
+        codes, names = segments_of(table.X[tested, j], table.categories.get(j))
+        yes_no = table.answer == "yes_no"
+        found = by_segment(y, p, codes, names, yes_no=yes_no, groups=groups, seed=seed)
+        fit.card.setdefault("segments", {})[name] = found
+    if contact is not None:
+        curve = profit_curve(
+            y, p, value=contact.value, cost=contact.cost, budget=contact.budget, groups=groups,
+            seed=seed,
+        )  # fmt: skip
+        fit.card["profit"] = curve.said()
+    return fit
 
 
 def _plain(answer: str, quantile: float | None) -> tuple[str | Candidate, ...]:

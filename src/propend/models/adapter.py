@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -16,6 +17,7 @@ from propend.models.storage import State
 
 __all__ = ["Adapter", "AdapterParameters"]
 
+_PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.")
 
 
@@ -26,13 +28,15 @@ class AdapterParameters:
     estimator: str = "sklearn.ensemble.HistGradientBoosting"
     """Full name of the class; ``Classifier`` or ``Regressor`` is added by the answer where it is left off."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The estimator's own settings."""
+    """The estimator's own settings; a text ``package.module:name`` stands for what is found there (a network's class)."""
     encode: Literal["design", "none"] = "design"
     """``design``: numbers standardised, gaps filled, categories one-hot; ``none``: the columns as they are."""
+    precision: Literal["double", "single"] = "double"
+    """What numbers go in as; networks (skorch, Keras) want ``single``."""
 
 
 class Adapter(Model):
-    """A scikit-learn estimator (or one that follows its rules: skorch, scikeras) as a model.
+    """A scikit-learn estimator (or one that follows its rules: skorch, ``keras.wrappers.SKLearn``) as a model.
 
     A classifier must have ``predict_proba`` or ``decision_function`` (then squeezed by a logistic
     curve, which ranks but is not calibrated). Saving keeps the estimator as a skops file inside the
@@ -73,7 +77,7 @@ class Adapter(Model):
             warnings.simplefilter("ignore")
             try:
                 self._estimator = estimator.fit(Z, y, **given)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RuntimeError) as error:
                 why = str(error).splitlines()[0]
                 raise ModelError(f"{self.parameters.estimator} refused the rows: {why}") from error
         self._blob = None
@@ -88,7 +92,7 @@ class Adapter(Model):
             except (ImportError, AttributeError, ValueError):
                 continue
             try:
-                made = found(**self.parameters.settings)
+                made = found(**{k: _meant(v) for k, v in self.parameters.settings.items()})
             except TypeError as error:
                 raise ModelError(f"{name} cannot be set so: {error}") from None
             if "random_state" in made.get_params():
@@ -99,7 +103,8 @@ class Adapter(Model):
         )
 
     def _encoded(self, X: Array) -> Array:
-        return X if self._design is None else self._design.transform(X)
+        Z = X if self._design is None else self._design.transform(X)
+        return Z.astype(np.float32) if self.parameters.precision == "single" else Z
 
     def _predict(self, X: Array) -> Array:
         with warnings.catch_warnings():
@@ -150,6 +155,19 @@ class Adapter(Model):
         self._design = Design.from_state(state.part("design")) if "design" in state.header else None
         self._blob = state.arrays["estimator"].tobytes()
         self._estimator = _loaded(self._blob)
+
+
+def _meant(value: Any) -> Any:
+    """Return what a setting's text ``package.module:name`` stands for; anything else as it is."""
+    if not (isinstance(value, str) and _PLACE.fullmatch(value)):
+        return value
+    module, _, attribute = value.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"the setting {value!r} names nothing that can be imported: {error}"
+        ) from None
 
 
 def _takes_weight(estimator: Any) -> bool:

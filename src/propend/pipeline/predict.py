@@ -17,6 +17,7 @@ from propend.engine import Engine
 from propend.errors import DataError, ExpressionError, NotEnoughDataError, nearest
 from propend.events.durable import write_parquet
 from propend.events.store import Store
+from propend.expression.duration import Duration
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
@@ -27,9 +28,10 @@ from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Fitted, Options, Reason, train
 from propend.tasks.cutoffs import plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
+from propend.tasks.impressions import build_impressions
 from propend.tasks.task import Task
 
-__all__ = ["Prediction", "predict", "score", "write_csv", "write_table"]
+__all__ = ["Prediction", "predict", "predict_impressions", "score", "write_csv", "write_table"]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
@@ -69,7 +71,8 @@ class Prediction:
     def scores(self) -> pa.Table:
         """Return user, score, its interval where there is one, and the strongest reasons, best score first.
 
-        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest.
+        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. A yes/no task that may abstain has
+        an ``answer`` too: yes, no, or "not enough data" where the interval is wider than the card's ``abstain``.
         """
         reasons = [reasons_in_words(r) for r in self.fitted.reasons(self._X, 3)]
         columns: dict[str, Any] = {"user": pa.array(self.users, pa.string())}
@@ -90,24 +93,14 @@ class Prediction:
             low, high = self.fitted.bounds(self._X)
             if len(low) and not np.isnan(low).all():
                 columns |= {"low": low, "high": high}
+            width = self.card.get("abstain")
+            if width is not None:
+                cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
+                sure = np.where(self.score >= cut, "yes", "no")
+                answer = np.where(high - low > width, "not enough data", sure)
+                columns["answer"] = pa.array(answer, pa.string())
         columns["reasons"] = pa.array(reasons, pa.string())
         return pa.table(columns).take(pa.array(np.lexsort((self.codes, -self.score))))
-
-    def abstaining(self, width: float) -> pa.Table:
-        """Return ``scores`` with an ``answer``: yes, no, or "not enough data" where the interval is wider than ``width``.
-
-        Raises ``ExpressionError`` where the task is no yes/no question.
-        """
-        if self.fitted.task.answer != "yes_no":
-            raise ExpressionError(
-                f"only a yes/no task can abstain, and {self.fitted.task.ask} is none; leave --abstain out"
-            )
-        table = self.scores
-        score = table["score"].to_numpy()
-        cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
-        unsure = table["high"].to_numpy() - table["low"].to_numpy() > width
-        answer = np.where(unsure, "not enough data", np.where(score >= cut, "yes", "no"))
-        return table.add_column(1, "answer", pa.array(answer, pa.string()))
 
     def explain(self, user: str, most: int = 5) -> list[Reason]:
         """Return why one user's score is what it is; raises ``DataError`` for a user who was not asked."""
@@ -152,15 +145,17 @@ def predict(
     options: Options | None = None,
     segments: Sequence[str] = (),
     contact: Contact | None = None,
+    abstain: float | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
 
     ``segments`` are features by which the test rows are judged apart, ``contact`` asks for the profit curve; both stand
-    in the card. With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
+    in the card. A user whose interval is wider than ``abstain`` is answered "not enough data". With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
+    _check_wishes(task, options, contact, segments, abstain)
     moment = schema.last + 1 if now is None else now
     _more_than_one_user(store, task)
     plan = plan_cutoffs(
@@ -172,15 +167,57 @@ def predict(
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
+    for name in segments:
+        if name not in frame.names:
+            raise ExpressionError(
+                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
+            )
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
     fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
     fitted.card["future"] = future
+    if abstain is not None:
+        fitted.card["abstain"] = abstain
     if segments:
         fitted.card["segments"] = _segments(frame, fitted, segments, seed)
     if contact is not None:
         fitted.card["profit"] = _profit(fitted, contact, seed)
     entry = registry.save(fitted) if registry is not None else None
     return score(store, schema, engine, fitted, moment, entry)
+
+
+def predict_impressions(
+    store: Store,
+    schema: Schema,
+    engine: Engine,
+    shown: str,
+    taken: str,
+    within: Duration,
+    *,
+    folds: int = 3,
+    seed: int = 7,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[Fitted, pa.Table]:
+    """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
+
+    Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
+    """
+    asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
+    fitted = train(
+        asked.frame, asked.task, asked.plan, options=options, seed=seed, progress=progress
+    )
+    rows = fitted.tests["row"]
+    items = np.array(schema.item_ids, dtype=object)
+    table = pa.table(
+        {
+            "user": pa.array(store.names_of(asked.frame.user[rows]), pa.string()),
+            "item": pa.array(items[asked.item[rows]], pa.string()),
+            "time": pa.array(asked.time[rows], pa.timestamp("us", "UTC")),
+            "taken": fitted.tests["truth"] > 0,
+            "score": fitted.tests["champion"],
+        }
+    )
+    return fitted, table
 
 
 def score(
@@ -204,18 +241,37 @@ def score(
     return Prediction(fitted, entry, names, asked.user, scores, asked.X)
 
 
+def _check_wishes(
+    task: Task,
+    options: Options | None,
+    contact: Contact | None,
+    segments: Sequence[str],
+    abstain: float | None,
+) -> None:
+    """Refuse what does not fit the answer before anything is computed."""
+    which = f"task {task.name!r} ({task.ask})"
+    if options and options.quantile is not None and task.answer not in ("amount", "count"):
+        raise ExpressionError(
+            f"{which}: a quantile is of an amount or a count; leave --quantile out"
+        )
+    if contact is not None and task.answer != "yes_no":
+        raise ExpressionError(
+            f"{which}: a profit curve is of a yes/no question; leave --value and --cost out"
+        )
+    if abstain is not None and task.answer != "yes_no":
+        raise ExpressionError(f"{which}: only a yes/no task can abstain; leave --abstain out")
+    if segments and task.answer in ("which", "time"):
+        raise ExpressionError(
+            f"{which}: only yes/no answers and amounts are judged by segment; leave --segment out"
+        )
+
+
 def _segments(
     frame: Frame, fitted: Fitted, wanted: Sequence[str], seed: int
 ) -> dict[str, list[dict[str, Any]]]:
     """Judge the champion's forward tests by segments of some features."""
     tests, found = fitted.tests, {}
-    if tests["champion"].ndim > 1:
-        raise ExpressionError("one of many is not judged by segment; leave --segment out")
     for name in wanted:
-        if name not in frame.names:
-            raise ExpressionError(
-                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
-            )
         j = frame.names.index(name)
         codes, names = segments_of(frame.X[tests["row"], j], frame.categories.get(j))
         found[name] = by_segment(
@@ -227,10 +283,6 @@ def _segments(
 
 def _profit(fitted: Fitted, contact: Contact, seed: int) -> dict[str, Any]:
     """The profit curve of contacting the best-scored users of the forward tests."""
-    if fitted.task.answer != "yes_no":
-        raise ExpressionError(
-            f"a profit curve is of a yes/no question, and {fitted.task.ask} is none; leave --value and --cost out"
-        )
     tests = fitted.tests
     return profit_curve(
         tests["truth"], tests["champion"], value=contact.value, cost=contact.cost,

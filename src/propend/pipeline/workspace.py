@@ -187,7 +187,7 @@ class Workspace(Analytics):
     ) -> Prediction:
         """Answer a question about the future for everyone it is asked of.
 
-        ``wishes`` are ``options``, ``segments`` and ``contact`` of :func:`propend.pipeline.predict.predict`.
+        ``wishes`` are ``options``, ``segments``, ``contact`` and ``abstain`` of :func:`propend.pipeline.predict.predict`.
 
         ``ask`` is a declared task's name, a question such as ``any(purchase) next 30d for any(*) last 90d``, or a Task.
         With ``reuse`` a model fitted on the very same rows, question, seed and code serves again.

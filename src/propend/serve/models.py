@@ -70,7 +70,7 @@ class Served:
     def answer(self, state: LiveState, user: str, at: int, reasons: int = 3) -> Answer:
         """Return the prediction for a user at a moment."""
         X, asked = self.row(state, user, at)
-        score = float(self.fitted.score(X)[0])
+        score = float(np.max(self.fitted.score(X)[0]))  # of many answers, the likeliest one's
         why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
         interval = getattr(self.fitted.model, "interval", None)
         span = None

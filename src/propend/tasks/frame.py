@@ -160,7 +160,7 @@ def _labels(parts: list[Values], task: Task) -> tuple[F64, tuple[str, ...]]:
         raise NotEnoughDataError(
             f"task {task.name!r}: {task.target} has {len(found):,} different answers, of which the {len(kept)} common ones cover "
             f"{counts[kept].sum() / max(counts.sum(), 1):.0%} of {counts.sum():,} rows; use propend recommend for one of so many, "
-            "or ask about something coarser, for example next(item.category)"
+            "or ask about something coarser, for example next(category)"
         )
     code = np.full(len(found) + 1, float(len(kept)))
     code[kept], code[-1] = np.arange(len(kept)), np.nan

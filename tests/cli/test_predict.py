@@ -1,0 +1,217 @@
+"""`propend predict`, end to end: every kind of question, the options of training, tables, and bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from propend.cli import main
+from propend.cli.predict import _words
+from propend.pipeline.workspace import open_workspace
+
+KINDS = ("view", "cart", "purchase")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of 160 users for 150 days, in which a user's own rate, country and last category tell what comes."""
+    folder = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    lines = ["user,time,event,item,category,value,country"]
+    start = np.datetime64("2024-01-01T00:00:00")
+    for u in range(160):
+        gap = rng.gamma(2.0, 4.0) + 0.5
+        day, taste = rng.uniform(0, gap), int(rng.integers(4))
+        while day < 150:
+            at = start + np.timedelta64(int(day * 86_400), "s")
+            own = taste if rng.random() < 0.7 else int(rng.integers(4))
+            kind = KINDS[int(rng.choice(3, p=[0.6, 0.2, 0.2] if u % 3 else [0.3, 0.2, 0.5]))]
+            worth = f"{10 + 5 * own + rng.exponential(5):.2f}" if kind == "purchase" else ""
+            item = own * 10 + int(rng.integers(10))
+            lines.append(f"u{u},{at},{kind},i{item},c{own},{worth},{'DE' if u % 3 else 'FR'}")
+            day += rng.exponential(gap)
+    (folder / "log.csv").write_text("\n".join(lines))
+    (folder / "propend.toml").write_text(
+        """
+[workspace]
+zone = "UTC"
+[[events]]
+files = ["log.csv"]
+of_user = { country = "country" }
+of_item = { category = "category" }
+[events.roles]
+user = "user"
+time = "time"
+type = "event"
+item = "item"
+value = "value"
+"""
+    )
+    open_workspace(folder).ingest()
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: object) -> dict[str, Any]:
+    """Run the command with --json; its document."""
+    code = main([*map(str, args), "--json"])
+    out, err = capsys.readouterr()
+    assert not code, err
+    document: dict[str, Any] = json.loads(out)
+    return document
+
+
+def sentence(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """Run the command; the one sentence it fails with."""
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, args)])
+    assert ended.value.code != 0
+    said = [line for line in capsys.readouterr().err.splitlines() if " s  " not in line]
+    assert len(said) == 1, said
+    assert "Traceback" not in said[0]
+    return said[0]
+
+
+def test_yes_no_with_everything_a_person_may_ask(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = "any(purchase) next 10d for any(*) last 30d"
+    document = call(
+        capsys, "predict", shop, ask, "--name", "buys", "--segment", "profile.country", "--value", 10,
+        "--cost", 1, "--budget", 100, "--abstain", 0.05, "--balance", "--folds", 2,
+    )  # fmt: skip
+    assert document["baseline"]["base_rate"]["auroc"] == 0.5
+    assert "metrics inside each fold" in document["protocol"]
+    assert document["metrics"]["auroc"] > 0.6
+    assert document["metrics"]["ece"] < 0.1  # weights in training, calibrated on unweighted rows
+    assert "state" not in document["uncertainty"]
+    assert document["future"]["features"] > 50
+    assert {e["segment"] for e in document["segments"]["profile.country"]} == {"DE", "FR"}
+    assert document["profit"]["best_profit"] >= 0
+    scores = pq.read_table(document["scores"])
+    assert scores.column_names == ["user", "score", "low", "high", "answer", "reasons"]
+    answers = scores["answer"].to_pylist()
+    assert set(answers) <= {"yes", "no", "not enough data"}
+    assert document["abstained"]["users"] == answers.count("not enough data") > 0
+    wide = np.array(scores["high"]) - np.array(scores["low"]) > 0.05
+    assert [a == "not enough data" for a in answers] == wide.tolist()
+    _words(document)
+    said = capsys.readouterr().out
+    for words in ("stay the same when everything", "profit on the forward tests", "by profile.country", "verdict:"):  # fmt: skip
+        assert words in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ask", "answer", "metric", "baseline"),
+    [
+        ("count(*) next 15d for any(*) last 30d", "count", "poisson_deviance", "mean"),
+        ("next(category) next 15d for any(*) last 30d", "which", "top_1", "base_rate"),
+        ("days_until(purchase) next 15d for any(*) last 30d", "time", "c_index", "kaplan_meier"),
+    ],
+)
+def test_other_answers(
+    shop: Path,
+    capsys: pytest.CaptureFixture[str],
+    ask: str,
+    answer: str,
+    metric: str,
+    baseline: str,
+) -> None:
+    document = call(capsys, "predict", shop, ask, "--name", answer, "--folds", 2)
+    assert document["answer"] == answer
+    ours, theirs = document["metrics"][metric], document["baseline"][baseline][metric]
+    assert ours < theirs if metric == "poisson_deviance" else ours > theirs
+    scores = pq.read_table(document["scores"])
+    assert np.isfinite(np.array(scores["score"])).all()
+    if answer == "which":
+        assert set(document["classes"]) == {"c0", "c1", "c2", "c3"}
+        assert set(scores["answer"].to_pylist()) <= set(document["classes"])
+        assert document["unanswered"] > 0
+        assert ours > 0.5 > theirs
+    if answer == "time":
+        assert np.array(scores["score"]).max() <= 15
+        assert "censored" in document["protocol"]
+        assert theirs == 0.5
+    again = open_workspace(shop).registry.load(answer)
+    assert again.task.answer == answer
+    table = open_workspace(shop).predict(again.task, folds=2, reuse=True).scores
+    assert table.num_rows == scores.num_rows
+
+
+def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = call(
+        capsys, "predict", shop, "--impression", "view", "--click", "purchase", "--within", "5d", "--folds", 2,
+    )  # fmt: skip
+    assert document["baseline"]["base_rate"]["auroc"] == 0.5
+    scores = pq.read_table(document["scores"])
+    assert scores.column_names == ["user", "item", "time", "taken", "score"]
+    assert scores.num_rows == document["tested"] == document["scored"]
+    assert "metrics inside each fold" in document["protocol"]
+    assert "needs a workspace and two event types" in sentence(
+        capsys, "predict", shop, "--impression", "view"
+    )
+
+
+def test_a_quantile_of_an_amount(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = "sum(purchase.value) next 15d for any(*) last 30d"
+    document = call(capsys, "predict", shop, ask, "--folds", 2, "--quantile", 0.8)
+    assert document["quantile"] == 0.8
+    assert abs(document["metrics"]["below"] - 0.8) < 0.1
+    assert document["metrics"]["pinball"] < document["baseline"]["constant_quantile"]["pinball"]
+
+
+@pytest.mark.slow
+def test_the_search_is_inside_the_budget(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("optuna", reason="searching settings needs the extra 'search'")
+    ask = "any(purchase) next 10d for any(*) last 30d"
+    document = call(capsys, "predict", shop, ask, "--folds", 2, "--search", "2s")
+    assert document["search"]["seconds"] == 2
+    assert set(document["search"]["chosen"]) == {"logistic", "trees"}
+
+
+def test_a_table_is_learnt_from_and_further_rows_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=500)
+    y = np.where(rng.random(500) < 1 / (1 + np.exp(-2 * x)), "yes", "no")
+    rows = [f"{a:.3f},{'ab'[i % 2]},{b}" for i, (a, b) in enumerate(zip(x, y, strict=True))]
+    Path("t.csv").write_text("\n".join(["x,shop,bought", *rows]))
+    Path("new.csv").write_text("x,shop\n0.5,a\n-1,z\n")
+    document = call(
+        capsys, "predict", "--table", "t.csv", "--label", "bought", "--score", "new.csv", "--segment",
+        "shop", "--value", 5, "--cost", 1, "--folds", 3,
+    )  # fmt: skip
+    assert document["baseline"]["base_rate"]["auroc"] == 0.5
+    assert document["new"]["noted"] == {
+        "shop": "1 rows hold a value never seen before, read as missing"
+    }
+    new = pq.read_table(document["new"]["scores"])["score"].to_pylist()
+    assert new[0] > 0.5 > new[1]
+    assert len(document["segments"]["shop"]) == 2
+    assert "state" not in document["uncertainty"]
+
+
+def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yes_no = "any(purchase) next 10d for any(*) last 30d"
+    amount = "sum(purchase.value) next 15d for any(*) last 30d"
+    bad: list[tuple[list[str], str]] = [
+        ([yes_no, "--quantile", "2"], "a quantile lies between 0 and 1"),
+        ([yes_no, "--cost", "2"], "needs --value"),
+        ([yes_no, "--search", "soon"], "soon"),
+        ([yes_no, "--score", "x.csv"], "--score is for --table"),
+        ([yes_no, "--quantile", "0.5"], "a quantile is of an amount or a count"),
+        ([amount, "--folds", "0"], "at least 1 forward fold"),
+        ([amount, "--value", "3"], "a profit curve is of a yes/no question"),
+        ([amount, "--abstain", "0.1"], "only a yes/no task can abstain"),
+    ]
+    for args, words in bad:
+        assert words in sentence(capsys, "predict", shop, *args), args
+    said = sentence(capsys, "predict", shop, yes_no, "--folds", "1", "--segment", "profile.cuntry")
+    assert "did you mean 'profile.country'" in said

@@ -1,0 +1,104 @@
+"""Impressions: rows agree with plain loops over the events, and nothing after an impression is in its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from propend.engine import connect
+from propend.errors import ExpressionError, NotEnoughDataError
+from propend.expression.duration import Duration
+from propend.learn import metrics
+from propend.learn.train import train
+from propend.pipeline.workspace import Workspace, open_workspace
+from propend.tasks.impressions import Impressions, build_impressions
+
+HOUR = 3_600_000_000
+Event = tuple[int, int, str, str]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[Event]]:
+    """120 users see items for 40 days; cheap items in the slot on top are taken more often."""
+    folder: Path = tmp_path_factory.mktemp("impressions")
+    rng = np.random.default_rng(0)
+    lines, events = ["user,time,event,item,slot"], []
+    start = np.datetime64("2024-03-01T00:00:00")
+    for u in range(120):
+        at = rng.uniform(0, 48)
+        while at < 40 * 24:
+            item, slot = int(rng.integers(12)), int(rng.integers(3))
+            rows = [(at, "impression")]
+            if rng.random() < 0.05 + 0.05 * (item % 4) + 0.25 * (slot == 0):
+                rows.append((at + rng.uniform(0.01, 2), "click"))
+            for hour, kind in rows:
+                second = int(hour * 3600)
+                lines.append(f"u{u},{start + np.timedelta64(second, 's')},{kind},i{item},s{slot}")
+                events.append((u, second, kind, f"i{item}"))
+            at += rng.exponential(20)
+    (folder / "log.csv").write_text("\n".join(lines))
+    (folder / "propend.toml").write_text(
+        '[workspace]\nzone = "UTC"\n[[events]]\nfiles = ["log.csv"]\nproperties = { slot = "slot" }\n'
+        '[events.roles]\nuser = "user"\ntime = "time"\ntype = "event"\nitem = "item"\n'
+    )
+    workspace = open_workspace(folder)
+    workspace.ingest()
+    return workspace, events
+
+
+def build(workspace: Workspace, **options: int) -> Impressions:
+    return build_impressions(
+        workspace.store, workspace.schema, workspace.engine, "impression", "click", Duration.parse("1h"), **options,
+    )  # fmt: skip
+
+
+def test_rows_agree_with_plain_loops(shop: tuple[Workspace, list[Event]]) -> None:
+    workspace, events = shop
+    made = build(workspace)
+    users = workspace.store.names_of(made.frame.user)
+    zero = int(np.datetime64("2024-03-01T00:00:00", "us").astype(np.int64))
+    column = {str(f): j for j, f in enumerate(made.frame.features)}
+    rng = np.random.default_rng(1)
+    for row in rng.integers(0, len(made.time), 60):
+        user, item = users[row], workspace.schema.item_ids[made.item[row]]
+        second = (int(made.time[row]) - zero) // 1_000_000
+        same = [e for e in events if e[3] == item]
+        own = [e for e in same if f"u{e[0]}" == user]
+        clicked = any(e[2] == "click" and second < e[1] < second + 3600 for e in own)
+        assert made.frame.y[row] == clicked
+        X = made.frame.X[row]
+        earlier = [e for e in own if e[1] < second]
+        kinds = [e[2] for e in earlier]
+        assert X[column['impression."of this item to this user before"']] == kinds.count("impression")  # fmt: skip
+        assert X[column['click."of this item by this user before"']] == kinds.count("click")
+        before = [e[2] for e in same if e[1] < second]
+        assert X[column['item."times shown"']] == before.count("impression")
+        assert X[column['item."times taken"']] == before.count("click")
+
+
+def test_training_is_forward_and_purged(shop: tuple[Workspace, list[Event]]) -> None:
+    workspace, _ = shop
+    made = build(workspace)
+    for fold in made.plan.folds:
+        train_rows, test_rows = made.frame.at(fold.train), made.frame.at([fold.test])
+        assert (made.time[train_rows] + HOUR <= fold.test).all()
+        assert made.time[test_rows].min() >= fold.test
+    assert (made.time + HOUR <= workspace.schema.last + 1).all()
+    fitted = train(made.frame, made.task, made.plan, models=(("trees", {"threads": 1}),), draws=20)
+    assert fitted.card["metrics"]["auroc"] > 0.58
+    tests = fitted.tests
+    rate = made.frame.X[tests["row"], [str(f) for f in made.frame.features].index('item."share taken"')]  # fmt: skip
+    base = metrics.within(metrics.auroc, tests["truth"], rate, strata=tests["fold"])
+    assert fitted.card["metrics"]["auroc"] > base
+    assert any("slot" in d["feature"] for d in fitted.card["drivers"][:3])
+
+
+def test_what_cannot_be_asked_is_said(shop: tuple[Workspace, list[Event]]) -> None:
+    workspace, _ = shop
+    args = (workspace.store, workspace.schema, connect())
+    with pytest.raises(ExpressionError, match="did you mean 'click'"):
+        build_impressions(*args, "impression", "clik", Duration.parse("1h"))
+    with pytest.raises(NotEnoughDataError, match="ask for a shorter time"):
+        build_impressions(*args, "impression", "click", Duration.parse("10d"))
