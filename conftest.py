@@ -12,6 +12,7 @@ if find_spec("torch") is None:
             "attention",
             "cache",
             "checkpoint",
+            "export",
             "heads",
             "losses",
             "network",

@@ -32,7 +32,7 @@ from propend.recommend.ranking import top_k
 
 ITEMS = 12_101
 LENGTH = 50
-REPEATS = 5
+REPEATS = 3
 LOSS = (4_096, 50_000, 64)
 """Tokens, items and width of the comparison of losses."""
 

@@ -258,3 +258,27 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     assert "behaviour model of" in capsys.readouterr().out
     shop.forget("u7")
     assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()
+
+
+@pytest.mark.slow
+def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
+    shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import behaviour
+
+    plain = behaviour.pretraining_settings
+    monkeypatch.setattr(
+        behaviour,
+        "pretraining_settings",
+        lambda size: plain(size, epochs=2, tokens=512, threads=1),
+    )
+    ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1"]
+    main(["predict", *ask])
+    told = capsys.readouterr().out
+    for words in ("aggregates", "frozen vectors", "fusion", "auroc gained", "forward fold"):
+        assert words in told
+    main(["predict", *ask, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert [row["features"] for row in document["ablation"]][-1] == "fusion"
+    scores = pq.read_table(document["scores"])
+    assert scores.num_rows == document["scored"] > 100

@@ -107,7 +107,6 @@ def test_distilled_lists_know_the_order_and_need_no_network(tmp_path: Path) -> N
         create("distilled", teacher="distilled").fit(walks())
 
 
-@pytest.mark.usefixtures("_torch")
 def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

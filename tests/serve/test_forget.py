@@ -216,7 +216,7 @@ def test_erasure_of_a_fitted_shop(shop: Path, tmp_path: Path) -> None:
     ("body", "found"),
     [
         (b'{"userId": "ad\\u0061"}', True), (b"data=%7B%22u%22%3A%22ada%22%7D", True), (b"adam", False), (b"", False), (b'{"n": 12}', False),
-        (b'{"ada": 1}', True), (base64.b64encode(b'{"user": "ada"}'), True), (gzip.compress(b'{"user":"ada"}'), True), (b"\xff\xfe ada \xff", True),
+        (b'{"ada": 1}', True), (base64.b64encode(b'{"user": "ada"}'), True), (gzip.compress(b'{"user":"ada"}', mtime=0), True), (b"\xff\xfe ada \xff", True),
     ],
 )  # fmt: skip
 def test_mentions(body: bytes, found: bool) -> None:

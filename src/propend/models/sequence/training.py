@@ -32,6 +32,8 @@ Report = Callable[[str, int, int | None], None]
 
 _LATEST: Final = "latest.json"
 _SPIKE: Final = 3.0
+_MOST_RANKED: Final = 100_000
+"""Largest catalogue over which held-out users are judged by full cross-entropy."""
 _MOST_SPIKES: Final = 5
 
 
@@ -404,15 +406,17 @@ class _Trainer:
 
 
 def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
-    """Return a judge: minus the weighted loss on sequences that training does not see."""
+    """Return a judge: minus the weighted loss on sequences that training does not see, moments and samples fixed."""
     chosen = settings.resolved()
 
     @torch.no_grad()
     def judge(network: Network) -> float:
         total, weight = 0.0, 0
+        items = network.vocabulary.items
+        sampler = Sampler(np.ones(items, np.int64), chosen) if items > _MOST_RANKED else None
         for number, batch in enumerate(batches(data, chosen.length, chosen.tokens or 1024)):
             rng = np.random.default_rng((chosen.seed, number))
-            parts = network.loss(data, batch, rng, None)
+            parts = network.loss(data, batch, rng, sampler)
             total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
             weight += len(batch)
         return total / max(weight, 1)
