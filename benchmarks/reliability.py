@@ -26,6 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import stock_clients
+from propend.errors import DataError
 from propend.events.store import Store
 from propend.pipeline.workspace import open_workspace
 from propend.serve.live import moving
@@ -123,7 +124,12 @@ def check(folder: Path, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Move the rest and compare what was acknowledged with what is in the store."""
     workspace = open_workspace(folder)
     with moving(workspace) as last:
-        last.drain()
+        for _ in range(600):  # a killed server's mover may still be at work
+            try:
+                last.drain()
+                break
+            except DataError:
+                time.sleep(0.1)
         left, rejected = last.inbox.counts()["batches"], len(last.inbox.rejected(100_000))
     store = Store(workspace.store_folder)
     stored: list[int] = []

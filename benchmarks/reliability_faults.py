@@ -58,16 +58,17 @@ def free_port() -> int:
         return port
 
 
-def up(port: int, seconds: float = 60) -> bool:
-    """Wait until a port answers."""
+def up(port: int, seconds: float = 120) -> bool:
+    """Wait until a server answers requests: it listens before it does."""
     end = time.time() + seconds
     while time.time() < end:
         try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return True
+        except urllib.error.HTTPError:
+            return True
         except OSError:
             time.sleep(0.02)
-        else:
-            return True
     return False
 
 

@@ -58,7 +58,7 @@ class Plain:
         while batch:
             try:
                 with urllib.request.urlopen(
-                    urllib.request.Request(self.url + "/v1/batch", body), timeout=10
+                    urllib.request.Request(self.url + "/v1/batch", body), timeout=2
                 ):
                     break
             except OSError:
