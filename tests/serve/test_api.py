@@ -165,6 +165,20 @@ def test_decisions_for_many_are_those_for_each(site: Site) -> None:
     assert httpx.post(f"{site.url}/v1/decisions", json={"users": ["u1"]}, headers=reader).status_code == 403  # fmt: skip
 
 
+def test_an_erased_user_is_answered_for_by_nobody(site: Site) -> None:
+    """Erased beside the running server: not decided about, not logged; the next one in a batch is."""
+    site.send(id="gone-1", type="purchase", user="Gone-77", item="i1", value=9)
+    site.live.move()
+    opened = open_workspace(site.folder)
+    assert opened.forget("Gone-77")["events"] == 1
+    assert site.http.post("/v1/users/Gone-77/decision").status_code == 404
+    many = site.http.post("/v1/decisions", json={"users": ["Gone-77", "u61"]}).json()["decisions"]
+    assert ("error" in many[0], many[1]["user"]) == (True, "u61")
+    assert site.http.get("/v1/users/Gone-77/predictions/buys").status_code == 200
+    assert [p for p in site.live.log.predictions("buys") if p.user == "Gone-77"] == []
+    assert site.http.get("/v1/users/Gone-77/profile").status_code == 404
+
+
 def test_p_in_an_expression(site: Site) -> None:
     got = site.http.get("/v1/users/u1/value", params={"expression": "p(buys) >= 0"})
     assert got.json()["value"] == 1.0
