@@ -324,7 +324,7 @@ def test_a_process_of_its_own_moves_what_was_seen_and_no_further(site: Site) -> 
     site.send(id="moved-1", type="cart", user="mover", item="i1")
     before = site.http.get("/v1/users/mover/profile").json()
     seen = site.live.state.position
-    site.live.move()
+    site.live.move_apart()
     for _ in range(1_000):
         if site.live.state.moved >= seen:
             break
@@ -335,7 +335,7 @@ def test_a_process_of_its_own_moves_what_was_seen_and_no_further(site: Site) -> 
     after = site.http.get("/v1/users/mover/profile").json()
     assert {**after, "at": 0} == {**before, "at": 0}
     site.live._moving = None
-    site.live.move()  # nothing waits: no process is started
+    site.live.move_apart()  # nothing waits: no process is started
     assert site.live._moving is None
 
 
@@ -348,6 +348,6 @@ def test_a_mover_that_fails_says_why(site: Site) -> None:
         exclusive(site.folder / "live", "the live folder"),
         pytest.raises(DataError, match="the live folder"),
     ):
-        site.live.move()
+        site.live.move_apart()
     assert site.live.inbox.read(0)
-    site.live.move()
+    site.live.move_apart()

@@ -67,17 +67,21 @@ def moving(workspace: Workspace) -> Iterator[Mover]:
     """Open a workspace's mover, with its inbox and identity facts, for one piece of work."""
     inbox, identity = open_live_inbox(workspace), open_identity(workspace)
     try:
-        yield Mover(
-            workspace.config,
-            workspace.folder,
-            workspace.store_folder,
-            workspace.engine,
-            inbox,
-            identity,
-        )
+        yield _mover(workspace, inbox, identity)
     finally:
         identity.close()
         inbox.close()
+
+
+def _mover(workspace: Workspace, inbox: Inbox, identity: Identity) -> Mover:
+    return Mover(
+        workspace.config,
+        workspace.folder,
+        workspace.store_folder,
+        workspace.engine,
+        inbox,
+        identity,
+    )
 
 
 class Live:
@@ -93,6 +97,7 @@ class Live:
             workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
             tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
         )  # fmt: skip
+        self.mover = _mover(workspace, self.inbox, self.identity)
         self.models = Models(workspace.folder / "models", live.shadow)
         self.log = AnswerLog(folder / "log.db", self.state.forgotten)
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
@@ -117,7 +122,7 @@ class Live:
             ("tail", self.tail, _POLL), ("models", self.models.refresh, 1.0), ("recommender", self.refit, _REFIT),
         ]  # fmt: skip
         if move:
-            loops.append(("mover", self.move, self.every))
+            loops.append(("mover", self.move_apart, self.every))
         if self.triggers.declared:
             loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver_soon, 0.0)]
         for name, work, pause in loops:
@@ -173,14 +178,20 @@ class Live:
             self.triggers.judge(events, self.state.position)
         return max(len(events), 1)
 
-    def move(self) -> None:
-        """Have what is waiting moved into the store, no further than the state and the triggers have seen.
+    def _seen(self) -> int:
+        """Return the position up to which the state and the triggers have seen everything."""
+        seen = self.state.position
+        return min(seen, self.triggers.position) if self.triggers.declared else seen
 
-        A process of its own does it, at low priority: it takes neither the interpreter's lock nor a core from answers.
-        """
-        upto = self.state.position
-        if self.triggers.declared:
-            upto = min(upto, self.triggers.position)
+    def move(self) -> None:
+        """Move what is waiting into the store, no further than the state and the triggers have seen."""
+        upto = self._seen()
+        while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
+            pass
+
+    def move_apart(self) -> None:
+        """Have a process of its own do it, at low priority: it takes neither the interpreter's lock nor a core from answers."""
+        upto = self._seen()
         if upto <= self.state.moved:
             return
         command = [sys.executable, "-m", "propend", "move", str(self.workspace.folder)]
@@ -236,4 +247,4 @@ def _yield_to_answers(task: int) -> None:
     """Give a process or, where the system can, a thread low priority; what it starts inherits it."""
     with contextlib.suppress(OSError, AttributeError):
         if sys.platform == "linux" or task != threading.get_native_id():
-            os.setpriority(os.PRIO_PROCESS, task, 10)
+            os.setpriority(os.PRIO_PROCESS, task, 5)
