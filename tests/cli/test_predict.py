@@ -82,7 +82,7 @@ def test_yes_no_with_everything_a_person_may_ask(
     ask = "any(purchase) next 10d for any(*) last 30d"
     document = call(
         capsys, "predict", shop, ask, "--name", "buys", "--segment", "profile.country", "--value", 10,
-        "--cost", 1, "--budget", 100, "--abstain", 0.05, "--balance", "--folds", 2,
+        "--cost", 1, "--budget", 100, "--abstain", 0.05, "--balance", "--folds", 2, "--explain", "u7",
     )  # fmt: skip
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     assert "metrics inside each fold" in document["protocol"]
@@ -99,6 +99,14 @@ def test_yes_no_with_everything_a_person_may_ask(
     assert document["abstained"]["users"] == answers.count("not enough data") > 0
     wide = np.array(scores["high"]) - np.array(scores["low"]) > 0.05
     assert [a == "not enough data" for a in answers] == wide.tolist()
+    assert document["deletion"]["ratio"] > 1
+    explained = document["explained"]
+    assert explained["user"] == "u7"
+    assert all(reason["words"] for reason in explained["reasons"])
+    for change in explained["changes"] or []:
+        assert change["column"].startswith(
+            ("count", "sum", "active_days", "distinct", "days_since")
+        )
     _words(document)
     said = capsys.readouterr().out
     for words in ("stay the same when everything", "profit on the forward tests", "by profile.country", "verdict:"):  # fmt: skip

@@ -164,6 +164,12 @@ def test_one_of_many_is_judged_by_what_stands_first(tmp_path: Path) -> None:
     assert card["metrics"]["top_1"] > card["baseline"]["base_rate"]["top_1"]
     assert card["margins"]["base_rate"]["log_loss"]["high"] < 0
     assert card["verdict"]["answer"] == "use"
+    told = LabelledTable(
+        np.column_stack([table.X, table.y == 0]), table.y, (*table.columns, "echo"), table.categories,
+        "which", None, {}, 0, classes=table.classes,
+    )  # fmt: skip
+    with pytest.raises(LeakError, match="'echo' is the label itself"):
+        cross_validate(told, folds=3, models=("logistic",))
     assert np.allclose(fit.scores.sum(axis=1), 1)
     assert fit.score(table.X[:2]).shape == (2, 4)
 

@@ -10,7 +10,7 @@ import pytest
 from propend.errors import ModelError, NotEnoughDataError
 from propend.expression import parse
 from propend.learn.registry import Registry
-from propend.learn.train import train
+from propend.learn.train import Options, train
 from propend.names import DAY
 from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame
@@ -159,3 +159,80 @@ def test_amounts_are_judged_against_zero_and_the_mean() -> None:
     assert {"mean", "always_zero"} <= set(card["baseline"])
     assert card["metrics"]["rmse"] < card["baseline"]["mean"]["rmse"]
     assert {"rmse", "mae", "bias", "gini"} <= set(card["metrics"])
+
+
+# -------------------------------------------------------------------------------- other answers, options
+
+
+def alike(y: np.ndarray, frame: Frame, classes: tuple[str, ...] = ()) -> Frame:
+    return Frame(
+        frame.X, y, frame.user, frame.cutoff, frame.features, frame.categories, classes=classes
+    )
+
+
+def test_one_of_many_beats_the_commonest_and_gives_every_class_a_column() -> None:
+    task = Task.parse("kind", "next(type) next 10d")
+    frame, plan = make(users=200)
+    rng = np.random.default_rng(4)
+    y = np.where(rng.random(len(frame)) < 0.7, frame.X[:, 4], rng.integers(0, 3, len(frame)))
+    y[frame.cutoff == plan.cutoffs[-1]] = np.minimum(y[frame.cutoff == plan.cutoffs[-1]], 2)
+    y[rng.random(len(frame)) < 0.1] = np.nan  # nothing happened: no row
+    fitted = train(alike(y, frame, ("a", "b", "c", "(another)")), task, plan, draws=10)
+    card = fitted.card
+    assert card["metrics"]["top_1"] > 0.6 > card["baseline"]["base_rate"]["top_1"]
+    assert card["margins"]["base_rate"]["log_loss"]["high"] < 0
+    assert card["unanswered"] == int(np.isnan(y).sum())
+    assert card["verdict"]["answer"] == "use"
+    assert fitted.tests["champion"].shape[1] == 4
+    assert np.allclose(fitted.tests["champion"].sum(axis=1), 1)
+    assert fitted.classes == ("a", "b", "c", "(another)")
+
+
+def test_times_learn_from_rows_whose_horizon_is_not_over() -> None:
+    task = Task.parse("until", "days_until(purchase) next 10d")
+    plan = plan_cutoffs(0, 120 * DAY, task.horizon, censored=True)
+    rng = np.random.default_rng(5)
+    user = np.repeat(np.arange(200), len(plan.cutoffs))
+    cutoff = np.tile(np.array(plan.cutoffs), 200)
+    X = np.column_stack([rng.exponential(20, len(user)), rng.poisson(3, len(user))]).astype(float)
+    wait = rng.exponential(np.exp(1 + 0.05 * X[:, 0]))
+    y = np.where(wait <= 10, wait, np.nan)
+    made = Frame(X, y, user, cutoff, FEATURES[:2], {})
+    fitted = train(made, task, plan, draws=10)
+    assert fitted.card["metrics"]["c_index"] > 0.6
+    assert fitted.card["baseline"]["kaplan_meier"]["c_index"] == 0.5
+    assert fitted.card["verdict"]["answer"] == "use"
+    score = fitted.score(X)
+    assert score.min() >= 0
+    assert score.max() <= 10
+    # what happened after the test's cutoff is not in the training labels: other answers there, the same scores
+    test = plan.folds[-1].test
+    late = (cutoff < test) & (cutoff + np.nan_to_num(y, nan=1e9) * DAY > test)
+    other = y.copy()
+    other[late] = np.nan
+    again = train(Frame(X, other, user, cutoff, FEATURES[:2], {}), task, plan, draws=2)
+    last = fitted.tests["fold"] == fitted.tests["fold"].max()
+    assert np.array_equal(fitted.tests["hazard"][last], again.tests["hazard"][last])
+
+
+def test_weights_selection_and_quantiles() -> None:
+    frame, plan = make(users=150)
+    rare = alike(frame.y * (np.random.default_rng(6).random(len(frame)) < 0.3), frame)
+    logistic = (("logistic", {"bends": 0}),)
+    card = train(rare, BUYS, plan, models=logistic, options=Options(balance=True), draws=5).card
+    assert card["metrics"]["auroc"] > 0.65
+    assert card["metrics"]["ece"] < 0.06
+    fitted = train(frame, BUYS, plan, models=logistic, options=Options(select=True), draws=5)
+    kept = [str(f) for f in fitted.features]
+    assert {"days_since(purchase)", "count(view) last 7d"} <= set(kept)
+    assert "sum(purchase.value)" not in kept
+    place = [frame.names.index(name) for name in kept]
+    assert np.isfinite(fitted.score(frame.X[:, place])).all()
+    assert fitted.card["selection"]["kept"] == len(kept) < 5
+    amounts = Task.parse("spend", "sum(purchase.value) next 10d")
+    rng = np.random.default_rng(7)
+    y = rng.exponential(1 + frame.X[:, 1])
+    options = Options(quantile=0.9)
+    card = train(alike(y, frame), amounts, plan, options=options, draws=10).card
+    assert abs(card["metrics"]["below"] - 0.9) < 0.05
+    assert card["margins"]["constant_quantile"]["pinball"]["high"] < 0

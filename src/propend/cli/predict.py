@@ -64,6 +64,11 @@ __all__ = ["models", "predict"]
     help='Answer "not enough data" for users whose interval is wider.',
 )
 @click.option(
+    "--explain",
+    metavar="USER",
+    help="Say why a user's score is what it is, and what would change it.",
+)
+@click.option(
     "--impression",
     metavar="TYPE",
     help="Ask per impression instead: events of this type show an item to a user.",
@@ -101,6 +106,7 @@ def predict(
     cost: float | None,
     budget: float | None,
     abstain: float | None,
+    explain: str | None,
     impression: str | None,
     clicked: str | None,
     within: str,
@@ -161,10 +167,30 @@ def predict(
         "scored": len(prediction.users),
         "version": prediction.entry.version if prediction.entry else None,
     }
+    if explain is not None:
+        document["explained"] = _explained(prediction, explain)
     if abstain is not None:
         unsure = table["answer"].to_pylist().count("not enough data")
         document["abstained"] = {"width": abstain, "users": unsure}
     emit(document, as_json, lambda: _words(document))
+
+
+def _explained(prediction: Any, user: str) -> dict[str, Any]:
+    """Return a user's score with its reasons, and the changes that would bring it over (or under) the threshold."""
+    from dataclasses import asdict
+
+    reasons = [asdict(reason) for reason in prediction.explain(user)]
+    changes = None
+    if prediction.fitted.task.answer != "which":
+        found = prediction.would_change(user)
+        changes = None if found is None else [asdict(change) for change in found]
+    at = list(prediction.users).index(user)
+    return {
+        "user": user,
+        "score": float(prediction.score[at]),
+        "reasons": reasons,
+        "changes": changes,
+    }
 
 
 def _predict_impressions(
@@ -359,6 +385,21 @@ def _words(d: dict[str, Any]) -> None:
             click.echo(f"  search, {model}: {said or 'the usual settings stay'}")
     if "balance" in d:
         click.echo(f"  balance: {d['balance']}")
+    if "deletion" in d:
+        click.echo(
+            f"  explanations: replacing what the reasons name moves a score {d['deletion']['ratio']:.1f} times as far as replacing anything"
+        )
+    if "explained" in d:
+        e = d["explained"]
+        click.echo(f"  {e['user']}: {e['score']:.4f}")
+        for r in e["reasons"]:
+            click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {r['value']}")
+        for c in e["changes"] or []:
+            click.echo(
+                f"    with {c['column']} at {c['becomes']:g} instead of {c['was']:g}: {c['score']:.4f}"
+            )
+        if not e["changes"]:
+            click.echo("    no few changes in behaviour bring the score across the threshold")
     if "abstained" in d:
         click.echo(
             f"  not enough data for {d['abstained']['users']:,} of {d['scored']:,} users (interval wider than {d['abstained']['width']:g})"

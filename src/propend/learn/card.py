@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from propend.errors import ModelError
 from propend.features.words import in_words
 from propend.learn import calibration, metrics
+from propend.learn.explain import deletion_test
 from propend.learn.fitted import Fitted
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range
@@ -105,6 +107,9 @@ def card_of(
         card["lift"] = _table(metrics.lift_by_decile(y, p, strata=fold))
         by_fold = [(y[fold == k], p[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)
+    deleted = _deletion(fitted, frame, seed)
+    if deleted is not None:
+        card["deletion"] = deleted
     card["verdict"] = verdict(card)
     card["power"] = stated(card, kind.headline[0])
     if task.answer == "yes_no":
@@ -126,6 +131,16 @@ def told(card: dict[str, Any]) -> dict[str, Any]:
 
 def _table(table: Any) -> dict[str, list[float]]:
     return {name: [float(v) for v in getattr(table, name)] for name in table.__dataclass_fields__}
+
+
+def _deletion(fitted: Fitted, frame: Frame, seed: int) -> dict[str, float] | None:
+    """How much further scores move when the features a row's reasons name are replaced, than when others are."""
+    place = {name: j for j, name in enumerate(frame.names)}
+    X = frame.X[:: max(1, len(frame) // 1_000)][:, [place[str(f)] for f in fitted.features]]
+    try:
+        return deletion_test(fitted.model, X, rows=500, seed=seed)
+    except ModelError:  # a model without contributions gives no reasons to test
+        return None
 
 
 def _drivers(fitted: Fitted, frame: Frame, most: int = 15) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,8 +53,16 @@ def deletion_test(
     return {"top": moved[0], "random": moved[1], "ratio": ratio, "rows": float(len(sample))}
 
 
+class Scores(Protocol):
+    """What gives a score to rows: a model, or a fitted task with its calibration."""
+
+    @property
+    def predict(self) -> Callable[[F64], F64]:
+        """Scores [n] of rows [n, d]."""
+
+
 def counterfactual(
-    model: Model,
+    model: Scores,
     row: npt.ArrayLike,
     columns: Sequence[str],
     actionable: Mapping[str, Any],
@@ -108,7 +116,7 @@ def counterfactual(
 
 
 def _best_move(
-    model: Model, row: F64, j: int, way: str, data: F64, sign: float, target: float, values: int
+    model: Scores, row: F64, j: int, way: str, data: F64, sign: float, target: float, values: int
 ) -> tuple[float, float] | None:
     """The nearest value that reaches the target, else the one that comes closest to it."""
     present = data[~np.isnan(data[:, j]), j]

@@ -18,9 +18,11 @@ from propend.errors import DataError, ExpressionError, NotEnoughDataError, neare
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.expression.duration import Duration
+from propend.expression.nodes import Aggregate, Expression
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
+from propend.learn.explain import Change, counterfactual
 from propend.learn.leaks import check_store
 from propend.learn.registry import Entry, Registry
 from propend.learn.segments import by_segment, segments_of
@@ -110,6 +112,52 @@ class Prediction:
                 f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
             )
         return self.fitted.reasons(self._X[rows[:1]], most)[0]
+
+    def would_change(self, user: str, target: float | None = None) -> list[Change] | None:
+        """Return the fewest changes in what a user does that would bring the score to ``target``; ``None`` where none do.
+
+        Only behaviour may move: counts, sums and active days up, days since an event down; it says what the model would
+        answer, not what causes what. Default target: the threshold of the task, else the upper quartile of the scores.
+        """
+        rows = np.flatnonzero(self.users == user)
+        if len(rows) == 0:
+            raise DataError(
+                f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
+            )
+        names = [str(f) for f in self.fitted.features]
+        moves = {n: _way(f) for n, f in zip(names, self.fitted.features, strict=True) if _way(f)}
+        wanted = target
+        if wanted is None:
+            cut = self.fitted.threshold
+            wanted = float(np.quantile(self.score, 0.75)) if cut is None else cut
+        above = float(self.score[rows[0]]) < wanted
+        if not above:
+            moves = {n: {"up": "down", "down": "up"}[way] for n, way in moves.items()}
+        return counterfactual(
+            _Calibrated(self.fitted),
+            self._X[rows[0]],
+            names,
+            moves,
+            self._X[:5_000],
+            wanted,
+            above=above,
+        )
+
+
+class _Calibrated:
+    """A fitted task's final score under the name models predict by."""
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.predict = fitted.score
+
+
+def _way(feature: Expression) -> str:
+    """Which way a person's behaviour moves a feature when there is more of it; empty: it is not theirs to move."""
+    if not isinstance(feature, Aggregate):
+        return ""
+    if feature.function in ("count", "sum", "active_days", "distinct"):
+        return "up"
+    return "down" if feature.function == "days_since" else ""
 
 
 def reasons_in_words(reasons: Sequence[Reason]) -> str:

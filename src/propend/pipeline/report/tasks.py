@@ -18,6 +18,9 @@ NAMES: Final = {
     "bg_nbd": "BG/NBD (the rhythm of purchases)",
     "blend": "straight lines and trees, blended",
     "base_rate": "The same chance for everyone",
+    "hazard": "hazard by logistic regression",
+    "hazard_trees": "hazard by boosted trees",
+    "kaplan_meier": "The same waiting time for everyone",
     "linear": "linear regression",
     "logistic": "logistic regression",
     "mean": "The average for everyone",
@@ -56,6 +59,25 @@ _YES_NO: Final = (
     Measure("average_precision", "Average precision"),
 )
 _AMOUNT: Final = (Measure("gini", "Ranking (Gini)"), _ERROR)
+_WHICH: Final = (
+    Measure(
+        "top_1", "Likeliest answer right", better="Names the right answer more often than",
+        not_better="Does not name the right answer more often than", scale="1 = always",
+    ),
+    Measure("top_3", "Right answer among three", scale="1 = always"),
+)  # fmt: skip
+_TIME: Final = (
+    Measure(
+        "c_index", "Ranking in time (C-index)", floor=0.5, better="Ranks who comes sooner better than",
+        not_better="Does not rank who comes sooner better than", scale="0.5 = a coin, 1 = perfect",
+    ),
+)  # fmt: skip
+_MEASURES: Final[dict[str, tuple[Measure, ...]]] = {
+    "amount": _AMOUNT,
+    "count": _AMOUNT,
+    "which": _WHICH,
+    "time": _TIME,
+}
 
 
 def view(results: dict[str, Any], of: Formats) -> View:
@@ -75,8 +97,7 @@ def _task(i: int, card: dict[str, Any], of: Formats) -> View:
             "words": words,
             "skipped": text(card["skipped"], 400) or "It was left out of this run.",
         }
-    amount = card.get("answer") in ("amount", "count")
-    measures = _AMOUNT if amount else _YES_NO
+    measures = _MEASURES.get(text(card.get("answer")), _YES_NO)
     write = _writer(card, of)
     return {
         "words": words,
@@ -163,8 +184,7 @@ def _ranking(card: dict[str, Any], words: Outcome) -> str:
 
 def advantage(card: dict[str, Any]) -> View | None:
     """Return the smallest advantage over any simple rule: rule, value, interval, and whether it is beyond noise."""
-    amount = card.get("answer") in ("amount", "count")
-    return _advantage(card, (_AMOUNT if amount else _YES_NO)[0])
+    return _advantage(card, _MEASURES.get(text(card.get("answer")), _YES_NO)[0])
 
 
 def _advantage(card: dict[str, Any], measure: Measure) -> View | None:
