@@ -22,12 +22,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "extra_trees": {"trees": 8, "threads": 1},
     "mlp": {"hidden": (6,), "epochs": 3},
     "blending": {"settings": {"trees": {"trees": 5}, "extra_trees": {"trees": 5}}},
+    "encoded": {"most_levels": 2, "settings": {"trees": 5, "threads": 1}},
     "stacking": {"models": ("decision_tree", "trees"), "settings": {"trees": {"trees": 5}}},
 }
 
 
-NAMES = ("logistic", "linear", "decision_tree", "random_forest", "extra_trees", "trees", "mlp", "blending", "stacking", "two_part")  # fmt: skip
-PAIRS = [(name, answer) for name in NAMES for answer in sorted(catalog.find(name).answers)]
+NAMES = ("logistic", "linear", "decision_tree", "random_forest", "extra_trees", "trees", "mlp", "blending", "stacking", "two_part", "encoded")  # fmt: skip
+PAIRS = [
+    (name, answer) for name in NAMES for answer in sorted(catalog.find(name).answers - {"time"})
+]
 
 
 @pytest.mark.parametrize(("name", "answer"), PAIRS)
@@ -67,6 +70,11 @@ def test_categories_of_many_codes(tmp_path: Path) -> None:
     X = np.column_stack([code, rng.normal(size=3000)])
     model = create("trees", "amount", trees=20, rows_per_leaf=5, threads=1)
     model.fit(X, y, categories={0: 150})
+    for name in ("trees", "logistic"):
+        behind = create("encoded", "amount" if name == "trees" else "yes_no", model=name)
+        behind.fit(X, y if name == "trees" else y > 0, categories={0: 150})
+        made = export_model(behind, tmp_path / f"{name}.onnx", X)
+        assert made["largest_difference"] < 1e-9
     assert "cat_threshold" in model.state().texts["booster"]
     assert export_model(model, tmp_path / "m.onnx", X)["largest_difference"] < 1e-9
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from propend.errors import MissingExtraError, ModelError
 from propend.learn.calibration import Calibrator, Identity
 from propend.learn.fitted import Fitted
-from propend.learn.graphs import Graph, calibrated, scores
+from propend.learn.graphs import Graph, calibrated, known, scores
 from propend.models.model import Model
 
 __all__ = ["export_fitted", "export_model"]
@@ -61,7 +61,7 @@ def export_model(
 
     g = Graph()
     kind = calibrator or Identity()
-    out = calibrated(g, scores(g, "features", model), kind)
+    out = calibrated(g, scores(g, known(g, "features", model), model), kind)
     if floor is not None:
         out = g("Max", out, g.const(floor))
     many = model.answer == "which"
@@ -129,8 +129,8 @@ def _tried(model: Model, rows: F64) -> F64:
         )
     odd = []
     for j in range(model.width):
-        known = model.categories.get(j)
-        values = [np.nan, 0.0] + ([1e9, -1e9] if known is None else [float(known - 1)])
+        codes = model.categories.get(j)
+        values = [np.nan, 0.0] + ([1e9, -1e9] if codes is None else [codes - 1.0, float(codes)])
         for value in values:
             row = rows[j % len(rows)].copy()
             row[j] = value

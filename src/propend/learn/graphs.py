@@ -15,7 +15,7 @@ from propend.models.encode import HINGE, LEVEL, LIMIT, MISSING, OTHER, VALUE, De
 from propend.models.model import Model
 from propend.models.storage import State
 
-__all__ = ["Graph", "calibrated", "scores"]
+__all__ = ["Graph", "calibrated", "known", "scores"]
 
 LEQ: Final = 0
 MEMBER: Final = 6
@@ -85,6 +85,7 @@ def scores(g: Graph, x: str, model: Model) -> str:
         "blending": _mixed,
         "stacking": _mixed,
         "two_part": _two_parts,
+        "encoded": _encoded_categories,
     }
     if model.name not in makers:
         raise ModelError(
@@ -92,6 +93,19 @@ def scores(g: Graph, x: str, model: Model) -> str:
             "fit one of them, or score with propend itself"
         )
     return makers[model.name](g, x, model)
+
+
+def known(g: Graph, x: str, model: Model) -> str:
+    """Add the door: a category code the model was not fitted with is missing."""
+    low, high = np.full((2, 1, model.width), np.inf) * np.array([-1.0, 1.0])[:, None, None]
+    for j, codes in model.categories.items():
+        low[0, j], high[0, j] = 0.0, codes - 1.0
+    if not model.categories:
+        return x
+    inside = g(
+        "And", g("GreaterOrEqual", x, g.const(low)), g("LessOrEqual", x, g.const(high))
+    )  # fmt: skip
+    return g("Where", inside, x, g.const(np.nan))
 
 
 def calibrated(g: Graph, p: str, calibrator: Calibrator) -> str:
@@ -351,3 +365,19 @@ def _two_parts(g: Graph, x: str, model: Any) -> str:
     if model.parameters.size == "lognormal":
         size = g("Mul", g("Exp", size), g.const(model.smearing))
     return g("Mul", of(model.chance), size)
+
+
+def _encoded_categories(g: Graph, x: str, model: Any) -> str:
+    """Columns with many categories as their rate, and its count at the end; the model inside behind them."""
+    arrays = model.state().arrays
+    many = [int(j) for j in arrays["many"]]
+    columns = {j: g("Gather", x, g.const(np.array([j])), axis=1) for j in range(model.width)}
+    counts = []
+    for j in many:
+        rates = arrays[f"rates{j}"]
+        last = g.const(float(len(rates) - 1))
+        code = g("Where", g("IsNaN", columns[j]), last, columns[j])
+        code = g("Cast", code, to=7)
+        columns[j] = g("Gather", g.const(rates), code, axis=0)
+        counts.append(g("Gather", g.const(arrays[f"counts{j}"]), code, axis=0))
+    return scores(g, g("Concat", *columns.values(), *counts, axis=1), model.inner)
