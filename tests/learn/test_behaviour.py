@@ -12,6 +12,7 @@ import pytest
 
 from propend.cli import main
 from propend.errors import ModelError, NotEnoughDataError
+from propend.events.timelines import Timelines
 from propend.learn.sequences import Coding, snapshots
 from propend.names import DAY
 from propend.pipeline.workspace import Workspace, open_workspace
@@ -92,6 +93,24 @@ def test_snapshots_hold_what_was_known_and_no_more(shop: Workspace) -> None:
         known = own.item[own.time < cutoff][-5:]
         assert made.user(row)["item"].tolist() == known.tolist()
         assert (made.user(row)["time"] < cutoff).all()
+
+
+def test_a_large_basket_is_read_in_part_and_its_worth_is_kept() -> None:
+    from propend.learn.sequences import MOST_AT_ONCE, _lean
+
+    time = np.array([5] * 12 + [5] * 3 + [7] * 9)
+    kind = np.array([0] * 12 + [1] * 3 + [0] * 9, np.int16)
+    amount = np.arange(24.0)
+    amount[9] = np.nan
+    zero = np.zeros(24, np.int64)
+    lines = Timelines(
+        np.array([1, 4]), np.array([0, 20, 24]), time, kind, zero.astype(np.int32), zero
+    )
+    keep, worth = _lean(lines, kind, amount)
+    assert np.flatnonzero(~keep).tolist() == [8, 9, 10, 11]  # the second user's four stand alone
+    assert MOST_AT_ONCE == 8
+    assert worth[7] == 7 + 8 + 10 + 11
+    assert np.nansum(worth[keep]) == np.nansum(amount)
 
 
 def test_vectors_do_not_know_the_future(shop: Workspace, model: Any, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ Progress = Callable[[str, int, int | None], None]
 
 MOST_CHANNELS: Final = 200
 MOST_VALUES: Final = 4_096
+MOST_AT_ONCE: Final = 8
+"""Most events of one user, instant and type that a model reads: the lines of a large basket say little one by one."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,44 @@ class Coding:
             index = {name: code for code, name in enumerate(self.channels)}
             mapping = np.array([*(index.get(name, NONE) for name in column.values), NONE], np.int16)
             channel = mapping[column.codes]
-        amount = lines.numbers.get(VALUE)
+        amount = lines.numbers.get(VALUE, np.full(len(lines), np.nan))
+        amount = np.where(np.isfinite(amount), amount, np.nan)
+        keep, amount = _lean(lines, kind, amount)
+        kept = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
         return SequenceArrays(
-            lines.offsets,
-            np.where(lines.item < self.items, lines.item, NONE).astype(np.int32),
-            kind,
-            channel,
-            lines.time,
-            np.full(len(lines), np.nan, np.float32)
-            if amount is None
-            else np.where(np.isfinite(amount), amount, np.nan).astype(np.float32),
+            kept[lines.offsets],
+            np.where(lines.item < self.items, lines.item, NONE).astype(np.int32)[keep],
+            kind[keep],
+            channel[keep],
+            lines.time[keep],
+            amount[keep].astype(np.float32),
             end,
         )
+
+
+def _lean(
+    lines: Timelines, kind: npt.NDArray[np.int16], amount: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return which events to keep of those of one user, instant and type (the first ``MOST_AT_ONCE``), and amounts.
+
+    The last one kept carries what the others were worth, so that sums stay what they were.
+    """
+    n = len(lines)
+    new = np.ones(n, np.bool_)
+    new[1:] = (np.diff(lines.time) != 0) | (np.diff(kind) != 0)
+    inner = lines.offsets[1:-1]
+    new[inner[inner < n]] = True
+    run = np.cumsum(new) - 1
+    first = np.flatnonzero(new)
+    place = np.arange(n) - first[run] if n else np.zeros(0, np.int64)
+    keep = place < MOST_AT_ONCE
+    rest = np.bincount(run[~keep], np.nan_to_num(amount[~keep]), minlength=len(first))
+    worth = np.bincount(run[~keep], ~np.isnan(amount[~keep]), minlength=len(first)) > 0
+    last = np.flatnonzero(place == MOST_AT_ONCE - 1)
+    last = last[worth[run[last]]]
+    out = amount.copy()
+    out[last] = np.nan_to_num(out[last]) + rest[run[last]]
+    return keep, out
 
 
 def read_sequences(

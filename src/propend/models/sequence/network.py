@@ -21,6 +21,7 @@ from propend.models.sequence.targets import (
     SECOND,
     Asked,
     Events,
+    Next,
     asked_of,
     events_of,
     future_of,
@@ -232,14 +233,10 @@ class Network(nn.Module):
                 parameters, _send(after.amount[priced], self.device)
             )
         if asked is not None:
-            wait = _send(asked.wait, self.device)
-            if "gap" in tasks:
-                parameters = self.heads.until_next(hidden, wait)
-                left = _send(np.maximum(after.gap - asked.wait, 0), self.device)
-                seen = _send(after.known, self.device)
-                found["gap"] = log_normal_mixture(parameters, left, seen)
-            if "horizon" in tasks:
-                found.update(self._horizon_loss(hidden, wait, data, batch, asked))
+            # between events of one instant there is no moment to ask at
+            rows = np.flatnonzero(after.gap > 0)
+            if len(rows):
+                found.update(self._asked_losses(hidden, data, batch, after, asked, rows))
         return found
 
     def _item_loss(
@@ -263,23 +260,40 @@ class Network(nn.Module):
             )
         return losses.sampled_softmax(out, wanted, target, negatives, codes, log_chance)
 
-    def _horizon_loss(
-        self, hidden: Tensor, wait: Tensor, data: SequenceArrays, batch: Batch, asked: Asked
+    def _asked_losses(
+        self,
+        hidden: Tensor,
+        data: SequenceArrays,
+        batch: Batch,
+        after: Next,
+        asked: Asked,
+        rows: npt.NDArray[np.int64],
     ) -> dict[str, Tensor]:
-        ahead = future_of(data, batch, self.vocabulary.types, asked)
-        known = np.flatnonzero(ahead.known)
-        if not len(known):
-            return {}
-        rows = _send(known, self.device)
-        horizon = _send(asked.horizon[known], self.device)
-        logits, parameters = self.heads.within(hidden[rows], wait[rows], horizon)
-        total = functional.binary_cross_entropy_with_logits(
-            logits, _send(ahead.any[known], self.device)
-        )
-        if self.vocabulary.amounts:
-            value = _send(ahead.value[known], self.device)
-            total = total + 0.2 * zero_inflated_log_normal(parameters, value)
-        return {"horizon": total}
+        """Return the losses of the heads that are asked at random moments, over ``rows`` of the batch."""
+        found: dict[str, Tensor] = {}
+        wait = _send(asked.wait, self.device)
+        if "gap" in self.settings.tasks:
+            chosen = _send(rows, self.device)
+            parameters = self.heads.until_next(hidden[chosen], wait[chosen])
+            left = _send(np.maximum(after.gap - asked.wait, 0)[rows], self.device)
+            seen = _send(after.known[rows], self.device)
+            found["gap"] = log_normal_mixture(parameters, left, seen)
+        if "horizon" in self.settings.tasks:
+            ahead = future_of(data, batch, self.vocabulary.types, asked)
+            rows = rows[ahead.known[rows]]
+            if not len(rows):
+                return found
+            chosen = _send(rows, self.device)
+            horizon = _send(asked.horizon[rows], self.device)
+            logits, parameters = self.heads.within(hidden[chosen], wait[chosen], horizon)
+            total = functional.binary_cross_entropy_with_logits(
+                logits, _send(ahead.any[rows], self.device)
+            )
+            if self.vocabulary.amounts:
+                value = _send(ahead.value[rows], self.device)
+                total = total + 0.2 * zero_inflated_log_normal(parameters, value)
+            found["horizon"] = total
+        return found
 
     def last(self, data: SequenceArrays, moments: npt.NDArray[np.int64]) -> Tensor:
         """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one."""
