@@ -20,7 +20,7 @@ _PLACES: Final[dict[str, str]] = {
     "ease": "propend.recommend.regression:Ease",
     "slim": "propend.recommend.regression:Slim",
     "als": "propend.recommend.factors:Als",
-    "bpr": "propend.recommend.factors:Bpr",
+    "bpr": "propend.recommend.bpr:Bpr",
     "graph_filter": "propend.recommend.spectral:GraphFilter",
     "sequential_rules": "propend.recommend.sessions:SequentialRules",
     "session_neighbours": "propend.recommend.sessions:SessionNeighbours",
