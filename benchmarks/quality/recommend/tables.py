@@ -132,7 +132,7 @@ def diginetica() -> list[Table]:
         "sequential_rules": create("sequential_rules", step=0.7),
         "session_neighbours": create("session_neighbours"),
     }
-    return sessions_table(splits.diginetica(), models)
+    return sessions_table(splits.diginetica(), chosen(models))
 
 
 def sessions_table(split: Split, models: Models) -> list[Table]:
