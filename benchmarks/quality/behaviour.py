@@ -1,7 +1,7 @@
 """Behaviour models beside published rows: ``python -m benchmarks.quality.behaviour [PART…] [--seeds 5] [--json FILE]``.
 
 Parts: ``beauty``, ``movielens-1m``, ``movielens-100k``, ``online-retail``, ``diginetica`` (next item; full ranking, conservative
-ties), ``users`` (Online Retail and CDNOW, what frozen vectors add to aggregates), ``scaling`` (loss against weights and events on
+ties), ``users`` (Online Retail and CDNOW, what a behaviour model adds to aggregates), ``scaling`` (loss against weights and events on
 the synthetic market). Each network stops by the last items of users held out of training (never by the test part), and its
 settings were chosen by the same figure on one seed; the rows name them. ``--threads`` for the networks, default 2.
 """
@@ -153,9 +153,9 @@ def _maker(name: str, **settings: Any) -> Callable[[], Recommender]:
 
 
 def users(seeds: int, threads: int) -> list[Table]:
-    """Boosted trees on aggregates, on frozen vectors and on both: forward folds with purge, one pretraining a task.
+    """Boosted trees on aggregates, on a behaviour model's columns and on both: forward folds with purge.
 
-    The model is pretrained on what was known before the first forward test, for every row.
+    The models are pretrained on what was known before the first forward test, each without half of the users.
     """
     del seeds
     from benchmarks.quality.retail import TASKS, workspace
@@ -193,7 +193,7 @@ def users(seeds: int, threads: int) -> list[Table]:
                         "data_hash": frame.data_hash(),
                         "users": len(np.unique(frame.user)),
                         "pretraining_seconds": round(seconds, 1),
-                        "epochs": model.run["best_epoch"],
+                        "epochs": [part.run["best_epoch"] for part in model.models],
                         "rows": rows,
                     }
                 )

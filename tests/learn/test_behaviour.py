@@ -181,6 +181,31 @@ def test_it_is_saved_loaded_and_refused_on_another_log(
         BehaviourModel.load(tmp_path / "nothing")
 
 
+def test_each_half_of_the_users_is_told_by_the_model_that_has_not_seen_it(
+    shop: Workspace, tmp_path: Path
+) -> None:
+    from propend.learn.behaviour import CrossFitted, pretrain, pretraining_settings
+    from propend.learn.fusion import behaviour_columns
+    from propend.learn.sequences import half_of, read_sequences
+
+    coding = Coding.of(shop.store)
+    codes, cutoffs = everyone(shop, shop.now)
+    shown, held = read_sequences(
+        shop.store, coding, tmp_path / "s", until=shop.now, hold=0.1, leave=1
+    )
+    assert shown.users + held.users == (half_of(codes) == 0).sum()
+    assert 0 < held.users < 0.2 * shown.users
+    settings = pretraining_settings("tiny", epochs=1, threads=1, tokens=512)
+    parts = [pretrain(shop.store, shop.schema, settings=settings, leave=h) for h in (0, 1)]
+    both = CrossFitted((parts[0], parts[1]))
+    columns, names = behaviour_columns(both, shop.store, codes, cutoffs, 7.0)
+    for h, model in enumerate(parts):
+        rows = half_of(codes) == h
+        said, _ = model.readouts(shop.store, codes[rows], cutoffs[rows], 7.0)
+        assert np.allclose(columns[rows], said, atol=1e-5, equal_nan=True)
+    assert [str(n) for n in names[-2:]] == ["profile.behaviour_silent", "profile.behaviour_value"]
+
+
 @pytest.mark.slow
 def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any) -> None:
     from propend.expression import parse
@@ -192,7 +217,7 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
     frame = build_frame(shop.store, shop.schema, shop.engine, BUYS, features, plan.cutoffs)
     fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model)
     rows = {row["features"]: row for row in fusion.table}
-    assert list(rows) == ["aggregates", "frozen vectors", "fusion"]
+    assert list(rows) == ["aggregates", "behaviour", "fusion"]
     assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
     assert rows["fusion"]["auroc gained"][1] > 0
     assert rows["aggregates"]["auroc gained"][0] == 0
@@ -294,7 +319,7 @@ def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
     ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1"]
     main(["predict", *ask])
     told = capsys.readouterr().out
-    for words in ("aggregates", "frozen vectors", "fusion", "auroc gained", "forward fold"):
+    for words in ("aggregates", "behaviour", "fusion", "auroc gained", "forward fold"):
         assert words in told
     main(["predict", *ask, "--json"])
     document = json.loads(capsys.readouterr().out)

@@ -21,13 +21,13 @@ from propend.errors import MissingExtraError, ModelError, NotEnoughDataError
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.features.schema import Schema
-from propend.learn.sequences import Coding, item_features, read_sequences, snapshots
+from propend.learn.sequences import Coding, half_of, item_features, read_sequences, snapshots
 from propend.models.sequence.settings import HEADS, Settings
 from propend.models.sequence.targets import DAY, SECOND
 from propend.models.sequence.tokens import SequenceArrays
 from propend.names import ITEM, USER
 
-__all__ = ["BehaviourModel", "pretrain", "pretrain_in", "pretraining_settings"]
+__all__ = ["BehaviourModel", "CrossFitted", "pretrain", "pretrain_in", "pretraining_settings"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -156,6 +156,39 @@ class BehaviourModel:
         return made
 
 
+@dataclass
+class CrossFitted:
+    """Two models, each pretrained without the users it answers for: ``models[h]`` has not seen half ``h``.
+
+    Boosted trees learn at cutoffs that lie inside the pretraining; from a model that has seen those
+    users' futures they would learn to trust it more than it deserves at later cutoffs. The two differ in
+    what their vectors mean, so only their readouts may stand in one column.
+    """
+
+    models: tuple[BehaviourModel, BehaviourModel]
+
+    @property
+    def until(self) -> int:
+        """The moment up to which they have seen the log."""
+        return max(model.until for model in self.models)
+
+    def readouts(
+        self, store: Store, users: I64, cutoffs: I64, days: float
+    ) -> tuple[F64, tuple[str, ...]]:
+        """Return the readouts of each (user code, cutoff) by the model that has not seen the user."""
+        half = half_of(users)
+        found: F64 | None = None
+        names: tuple[str, ...] = ()
+        for h, model in enumerate(self.models):
+            rows = np.flatnonzero(half == h)
+            said, names = model.readouts(store, users[rows], cutoffs[rows], days)
+            if found is None:
+                found = np.full((len(users), said.shape[1]), np.nan)
+            found[rows] = said
+        assert found is not None
+        return found, names
+
+
 def pretraining_settings(size: str = "small", **changes: Any) -> Settings:
     """Return the settings a behaviour model of a size is pretrained with; ``changes`` replace some.
 
@@ -183,6 +216,7 @@ def pretrain(
     until: int | None = None,
     folder: Path | None = None,
     settings: Settings | None = None,
+    leave: int | None = None,
     progress: Progress | None = None,
 ) -> BehaviourModel:
     """Pretrain a behaviour model on what a store knew before ``until`` (UTC microseconds, default: everything).
@@ -191,6 +225,8 @@ def pretrain(
     ----------
     folder
         where the run is kept while it lasts, so that it can be resumed; a run that was broken off goes on.
+    leave
+        a half of the users (``half_of``) that is not learnt from.
 
     Raises
     ------
@@ -211,7 +247,13 @@ def pretrain(
         place = Path(scratch) if folder is None else folder
         hold = float(np.clip(MOST_HELD / max(store.user_count, 1), 0.0, HELD))
         shown, held = read_sequences(
-            store, coding, place / "sequences", until=moment, hold=hold, progress=progress
+            store,
+            coding,
+            place / "sequences",
+            until=moment,
+            hold=hold,
+            leave=leave,
+            progress=progress,
         )
         _check_enough(shown)
         run = training.train(

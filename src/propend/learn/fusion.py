@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +15,7 @@ from propend.events.store import Store
 from propend.expression.nodes import Expression, Field
 from propend.features.schema import Schema
 from propend.learn import metrics
-from propend.learn.behaviour import BehaviourModel, pretrain
+from propend.learn.behaviour import BehaviourModel, CrossFitted, pretrain
 from propend.learn.sequences import snapshots
 from propend.learn.train import Fitted, train
 from propend.models import catalog
@@ -53,32 +52,37 @@ def pretrained_for(
     *,
     size: str = "small",
     settings: Settings | None = None,
-    folder: Path | None = None,
     progress: Progress | None = None,
-) -> BehaviourModel:
-    """Return a model pretrained on what was known before the first forward test of a plan, and nothing later."""
+) -> CrossFitted:
+    """Return models pretrained on what was known before the first forward test of a plan, and nothing later.
+
+    Two of them, each without half of the users, so that no user's row in training is told by a model that knows how
+    that row ended.
+    """
     until = min(fold.test for fold in plan.folds)
-    return pretrain(
-        store, schema, size=size, until=until, settings=settings, folder=folder, progress=progress
-    )
+
+    def made(half: int) -> BehaviourModel:
+        return pretrain(
+            store, schema, size=size, until=until, settings=settings, leave=half, progress=progress
+        )
+
+    return CrossFitted((made(0), made(1)))
 
 
 def behaviour_columns(
-    model: BehaviourModel,
+    model: BehaviourModel | CrossFitted,
     store: Store,
     users: I64,
     cutoffs: I64,
     days: float,
-    *,
-    vectors: bool = True,
 ) -> tuple[F64, tuple[Expression, ...]]:
     """Return what a behaviour model says of (user code, cutoff) as columns [n, d], and their names.
 
-    First the readouts of its heads for the ``days`` ahead, then, with ``vectors``, the frozen vector itself.
+    First the readouts of its heads for the ``days`` ahead, then, for a model that is one, its frozen vector.
     """
     said, names = model.readouts(store, users, cutoffs, days)
     parts, labels = [said], [f"behaviour_{name}" for name in names]
-    if vectors:
+    if isinstance(model, BehaviourModel):
         frozen = model.vectors(store, users, cutoffs)
         parts.append(frozen)
         labels += [f"behaviour_{i}" for i in range(frozen.shape[1])]
@@ -104,7 +108,7 @@ class Fusion:
     """A task answered by boosted trees on aggregates and behaviour columns; ``table`` says what each part adds."""
 
     fitted: Fitted
-    model: BehaviourModel | None
+    model: BehaviourModel | CrossFitted | None
     table: list[dict[str, Any]]
     remark: str = ""
 
@@ -133,14 +137,15 @@ def fuse(
     task: Task,
     plan: Plan,
     *,
-    model: BehaviourModel | None = None,
+    model: BehaviourModel | CrossFitted | None = None,
     size: str = "small",
     seed: int = 7,
     progress: Progress | None = None,
 ) -> Fusion:
     """Answer a task by fusion, the default: boosted trees on the frame's aggregates and the model's columns.
 
-    Without a ``model`` one is pretrained on what was known before the first forward test. A log too short
+    Without a ``model`` two are pretrained on what was known before the first forward test, each without half of the
+    users. A model that has seen the rows' users is only safe for rows at cutoffs from its ``until`` on. A log too short
     for one is answered by the trees on aggregates alone, and ``remark`` says so.
     """
     try:
@@ -157,12 +162,12 @@ def ablation(
     frame: Frame,
     task: Task,
     plan: Plan,
-    model: BehaviourModel,
+    model: BehaviourModel | CrossFitted,
     *,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[list[dict[str, Any]], Fitted]:
-    """Train boosted trees on aggregates, on frozen behaviour columns, and on both; return the rows and the fusion.
+    """Train boosted trees on aggregates, on a behaviour model's frozen columns, and on both; return the rows and the fusion.
 
     All three see the same rows, folds and seed. Each row has its metrics over all forward test rows, and the
     difference from the aggregates with a 95 % interval by bootstrap over users.
@@ -170,7 +175,7 @@ def ablation(
     columns, names = behaviour_columns(model, store, frame.user, frame.cutoff, task.horizon.days)
     sets = {
         "aggregates": frame,
-        "frozen vectors": beside(frame, columns, names, alone=True),
+        "behaviour": beside(frame, columns, names, alone=True),
         "fusion": beside(frame, columns, names),
     }
     yes_no = task.answer == "yes_no"

@@ -23,7 +23,7 @@ from propend.models.sequence.tokens import (
 )
 from propend.names import CHANNEL, VALUE
 
-__all__ = ["Coding", "item_features", "read_sequences", "snapshots"]
+__all__ = ["Coding", "half_of", "item_features", "read_sequences", "snapshots"]
 
 I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int | None], None]
@@ -149,21 +149,23 @@ def read_sequences(
     *,
     until: int,
     hold: float = 0.0,
+    leave: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[SequenceArrays, SequenceArrays]:
     """Write what was known before ``until`` (UTC microseconds) to a folder, bucket by bucket, and open it.
 
-    A share ``hold`` of the users, drawn by a hash of their codes, is kept apart: returns (the others, them). Memory
-    is one bucket's. Raises ``NotEnoughDataError`` where nothing happened before ``until``.
+    A share ``hold`` of the users, drawn by a hash of their codes, is kept apart: returns (the others, them). ``leave``
+    leaves out the users of one half (``half_of``) altogether. Memory is one bucket's. Raises ``NotEnoughDataError`` where nothing happened before ``until``.
     """
     columns = coding.columns(store)
     buckets = sorted(store.manifest.runs)
     with SequenceWriter(folder / "shown") as shown, SequenceWriter(folder / "held") as held:
         for done, bucket in enumerate(buckets):
             lines = store.timelines(bucket, columns).before(until)
+            if leave is not None:
+                lines = lines.users_at(np.flatnonzero(half_of(lines.users) != leave))
             made = coding.encode(lines, store, until)
-            draw = (lines.users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-            apart = draw / np.float64(1 << 24) < hold
+            apart = (_mixed(lines.users) >> np.uint64(40)) / np.float64(1 << 24) < hold
             shown.append(made.take(np.flatnonzero(~apart)) if hold else made)
             held.append(made.take(np.flatnonzero(apart)))
             if progress:
@@ -174,6 +176,23 @@ def read_sequences(
             "nothing happened before the cutoff, so there is nothing to learn from"
         )
     return found
+
+
+def half_of(users: I64) -> I64:
+    """Return which half, 0 or 1, each user code belongs to, drawn by a hash.
+
+    >>> half_of(np.arange(8)).tolist() == half_of(np.arange(8)).tolist()
+    True
+    >>> bool(400 < half_of(np.arange(1_000)).sum() < 600)
+    True
+    """
+    return ((_mixed(users) >> np.uint64(20)) & np.uint64(1)).astype(np.int64)
+
+
+def _mixed(users: I64) -> npt.NDArray[np.uint64]:
+    mixed = (users.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed * np.uint64(0xBF58476D1CE4E5B9)
 
 
 def snapshots(
