@@ -23,7 +23,8 @@ def shop(tmp_path_factory):
             int(rng.integers(0, 30 * 86_400)), "s"
         )
         for _ in range(int(rng.integers(1, 25))):
-            kind = rng.choice(["view", "cart", "purchase"], p=[0.6, 0.25, 0.15])
+            buys = 0.35 if u % 3 == 0 else 0.05  # what --why has to find
+            kind = rng.choice(["view", "cart", "purchase"], p=[0.75 - buys, 0.25, buys])
             worth = f"{rng.exponential(20):.2f}" if kind == "purchase" else ""
             lines.append(
                 f"u{u},{at},{kind},{rng.choice(['ads', 'email', 'seo'])},{worth},{'DE' if u % 3 else 'FR'}"
