@@ -8,6 +8,7 @@ from tests.analytics.conftest import START
 from tests.analytics.test_funnel import every_path, is_type
 
 from propend.analytics.funnel import compare, funnel
+from propend.analytics.statistics import two_shares_of_units
 from propend.names import DAY
 
 NAMES = ["view", "cart", "purchase"]
@@ -299,3 +300,31 @@ def test_two_periods_are_compared_by_their_counts(make_log):
     share = [side.users(1) / side.users(0) for side in (x, y)]
     assert rows[1]["conversion"] == share
     assert rows[1]["difference"] == pytest.approx(share[0] - share[1])
+
+
+def test_groups_that_share_users_are_tested_by_users():
+    """With rows of one user alike, the false alarms stay near 5 % and a true difference is found."""
+    rng = np.random.default_rng(8)
+    unit = np.repeat(np.arange(120), 6)
+    calls = found = 0
+    for _ in range(300):
+        chance = np.repeat(rng.beta(0.5, 0.5, 120), 6)
+        inside = rng.integers(0, 6, len(unit)) == 0
+        calls += two_shares_of_units(unit, inside, rng.random(720) < chance)["p_value"] <= 0.05
+        more = np.where(inside, 0.3 + 0.7 * chance, chance)
+        found += two_shares_of_units(unit, inside, rng.random(720) < more)["p_value"] <= 0.05
+    assert 3 <= calls <= 27
+    assert found > 200
+
+
+def test_groups_differ_as_their_counts_say(make_log):
+    document = funnel(*make_log(1).asked, ["view", "purchase"], "1d", by="channel").to_dict()
+    rows = funnel(*make_log(1).asked, ["view", "purchase"], "1d", by="channel").groups()
+    whole = {name: group.whole() for name, group in rows.items()}
+    for group in document["groups"]:
+        rest = [g for name, g in whole.items() if name != group["group"]]
+        share = sum(g.users(1) for g in rest) / sum(g.users(0) for g in rest)
+        one = whole[group["group"]]
+        expected = one.users(1) / one.users(0) - share
+        assert group["against_rest"]["difference"] == pytest.approx(expected)
+        assert group["against_rest"]["low"] < expected < group["against_rest"]["high"]

@@ -14,7 +14,7 @@ from propend.analytics.entries import Entries
 from propend.analytics.funnel_plan import Exclusion, Funnel, Plan
 from propend.analytics.people import profiles, who_filter
 from propend.analytics.scan import sweep
-from propend.analytics.statistics import benjamini_hochberg, two_shares, wilson
+from propend.analytics.statistics import benjamini_hochberg, two_shares, two_shares_of_units, wilson
 from propend.analytics.steps import Step
 from propend.engine import Engine
 from propend.errors import ConfigError, NotEnoughDataError
@@ -180,19 +180,23 @@ class FunnelResult:
         }
 
     def _group_rows(self) -> list[dict[str, Any]]:
-        """Each group's steps, and its last conversion against those who never entered by it, with the false-discovery rate.
+        """Each group's steps, and its last conversion against that of the other groups, with the false-discovery rate.
 
         Only those who had a whole window are compared.
         """
         found: list[dict[str, Any]] = []
-        whole = self.whole()
-        for name, group in self.groups().items():
-            one = group.whole()
-            others = ~np.isin(whole.entries.unit, group.entries.unit)
-            rest = whole._with(whole.entries.select(others))
-            test = two_shares(
-                one.users(-1), one.users(0), rest.users(-1), rest.users(0), self.level
-            )
+        groups = self.groups()
+        sides = {name: group.whole().entries for name, group in groups.items()}
+        unit = np.concatenate([e.unit for e in sides.values()] or [np.zeros(0, np.int64)])
+        hit = np.concatenate([e.took[:, -1] >= 0 for e in sides.values()] or [np.zeros(0, bool)])
+        of = np.repeat(np.arange(len(sides)), [len(e) for e in sides.values()])
+        for i, (name, group) in enumerate(groups.items()):
+            one = of == i
+            if self.entries.groups is None:  # everyone is in one group
+                a, n = int(hit[one].sum()), int(one.sum())
+                test = two_shares(a, n, int(hit.sum()) - a, len(hit) - n, self.level)
+            else:
+                test = two_shares_of_units(unit, one, hit, self.level)
             found.append(
                 {
                     "group": name,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["benjamini_hochberg", "newcombe", "two_shares", "wilson"]
+__all__ = ["benjamini_hochberg", "newcombe", "two_shares", "two_shares_of_units", "wilson"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -88,6 +88,41 @@ def two_shares(a: int, n: int, b: int, m: int, level: float = 0.95) -> dict[str,
         z = (a / n - b / m) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
         found["p_value"] = float(2 * stats.norm.sf(abs(z)))
     return found
+
+
+def two_shares_of_units(
+    unit: npt.ArrayLike, inside: npt.ArrayLike, hit: npt.ArrayLike, level: float = 0.95
+) -> dict[str, Any]:
+    """Compare the share of hits among the rows inside with that of the other rows, where a unit may have rows on both sides.
+
+    The variance is that of the units' linearised contributions (Liang and Zeger, Biometrika 73, 1986), so rows of one unit
+    need not be independent; the test is normal.
+
+    >>> found = two_shares_of_units([0, 0, 1, 1, 2, 2], [1, 0, 1, 0, 1, 0], [1, 1, 0, 0, 1, 0])
+    >>> round(found["difference"], 3), round(found["p_value"], 3)
+    (0.333, 0.221)
+    """
+    from scipy import stats
+
+    side, y = np.asarray(inside, np.bool_), np.asarray(hit, np.float64)
+    n, m = int(side.sum()), int((~side).sum())
+    none = {"difference": math.nan, "low": -1.0, "high": 1.0, "p_value": 1.0, "test": "none"}
+    if not n or not m:
+        return none
+    a, b = float(y[side].mean()), float(y[~side].mean())
+    part = np.where(side, (y - a) / n, -(y - b) / m)
+    per_unit = np.bincount(np.unique(np.asarray(unit), return_inverse=True)[1], part)
+    spread = math.sqrt(float((per_unit**2).sum()))
+    if spread == 0:
+        return {**none, "difference": a - b}
+    half = normal_quantile(level) * spread
+    return {
+        "difference": a - b,
+        "low": max(-1.0, a - b - half),
+        "high": min(1.0, a - b + half),
+        "p_value": float(2 * stats.norm.sf(abs(a - b) / spread)),
+        "test": "by units",
+    }
 
 
 def benjamini_hochberg(p: npt.ArrayLike) -> F64:
