@@ -203,7 +203,14 @@ class Collector:
                     fault = f"more than {self.limits.events} events in one request"
             except BadBody as error:
                 fault = str(error)
-            except (AttributeError, TypeError, KeyError, ValueError, RecursionError) as error:
+            except (
+                AttributeError,
+                TypeError,
+                LookupError,
+                ValueError,
+                ArithmeticError,
+                RecursionError,
+            ) as error:
                 fault = f"the body has not the shape it should ({type(error).__name__})"
         if fault or accepted is None:
             await self._refuse("", dialect.name, path, fault, body)

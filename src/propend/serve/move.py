@@ -24,7 +24,7 @@ from propend.events.durable import exclusive, sync_folder, write_parquet
 from propend.events.ingest import IngestReport, ingest, replay
 from propend.events.store import Store
 from propend.serve.dialects import BY_NAME, dialect_of
-from propend.serve.dialects.port import BadBody, Event, Fact, Refused, Request
+from propend.serve.dialects.port import EARLIEST, LATEST, BadBody, Event, Fact, Refused, Request
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, Claim, Inbox, Rejected
 
@@ -45,9 +45,6 @@ _ROLES: Final = (
     "arrival",
 )
 _MOMENT: Final = pa.timestamp("us", "UTC")
-_EARLIEST: Final = 0
-_LATEST: Final = 4_102_444_800_000_000
-"""The year 2100: a time beyond it is a broken clock, not a future event."""
 
 
 class Arrived(NamedTuple):
@@ -77,22 +74,14 @@ def meaning(batch: Batch) -> Iterator[Event | Fact | Refused]:
     """Yield what a batch means; whatever its dialect trips over is refused with the reason, and the rest goes on."""
     try:
         for found in BY_NAME[batch.dialect].events(batch):
-            if isinstance(found, Event) and not _EARLIEST < found.time < _LATEST:
-                yield Refused(reason="the time is impossible", original=msgspec.json.encode(found))
-            else:
-                yield found
+            if isinstance(found, Fact) and not EARLIEST < found.time < LATEST:
+                continue  # the event that says it is refused with its original
+            yield found
     except BadBody as error:
-        yield Refused(reason=str(error), original=batch.body[: 1 << 20])
-    except (
-        AttributeError,
-        TypeError,
-        KeyError,
-        ValueError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+        yield Refused(reason=str(error), original=batch.body)
+    except Exception as error:  # one batch must not stop all that come after it
         reason = f"the body has not the shape it should ({type(error).__name__})"
-        yield Refused(reason=reason, original=batch.body[: 1 << 20])
+        yield Refused(reason=reason, original=batch.body)
 
 
 def take(
@@ -115,6 +104,7 @@ def take(
                     Arrived(batch.position, place, _known(batch, found), batch.source, found)
                 )
             elif isinstance(found, Fact):
+                found.arrival = _known(batch, found)
                 taken.facts.append((batch.source, found))
             else:
                 route = f"{batch.route}#{batch.position}.{place}"
@@ -128,9 +118,9 @@ def take(
     return taken
 
 
-def _known(batch: Batch, event: Event) -> int:
-    """Return when an event became known: imported history counts as known when it happened."""
-    return event.time if "import" in batch.marks else batch.received
+def _known(batch: Batch, found: Event | Fact) -> int:
+    """Return when an event or fact became known: imported history counts as known when it happened."""
+    return found.time if "import" in batch.marks else batch.received
 
 
 def _name(arrived: Arrived) -> bytes:

@@ -106,5 +106,5 @@ class Amplitude:
         yield from port.expand(
             user=user, anonymous=device, time=when, name=e["event_type"], message=name, properties=props,
             lines=props.get("products"), traits=traits, marks=batch.marks, agent=str(e.get("user_agent") or batch.agent),
-            session=port.text_of(session) if session not in (None, -1) else None, type=kinds.get(e["event_type"]),
+            session=port.text_of(session) if session not in (None, -1) else None, type=kinds.get(e["event_type"]), original=e,
         )  # fmt: skip

@@ -103,7 +103,7 @@ class Mixpanel:
         marks = batch.marks + (" bot" if props.get("$ignore") else "")
         yield from port.expand(
             user=who, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("items"),
-            marks=marks.strip(), agent=batch.agent, type=kinds.get(title),
+            marks=marks.strip(), agent=batch.agent, type=kinds.get(title), original=row,
         )  # fmt: skip
 
     def _update(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
@@ -120,7 +120,7 @@ class Mixpanel:
         yield from port.expand(
             user=who or f"group:{group}", anonymous="", time=when, name="identify" if who else "group",
             message=port.message_id(raw, "" if row.get("$time") else str(batch.position)), properties={}, traits=traits,
-            marks=batch.marks, type="identify" if who else "group",
+            marks=batch.marks, type="identify" if who else "group", original=row,
         )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ class Own:
             yield from port.expand(
                 user=user, anonymous=anonymous, time=when, name=str(e["type"]), message=name, properties=props,
                 lines=e.get("lines"), session=port.text_of(e.get("session")) or None, marks=marks.strip(), agent=batch.agent,
-                traits=traits if isinstance(traits, dict) else None,
+                traits=traits if isinstance(traits, dict) else None, original=e,
             )  # fmt: skip
 
 

@@ -40,6 +40,9 @@ JSON: Final = b"application/json"
 TEXT: Final = b"text/plain"
 MOST_FIELDS: Final = 1_000
 MOST_BYTES: Final = 1 << 20
+EARLIEST: Final = 0
+LATEST: Final = 4_102_444_800_000_000
+"""The year 2100: a time beyond it is a broken clock, not a future event."""
 SKEW: Final = 5_000_000
 """A client's clock is corrected when it is off by more than this (µs); below it, it is the way that took the time."""
 
@@ -108,6 +111,8 @@ class Fact(msgspec.Struct, kw_only=True):
     one: str
     other: str
     message: str
+    arrival: int = 0
+    """When it became known; 0 until it is read from the inbox."""
 
 
 class Refused(msgspec.Struct, kw_only=True):
@@ -200,8 +205,10 @@ def text_of(value: Any) -> str:
         text = value.strip()
     elif isinstance(value, bool) or value is None:
         return ""
-    elif isinstance(value, int | float):
-        text = str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else str(value)
+    elif isinstance(value, int):
+        text = str(value)
+    elif isinstance(value, float):
+        text = str(int(value)) if value.is_integer() and abs(value) < 1e18 else str(value)
     else:
         return ""
     return "" if (text.casefold() in BLOCKED_IDS and text != "0") or len(text) > 1_000 else text
@@ -304,17 +311,19 @@ def expand(
     channel: str | None = None,
     agent: str = "",
     type: str | None = None,
+    original: Any,
 ) -> Iterator[Event | Refused]:
-    """Yield the events a vendor's event stands for: one, or one per product of an order."""
+    """Yield the events a vendor's event (``original``) stands for: one, or one per product of an order."""
     who = user or anonymous
+    fault = ""
     if not who:
-        yield Refused(
-            reason="no user or anonymous id",
-            original=msgspec.json.encode(dict(properties))[:MOST_BYTES],
-        )
-        return
-    if len(properties) > MOST_FIELDS:
-        yield Refused(reason=f"more than {MOST_FIELDS} properties", original=name.encode()[:200])
+        fault = "no user or anonymous id"
+    elif len(properties) > MOST_FIELDS:
+        fault = f"more than {MOST_FIELDS} properties"
+    elif not EARLIEST < time < LATEST:
+        fault = "the time is impossible"
+    if fault:
+        yield Refused(reason=fault, original=msgspec.json.encode(original))
         return
     props = dict(properties)
     if context:

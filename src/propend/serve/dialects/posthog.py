@@ -109,6 +109,7 @@ class PostHog:
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
             traits=traits, marks=marks.strip(), agent=str(props.get("$raw_user_agent") or batch.agent),
             session=port.text_of(e.get("session_id") or props.get("$session_id")) or None, type=kind_of.get(title),
+            original=e,
         )  # fmt: skip
 
 

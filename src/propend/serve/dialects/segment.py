@@ -141,14 +141,11 @@ class Segment:
             props = {"name": m["name"], **props}
         if what == "group":
             props = {"group": m.get("groupId"), **traits}
-        for found in port.expand(
+        yield from port.expand(
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
             context=context, traits=traits if what == "identify" else None, marks=marks.strip(), agent=batch.agent,
-            type=None if what == "track" else what,
-        ):  # fmt: skip
-            if isinstance(found, Refused):
-                found.original = raw or msgspec.json.encode(m)
-            yield found
+            type=None if what == "track" else what, original=m,
+        )  # fmt: skip
 
 
 def _denied(context: dict[str, Any]) -> bool:

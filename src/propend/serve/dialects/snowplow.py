@@ -113,6 +113,7 @@ class Snowplow:
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, marks=batch.marks,
             lines=props.get("products"), agent=str(row.get("ua") or batch.agent), session=port.text_of(row.get("sid")) or None,
             channel=_campaign(str(row.get("url") or "")), type=fixed,
+            original=row,
         )  # fmt: skip
 
 
