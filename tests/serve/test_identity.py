@@ -147,12 +147,13 @@ ROUTES = {
     "ga4": ("/mp/collect", lambda e: {"events": e, "client_id": "c", "user_id": "u"}),
     "snowplow": ("/com.snowplowanalytics.snowplow/tp2", lambda e: {"data": e}),
 }
-NAMES = (
+WORDS = (
     "type event name userId anonymousId previousId messageId timestamp originalTimestamp sentAt properties traits context user anonymous id time "
     "distinct_id uuid $set $set_once $anon_distinct_id alias $distinct_id $insert_id $device_id $distinct_ids $time user_id device_id event_type "
     "event_properties user_properties insert_id session_id params timestamp_micros items e uid duid eid dtm stm url ue_pr ue_px se_ac sid lines "
     "products price quantity revenue value a b t $ignore userAgent campaign source consent categoryPreferences"
-).split()
+)
+NAMES = WORDS.split()
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5),
     st.sampled_from(["1e300", "track", "identify", "alias", "$create_alias", "$merge", "$identify", "pv", "ue", "u", "a", 10**300, 10**19, -(10**25),

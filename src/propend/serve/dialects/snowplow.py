@@ -50,25 +50,26 @@ class Snowplow:
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the rows mean."""
-        for row in port.decode(batch.body):
+        for place, row in enumerate(port.decode(batch.body)):
             if not isinstance(row, dict):
                 yield Refused(
                     reason="a row that is no object",
                     original=msgspec.json.encode(row)[: port.MOST_BYTES],
                 )
                 continue
-            yield from self._row(row, batch)
+            yield from self._row(row, batch, place)
 
-    def _row(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
+    def _row(
+        self, row: dict[str, Any], batch: Batch, place: int
+    ) -> Iterator[Event | Fact | Refused]:
         raw = msgspec.json.encode(row)
         user = port.text_of(row.get("uid"))
         anonymous = port.text_of(row.get("duid") or row.get("nuid") or row.get("tnuid"))
-        name = port.text_of(row.get("eid")) or port.message_id(raw)
-        when = port.corrected(
-            port.moment_of(row.get("ttm") or row.get("dtm")),
-            port.moment_of(row.get("stm")),
-            batch.received,
+        given_time = port.moment_of(row.get("ttm") or row.get("dtm"))
+        name = port.text_of(row.get("eid")) or port.name_of(
+            raw, batch, place, timed=given_time is not None
         )
+        when = port.corrected(given_time, port.moment_of(row.get("stm")), batch.received)
         if user and anonymous and user != anonymous:
             yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
         kind = row.get("e")
