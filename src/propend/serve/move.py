@@ -8,6 +8,7 @@ doubles any. Live events pass the same cleaning as every other source.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time as clock
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,9 +25,19 @@ from propend.events.durable import exclusive, sync_folder, write_parquet
 from propend.events.ingest import IngestReport, ingest, replay
 from propend.events.store import Store
 from propend.serve.dialects import BY_NAME, dialect_of
-from propend.serve.dialects.port import EARLIEST, LATEST, BadBody, Event, Fact, Refused, Request
+from propend.serve.dialects.port import (
+    EARLIEST,
+    LATEST,
+    BadBody,
+    Event,
+    Fact,
+    Refused,
+    Request,
+    alone,
+    source_of,
+)
 from propend.serve.identity import Identity
-from propend.serve.inbox import Batch, Claim, Inbox, Rejected
+from propend.serve.inbox import MOST_REFUSED, MOST_REFUSED_BYTES, Batch, Claim, Inbox, Rejected
 
 __all__ = ["Arrived", "Mover", "Taken", "live_source", "meaning", "replay_rejected", "take"]
 
@@ -44,6 +55,7 @@ _ROLES: Final = (
     "message_id",
     "arrival",
 )
+_log = logging.getLogger("propend.serve")
 _MOMENT: Final = pa.timestamp("us", "UTC")
 
 
@@ -107,10 +119,12 @@ def take(
                 found.arrival = _known(batch, found)
                 taken.facts.append((batch.source, found))
             else:
-                route = f"{batch.route}#{batch.position}.{place}"
                 taken.refused.append(
-                    Rejected(batch.received, "", batch.dialect, route, found.reason, found.original)
-                )
+                    Rejected(
+                        batch.received, "", batch.dialect, f"{batch.route}#{batch.position}.{place}", found.reason,
+                        alone(batch.body, found.original), batch.source, batch.agent, batch.marks, taken=True,
+                    )
+                )  # fmt: skip
     claims = [Claim(_name(a), a.position, a.place) for a in arrived]
     kept = inbox.claim(claims)
     taken.events = [a for a, first in zip(arrived, kept, strict=True) if first]
@@ -213,6 +227,7 @@ class Mover:
         self.folder = base / "live" / "segments"
         self.moved = 0
         self.repeats = 0
+        self.unkept = 0
         self.seconds = 0.0
 
     def position(self) -> int:
@@ -269,12 +284,24 @@ class Mover:
         return ingest(self.config, self.base, self.store_folder, self.engine, only=source)[0]
 
     def _refuse(self, refused: list[Rejected]) -> None:
-        """Keep what could not be understood, once."""
-        if refused:
-            known = {r.route for r in self.inbox.rejected(100_000)}
-            fresh = [r for r in refused if r.route not in known]
-            if fresh:
-                self.inbox.reject(fresh)
+        """Keep what could not be understood, once, as long as there is room for it."""
+        if not refused:
+            return
+        known = self.inbox.refused_routes([r.route for r in refused])
+        fresh = [r for r in refused if r.route not in known]
+        left, room = (
+            MOST_REFUSED - self.inbox.refused(),
+            MOST_REFUSED_BYTES - self.inbox.refused_bytes(),
+        )
+        kept = []
+        for entry in fresh:
+            room -= len(entry.body)
+            if len(kept) < left and room >= 0:
+                kept.append(entry)
+        self.inbox.reject(kept)
+        if len(kept) < len(fresh):
+            self.unkept += len(fresh) - len(kept)
+            _log.warning("no room for %d refused events; propend move --replay, or forget some", len(fresh) - len(kept))  # fmt: skip
 
     def _settle(self) -> int:
         """Fold the ledger's live entries into one without files, trim the inbox, remove segments; returns the position."""
@@ -349,37 +376,51 @@ def _fold(total: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]
 
 
 def replay_rejected(inbox: Inbox, keys: dict[str, str], limit: int = 100_000) -> tuple[int, int]:
-    """Try what the collector refused again, under the keys as they are now; returns how many were taken and stayed.
-
-    Single events that a dialect could not understand are tried with the dialect as it is now.
-    """
-    taken = stayed = 0
-    for entry in inbox.rejected(limit):
-        route = entry.route.partition("#")[0]
-        dialect = dialect_of(route, entry.body)
-        source = keys.get(entry.key) if keys else "live"
-        try:
-            if dialect is None or (source is None and entry.key):
-                raise BadBody("no source")
-            accepted = dialect.accept(Request(route, {}, {}, entry.body))
-            source = (
-                source
-                or keys.get(accepted.key)
-                or (next(iter(keys.values())) if len(keys) == 1 else None)
-            )
-            batch = Batch(
-                entry.received, source or "", dialect.name, route, "", "", "", accepted.body
-            )
-            good = [m for m in meaning(batch) if isinstance(m, Event)]
-            if source is None or not good or accepted.refused:
-                raise BadBody("still no event")
-        except (BadBody, AttributeError, TypeError, KeyError, ValueError):
-            stayed += 1
-            continue
-        inbox.append([batch])
-        inbox.release([entry.number])
-        taken += 1
+    """Try what was refused again, under the keys and dialects as they are now; returns how many were taken and stayed."""
+    taken = stayed = after = 0
+    while taken + stayed < limit and (page := inbox.rejected(min(500, limit), after)):
+        after = page[-1].number
+        for entry in page:
+            try:
+                batch, refused = _again(entry, keys)
+            except (BadBody, AttributeError, TypeError, LookupError, ValueError, ArithmeticError):
+                stayed += 1
+                continue
+            inbox.append([batch])
+            inbox.reject(refused)
+            inbox.release([entry.number])
+            taken += 1
     return taken, stayed
+
+
+def _again(entry: Rejected, keys: dict[str, str]) -> tuple[Batch, list[Rejected]]:
+    """Return a refused entry as a batch, and what of it is still refused by itself; raises ``BadBody`` where all of it is."""
+    route, body, key = entry.route.partition("#")[0], entry.body, entry.key
+    name, refused = entry.dialect, []
+    if not entry.taken:
+        dialect = dialect_of(route, body)
+        if dialect is None:
+            raise BadBody("no such route")
+        asked = msgspec.json.decode(entry.asked or "{}", type=dict[str, dict[str, str]])
+        headers = {
+            k.encode("latin-1"): v.encode("latin-1") for k, v in asked.get("headers", {}).items()
+        }
+        request = Request(route, asked.get("query", {}), headers, body)
+        accepted = dialect.accept(request)
+        name, body, key = dialect.name, accepted.body, key or accepted.key
+        refused = [
+            entry._replace(reason=reason, body=alone(request.body, original))
+            for reason, original in accepted.refused
+        ]
+    source = entry.source or source_of(key, keys)
+    if source is None and not key and len(keys) == 1:
+        source = next(iter(keys.values()))
+    if source is None:
+        raise BadBody("no source")
+    batch = Batch(entry.received, source, name, route, entry.agent, "", entry.marks, body)
+    if not any(isinstance(found, Event) for found in meaning(batch)):
+        raise BadBody("still no event")
+    return batch, refused
 
 
 def check_folder(base: Path) -> Path:

@@ -25,21 +25,26 @@ __all__ = [
     "Fact",
     "Refused",
     "Request",
+    "alone",
     "basic_user",
     "corrected",
     "decode",
     "expand",
     "flatten",
+    "given_key",
     "message_id",
     "moment_of",
     "name_of",
     "number_of",
     "payload_of_form",
+    "source_of",
     "text_of",
 ]
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain"
+_AROUND: Final = 4 << 10
+"""Bytes of a field beside the list of events that each refused event keeps with it."""
 MOST_FIELDS: Final = 1_000
 MOST_BYTES: Final = 1 << 20
 EARLIEST: Final = 0
@@ -195,6 +200,45 @@ def basic_user(request: Request) -> str:
         except (binascii.Error, ValueError):
             return ""
     return given[7:].strip() if given[:7].lower() == "bearer " else ""
+
+
+def given_key(request: Request) -> str:
+    """Return the write key that stands outside the body, or nothing."""
+    named = (request.query.get(name) for name in ("writeKey", "key", "api_secret"))
+    return (
+        request.header(b"x-write-key") or basic_user(request) or next((n for n in named if n), "")
+    )
+
+
+def source_of(key: str, keys: Mapping[str, str]) -> str | None:
+    """Return the source of a write key, ``None`` for an unknown one; without any keys declared, every key will do.
+
+    >>> source_of("id:secret", {"id": "web"}), source_of("x", {"id": "web"}), source_of("x", {})
+    ('web', None, 'live')
+    """
+    if not keys:
+        return "live"
+    return keys.get(key) or keys.get(key.partition(":")[0])  # Jitsu's keys are KEY:SECRET
+
+
+def alone(body: bytes, original: bytes) -> bytes:
+    """Return a body that holds one event only, with what its request says of all of them, so that it can be read again.
+
+    >>> alone(b'{"batch": [{"a": 1}, 7], "sentAt": "x"}', b"7")
+    b'{"batch":[7],"sentAt":"x"}'
+    """
+    try:
+        data = decode(body)
+        decode(original)
+    except BadBody:
+        return original
+    if isinstance(data, list):
+        return b"[" + original + b"]"
+    name = next((n for n in ("batch", "events") if isinstance(data.get(n), list)), "") if isinstance(data, dict) else ""  # fmt: skip
+    if not name:
+        return original
+    around = {k: v for k, v in data.items() if k != name and len(msgspec.json.encode(v)) <= _AROUND}
+    return msgspec.json.encode({name: [msgspec.Raw(original)], **around})
 
 
 def text_of(value: Any) -> str:

@@ -34,6 +34,7 @@ class Snowplow:
             rows = data.get("data") if isinstance(data, dict) else None
         if not isinstance(rows, list):
             raise BadBody('the body has no list "data"')
+        rows = [_unwrapped(row) if isinstance(row, dict) else row for row in rows]
         first = rows[0] if rows and isinstance(rows[0], dict) else {}
         return Accepted(
             port.text_of(first.get("aid")),
@@ -118,19 +119,29 @@ class Snowplow:
         )  # fmt: skip
 
 
+def _unwrapped(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with JSON in place of JSON in base64, so that nothing in it is hidden from who cuts addresses."""
+    for wrapped, plain in (("ue_px", "ue_pr"), ("cx", "co")):
+        text = row.get(wrapped)
+        if isinstance(text, str) and text:
+            try:
+                said = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except (binascii.Error, ValueError):
+                continue
+            row = {k: v for k, v in row.items() if k != wrapped} | {plain: row.get(plain) or said}
+    return row
+
+
 def _described(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and data of a self-describing event (``ue_pr`` JSON, or ``ue_px`` in base64)."""
-    text = row.get("ue_pr")
+    """Return name and data of a self-describing event (``ue_pr``)."""
     try:
-        if not text and row.get("ue_px"):
-            text = base64.urlsafe_b64decode(row["ue_px"] + "=" * (-len(row["ue_px"]) % 4)).decode()
-        outer = port.decode(str(text).encode())
+        outer = port.decode(str(row.get("ue_pr")).encode())
         inner = outer["data"]
         schema = str(inner["schema"])  # iglu:vendor/name/jsonschema/1-0-0
         return schema.removeprefix("iglu:").split("/")[1], inner["data"] if isinstance(
             inner["data"], dict
         ) else {}
-    except (BadBody, KeyError, TypeError, IndexError, binascii.Error, UnicodeDecodeError):
+    except (BadBody, KeyError, TypeError, IndexError):
         return "self_describing", {}
 
 
