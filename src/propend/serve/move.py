@@ -293,7 +293,7 @@ class Mover:
             MOST_REFUSED - self.inbox.refused(),
             MOST_REFUSED_BYTES - self.inbox.refused_bytes(),
         )
-        kept = []
+        kept: list[Rejected] = []
         for entry in fresh:
             room -= len(entry.body)
             if len(kept) < left and room >= 0:

@@ -305,12 +305,16 @@ class SqliteInbox:
 
     def refused_routes(self, routes: Sequence[str]) -> set[str]:
         """Return which routes a rejected entry has; see :class:`Inbox`."""
-        found: set[str] = set()
-        for start in range(0, len(routes), 500):
-            part = routes[start : start + 500]
-            query = f"select route from rejected where route in ({','.join('?' * len(part))})"
-            rows = self._read(lambda c, query=query, part=part: c.execute(query, part).fetchall())
-            found.update(row[0] for row in rows)
+
+        def work(connection: sqlite3.Connection) -> set[str]:
+            found: set[str] = set()
+            for start in range(0, len(routes), 500):
+                part = routes[start : start + 500]
+                query = f"select route from rejected where route in ({','.join('?' * len(part))})"
+                found.update(row[0] for row in connection.execute(query, part))
+            return found
+
+        found: set[str] = self._read(work)
         return found
 
     def refused_bytes(self) -> int:
