@@ -22,7 +22,8 @@ from propend.serve.dialects import BY_NAME
 from propend.serve.dialects.port import Request
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, Rejected, SqliteInbox
-from propend.serve.move import Mover, moved_to, replay_rejected, take
+from propend.serve.move import Mover, moved_to, take
+from propend.serve.refused import replay_rejected
 
 START = 1_767_000_000_000_000
 CONFIG = parse(

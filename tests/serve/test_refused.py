@@ -17,7 +17,8 @@ from propend.serve import move as moving
 from propend.serve.collect import Collector, Limits
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, Rejected, SqliteInbox
-from propend.serve.move import Mover, replay_rejected, take
+from propend.serve.move import Mover, take
+from propend.serve.refused import replay_rejected
 
 START = 1_767_000_000_000_000
 KEYS = {"a": "web", "b": "app"}
@@ -134,6 +135,26 @@ def test_one_refused_event_is_taken_once_its_dialect_is_mended(inbox: SqliteInbo
         assert found[0].event.channel == "mail"
 
 
+def test_many_refused_events_of_one_request_cost_one_reading_and_one_commit(inbox: SqliteInbox, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    from propend.serve.dialects import port
+
+    read: list[int] = []
+    decode = port.decode
+    monkeypatch.setattr(port, "decode", lambda body: (read.append(len(body)), decode(body))[1])
+    events = [{"type": "", "user": "u", "id": str(n)} for n in range(2_000)]
+    message = {"events": events, "sent": "2026-01-01T00:00:00Z", "note": "x" * 5_000, "key": "a"}
+    whole = len(msgspec.json.encode(message))
+    calls: list[int] = []
+    reject = SqliteInbox.reject
+    monkeypatch.setattr(SqliteInbox, "reject", lambda self, rows: (calls.append(len(rows)), reject(self, rows))[1])  # fmt: skip
+    assert collect(inbox, "/v1/events", message) == 200
+    assert calls == [2_000]
+    assert sum(read) < 4 * whole
+    kept = inbox.rejected(5_000)
+    assert len(kept) == 2_000
+    assert all(b'"sent":"2026' in r.body and len(r.body) < 200 for r in kept)
+
+
 def test_a_file_from_before_is_completed(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "inbox.db")
     db.execute(
@@ -161,15 +182,13 @@ def test_refused_bodies_are_bounded_in_bytes(inbox: SqliteInbox) -> None:
     assert inbox.refused_bytes() <= 5_000
     assert "propend_collect_refused_not_kept_total 1" in ask_again.metrics()
     inbox.release([r.number for r in inbox.rejected()])
-    ask_again._asked = 0  # a minute later
+    ask_again.refusals._looked = -1e9  # a minute later
     asyncio.run(_refuse(ask_again, message))
     assert inbox.refused() == 1
 
 
 async def _refuse(app: Collector, body: bytes) -> None:
-    from propend.serve.dialects.port import Request
-
-    await app._refuse(Request("/v1/track", {}, {}, body), "segment", "no")
+    await app.refusals.keep([Rejected(START, "", "segment", "/v1/track", "no", body)])
 
 
 def test_the_mover_reads_no_refused_body_and_keeps_within_bounds(inbox: SqliteInbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip

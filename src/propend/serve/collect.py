@@ -27,10 +27,8 @@ from propend.serve.dialects.port import (
     BadBody,
     Dialect,
     Request,
-    alone,
-    given_key,
-    payload_of_form,
     source_of,
+    wrapper_of,
 )
 from propend.serve.inbox import (
     MOST_REFUSED,
@@ -40,6 +38,7 @@ from propend.serve.inbox import (
     InboxError,
     Rejected,
 )
+from propend.serve.refused import Refusals, refused_entry
 from propend.serve.vocabulary import is_bot
 
 __all__ = ["Collector", "Limits", "snippet"]
@@ -82,8 +81,6 @@ _CORS: Final = [
 ]
 
 
-_AGAIN: Final = 60_000_000
-"""Microseconds until a collector without room for refused requests asks whether there is some again."""
 _SMALL: Final = 64 << 10
 """Bytes of a body that is opened at once; a larger one is opened by another thread if it is compressed."""
 
@@ -104,13 +101,13 @@ class Collector:
         self.receiving = 0
         """Bytes of bodies held at the moment."""
         self._latest = 0
-        self._kept = self._kept_bytes = self._asked = 0
+        self.refusals = Refusals(inbox, self.limits.rejected, self.limits.rejected_bytes)
         self._opening = asyncio.Semaphore(2)
         self.healthy = True
 
     async def start(self) -> None:
         """Start the writer inside the running loop."""
-        self._room()
+        self.refusals.look()
         self.writer.start()
 
     async def stop(self) -> None:
@@ -205,7 +202,8 @@ class Collector:
         except TooLarge:
             self.counts["too_large"] += 1
             reason = "the body grows too large when decompressed"
-            await self._refuse(Request(path, {}, headers, raw[:10_000]), "", reason)
+            request = Request(path, {}, headers, raw[:10_000])
+            await self._keep_refused(refused_entry(request, self._now(), "", reason))
             return 413, b'{"error":"the body is too large"}', JSON
         except BadBody as error:
             body, fault = raw, str(error)
@@ -242,7 +240,11 @@ class Collector:
             ) as error:
                 fault = f"the body has not the shape it should ({type(error).__name__})"
         if fault or accepted is None:
-            await self._refuse(request, dialect.name, fault)
+            marks = _marks(request, request.agent)
+            entry = refused_entry(
+                request, self._now(), dialect.name, fault, agent=request.agent, marks=marks
+            )
+            await self._keep_refused(entry)
             return dialect.bad(request, fault)
         return await self._keep(scope, request, dialect, accepted)
 
@@ -251,17 +253,22 @@ class Collector:
     ) -> tuple[int, bytes, bytes]:
         """Store what was accepted and return the reply."""
         source = source_of(accepted.key, self.keys)
-        for reason, original in accepted.refused:
-            one = alone(request.body, original)
-            await self._refuse(
-                request, dialect.name, reason, body=one, key=accepted.key, source=source or ""
+        agent, now = request.agent, self._now()
+        marks = _marks(request, agent)
+        told: dict[str, Any] = {"key": accepted.key, "agent": agent, "marks": marks}
+        wrap = wrapper_of(request.body if accepted.refused else b"")
+        refused = [
+            refused_entry(
+                request, now, dialect.name, reason, body=wrap(original), source=source or "", **told,
             )
+            for reason, original in accepted.refused
+        ]  # fmt: skip
+        if source is None and accepted.store:
+            reason = "unknown write key"
+            refused.append(refused_entry(request, now, dialect.name, reason, body=accepted.body, taken=True, **told))  # fmt: skip
+        if refused:
+            await self._keep_refused(*refused)
         if source is None:
-            if accepted.store:
-                reason = "unknown write key"
-                await self._refuse(
-                    request, dialect.name, reason, body=accepted.body, key=accepted.key, taken=True
-                )
             if dialect.name in ("own", "posthog_v1", "mixpanel_import"):
                 return (
                     401,
@@ -270,16 +277,15 @@ class Collector:
                 )
             return accepted.status, accepted.reply, accepted.type
         if accepted.store:
-            agent = request.header(b"user-agent")[:500]
             await self.writer.put(
                 Batch(
-                    self._now(),
+                    now,
                     source,
                     dialect.name,
                     request.path,
                     agent,
                     cut_ip(_client(scope)),
-                    _marks(request, agent),
+                    marks,
                     await _without_ips(accepted.body),
                 )
             )
@@ -292,34 +298,12 @@ class Collector:
         self._latest = max(self._latest, clock.time_ns() // 1_000)
         return self._latest
 
-    def _room(self) -> None:
-        """See how much of what was refused is kept."""
-        self._kept, self._kept_bytes = self.inbox.refused(), self.inbox.refused_bytes()
-        self._asked = self._now()
-
-    async def _refuse(
-        self, request: Request, dialect: str, reason: str, *, body: bytes | None = None, key: str = "", source: str = "", taken: bool = False,
-    ) -> None:  # fmt: skip
-        """Keep what was refused with all it takes to try it again, as long as there is room for it."""
-        self.counts["refused"] += 1
-        body = await _without_ips(_readable(request.body) if body is None else body)
-        limits = self.limits
-        full = self._kept >= limits.rejected or self._kept_bytes + len(body) > limits.rejected_bytes
-        if full and self._now() - self._asked > _AGAIN:
-            await asyncio.to_thread(self._room)
-            full = self._kept >= limits.rejected or self._kept_bytes + len(body) > limits.rejected_bytes  # fmt: skip
-        if full:
-            self.counts["refused_not_kept"] += 1
-            return
-        self._kept += 1
-        self._kept_bytes += len(body)
-        agent = request.header(b"user-agent")[:500]
-        asked = b"" if taken else _asked(request)
-        entry = Rejected(
-            self._now(), (key or given_key(request))[:200], dialect, request.path[:500].replace("#", ""), reason, body, source, agent,
-            _marks(request, agent), asked.decode(), taken,
-        )  # fmt: skip
-        await asyncio.to_thread(self.inbox.reject, [entry])
+    async def _keep_refused(self, *entries: Rejected) -> None:
+        """Keep what was refused, as long as there is room for it."""
+        self.counts["refused"] += len(entries)
+        unkept = await self.refusals.keep(entries)
+        if unkept:
+            self.counts["refused_not_kept"] += unkept
 
     async def _body(
         self, headers: dict[bytes, bytes], receive: Receive, held: _Held
@@ -464,29 +448,8 @@ def _marks(request: Request, agent: str) -> str:
     return marks
 
 
-_READ: Final = (b"posthog-request-timestamp",)
-"""Headers that change what a body means; the write key is kept by itself."""
-
-
-def _asked(request: Request) -> bytes:
-    """Return query and headers that it takes to read a body again."""
-    headers = {n.decode(): request.header(n) for n in _READ if n in request.headers}
-    if not request.query and not headers:
-        return b""
-    return cut_ips(msgspec.json.encode({"query": request.query, "headers": headers}))
-
-
 async def _without_ips(body: bytes) -> bytes:
     return cut_ips(body) if len(body) <= _SMALL else await asyncio.to_thread(cut_ips, body)
-
-
-def _readable(body: bytes) -> bytes:
-    """Return the JSON in a form, so that its addresses can be cut; what is no form is returned as it is."""
-    try:
-        said = payload_of_form(body)[0]
-    except BadBody:
-        return body
-    return said if said.lstrip()[:1] in (b"{", b"[") else body
 
 
 def _query(raw: bytes) -> dict[str, str]:

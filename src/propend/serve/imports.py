@@ -118,7 +118,7 @@ def rows_of(path: Path, shape: str, counts: dict[str, int]) -> Iterator[Row]:
             for name in sorted(whole.namelist()):
                 if not name.endswith("/"):
                     with whole.open(name) as member:
-                        yield from _rows(name, member, shape, counts)
+                        yield from _rows(name, cast("_File", member), shape, counts)
     elif path.suffix in (".parquet", ".pq"):
         import pyarrow as pa
         import pyarrow.parquet as pq

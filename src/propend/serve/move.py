@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,22 +24,12 @@ from propend.errors import DataError
 from propend.events.durable import exclusive, sync_folder, write_parquet
 from propend.events.ingest import IngestReport, ingest, replay
 from propend.events.store import Store
-from propend.serve.dialects import BY_NAME, dialect_of
-from propend.serve.dialects.port import (
-    EARLIEST,
-    LATEST,
-    BadBody,
-    Event,
-    Fact,
-    Refused,
-    Request,
-    alone,
-    source_of,
-)
+from propend.serve.dialects.port import Event, Fact, wrapper_of
 from propend.serve.identity import Identity
 from propend.serve.inbox import MOST_REFUSED, MOST_REFUSED_BYTES, Batch, Claim, Inbox, Rejected
+from propend.serve.meaning import meaning
 
-__all__ = ["Arrived", "Mover", "Taken", "live_source", "meaning", "replay_rejected", "take"]
+__all__ = ["Arrived", "Mover", "Taken", "live_source", "take"]
 
 _ROLES: Final = (
     "user",
@@ -82,20 +72,6 @@ class Taken:
     """Position of the last batch read; 0 where there was none."""
 
 
-def meaning(batch: Batch) -> Iterator[Event | Fact | Refused]:
-    """Yield what a batch means; whatever its dialect trips over is refused with the reason, and the rest goes on."""
-    try:
-        for found in BY_NAME[batch.dialect].events(batch):
-            if isinstance(found, Fact) and not EARLIEST < found.time < LATEST:
-                continue  # the event that says it is refused with its original
-            yield found
-    except BadBody as error:
-        yield Refused(reason=str(error), original=batch.body)
-    except Exception as error:  # one batch must not stop all that come after it
-        reason = f"the body has not the shape it should ({type(error).__name__})"
-        yield Refused(reason=reason, original=batch.body)
-
-
 def take(
     inbox: Inbox,
     after: int,
@@ -110,6 +86,7 @@ def take(
         if upto is not None and batch.position > upto:
             break
         taken.first, taken.last = taken.first or batch.position, batch.position
+        wrap: Callable[[bytes], bytes] | None = None
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
                 arrived.append(
@@ -119,10 +96,11 @@ def take(
                 found.arrival = _known(batch, found)
                 taken.facts.append((batch.source, found))
             else:
+                wrap = wrap or wrapper_of(batch.body)
                 taken.refused.append(
                     Rejected(
                         batch.received, "", batch.dialect, f"{batch.route}#{batch.position}.{place}", found.reason,
-                        alone(batch.body, found.original), batch.source, batch.agent, batch.marks, taken=True,
+                        wrap(found.original), batch.source, batch.agent, batch.marks, taken=True,
                     )
                 )  # fmt: skip
     claims = [Claim(_name(a), a.position, a.place) for a in arrived]
@@ -373,54 +351,6 @@ def _fold(total: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]
         "quarantine": quarantine,
         "findings": [*total["findings"], *entry["findings"]][-50:],
     }
-
-
-def replay_rejected(inbox: Inbox, keys: dict[str, str], limit: int = 100_000) -> tuple[int, int]:
-    """Try what was refused again, under the keys and dialects as they are now; returns how many were taken and stayed."""
-    taken = stayed = after = 0
-    while taken + stayed < limit and (page := inbox.rejected(min(500, limit), after)):
-        after = page[-1].number
-        for entry in page:
-            try:
-                batch, refused = _again(entry, keys)
-            except (BadBody, AttributeError, TypeError, LookupError, ValueError, ArithmeticError):
-                stayed += 1
-                continue
-            inbox.append([batch])
-            inbox.reject(refused)
-            inbox.release([entry.number])
-            taken += 1
-    return taken, stayed
-
-
-def _again(entry: Rejected, keys: dict[str, str]) -> tuple[Batch, list[Rejected]]:
-    """Return a refused entry as a batch, and what of it is still refused by itself; raises ``BadBody`` where all of it is."""
-    route, body, key = entry.route.partition("#")[0], entry.body, entry.key
-    name, refused = entry.dialect, []
-    if not entry.taken:
-        dialect = dialect_of(route, body)
-        if dialect is None:
-            raise BadBody("no such route")
-        asked = msgspec.json.decode(entry.asked or "{}", type=dict[str, dict[str, str]])
-        headers = {
-            k.encode("latin-1"): v.encode("latin-1") for k, v in asked.get("headers", {}).items()
-        }
-        request = Request(route, asked.get("query", {}), headers, body)
-        accepted = dialect.accept(request)
-        name, body, key = dialect.name, accepted.body, key or accepted.key
-        refused = [
-            entry._replace(reason=reason, body=alone(request.body, original))
-            for reason, original in accepted.refused
-        ]
-    source = entry.source or source_of(key, keys)
-    if source is None and not key and len(keys) == 1:
-        source = next(iter(keys.values()))
-    if source is None:
-        raise BadBody("no source")
-    batch = Batch(entry.received, source, name, route, entry.agent, "", entry.marks, body)
-    if not any(isinstance(found, Event) for found in meaning(batch)):
-        raise BadBody("still no event")
-    return batch, refused
 
 
 def check_folder(base: Path) -> Path:

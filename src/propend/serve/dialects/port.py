@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -25,7 +25,6 @@ __all__ = [
     "Fact",
     "Refused",
     "Request",
-    "alone",
     "basic_user",
     "corrected",
     "decode",
@@ -39,12 +38,13 @@ __all__ = [
     "payload_of_form",
     "source_of",
     "text_of",
+    "wrapper_of",
 ]
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain"
 _AROUND: Final = 4 << 10
-"""Bytes of a field beside the list of events that each refused event keeps with it."""
+"""Bytes of what stands beside the list of events that each refused event keeps with it."""
 MOST_FIELDS: Final = 1_000
 MOST_BYTES: Final = 1 << 20
 EARLIEST: Final = 0
@@ -70,6 +70,11 @@ class Request:
     def header(self, name: bytes) -> str:
         """Return a header, or nothing."""
         return self.headers.get(name, b"").decode("latin-1")
+
+    @property
+    def agent(self) -> str:
+        """Return who says to be asking, cut."""
+        return self.header(b"user-agent")[:500]
 
 
 @dataclass(slots=True)
@@ -221,24 +226,38 @@ def source_of(key: str, keys: Mapping[str, str]) -> str | None:
     return keys.get(key) or keys.get(key.partition(":")[0])  # Jitsu's keys are KEY:SECRET
 
 
-def alone(body: bytes, original: bytes) -> bytes:
-    """Return a body that holds one event only, with what its request says of all of them, so that it can be read again.
+def wrapper_of(body: bytes) -> Callable[[bytes], bytes]:
+    """Return what makes a body of one event of a request, with what the request says of all of them, to be read again.
 
-    >>> alone(b'{"batch": [{"a": 1}, 7], "sentAt": "x"}', b"7")
+    >>> wrapper_of(b'{"batch": [{"a": 1}, 7], "sentAt": "x"}')(b"7")
     b'{"batch":[7],"sentAt":"x"}'
     """
+    before = behind = b""
     try:
         data = decode(body)
-        decode(original)
     except BadBody:
-        return original
+        data = None
     if isinstance(data, list):
-        return b"[" + original + b"]"
-    name = next((n for n in ("batch", "events") if isinstance(data.get(n), list)), "") if isinstance(data, dict) else ""  # fmt: skip
-    if not name:
-        return original
-    around = {k: v for k, v in data.items() if k != name and len(msgspec.json.encode(v)) <= _AROUND}
-    return msgspec.json.encode({name: [msgspec.Raw(original)], **around})
+        before, behind = b"[", b"]"
+    elif isinstance(data, dict):
+        name = next((n for n in ("batch", "events") if isinstance(data.get(n), list)), None)
+        if name is not None:
+            before, behind = b'{"' + name.encode() + b'":[', b"]"
+            del data[name]
+            for key, value in data.items():
+                field = b"," + msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
+                if len(behind) + len(field) <= _AROUND:
+                    behind += field
+            behind += b"}"
+
+    def wrap(original: bytes) -> bytes:
+        try:
+            decode(original)
+        except BadBody:  # cut, or never was JSON
+            return original
+        return before + original + behind
+
+    return wrap
 
 
 def text_of(value: Any) -> str:
