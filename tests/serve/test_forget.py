@@ -135,7 +135,7 @@ def test_no_byte_of_a_person_stays_and_nobody_else_loses_any(user: str, other: s
         assert live.state.value(parse("count(*)"), "bob", START + 10) == bob == 3.0
         assert live.state.value(parse("count(*)"), user, START + 10) == 0.0
         assert {p.user for p in live.log.predictions("buys")} == {"bob"}
-        assert {f["user"] for f in live.triggers.outbox()} == {"bob"}
+        assert {f["user"] for f in live.triggers.outbox.rows()} == {"bob"}
         kept = [r.body for r in live.inbox.rejected()]
         assert sorted(len(b) > 0 and b"bob" in b for b in kept) == [True, True]
         live.stop()
@@ -161,7 +161,7 @@ def test_a_running_server_writes_the_erased_no_more(tmp_path: Path) -> None:
     live.move()
     assert live.identity.facts("ada@x.org") == []
     assert {p.user for p in live.log.predictions("buys")} == {"bob"}
-    assert "ada@x.org" not in {f["user"] for f in live.triggers.outbox()}
+    assert "ada@x.org" not in {f["user"] for f in live.triggers.outbox.rows()}
     store = Store(tmp_path / "shop" / "store")
     names = {str(n) for b in range(2) for n in store.user_ids(b).to_pylist() if n}
     assert names == {"bob"}

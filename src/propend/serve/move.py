@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -58,6 +58,8 @@ class Arrived(NamedTuple):
     received: int
     source: str
     event: Event
+    imported: bool = False
+    """Whether it is history that was brought in, not something that happens now."""
 
 
 @dataclass
@@ -112,7 +114,14 @@ def take(
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
                 arrived.append(
-                    Arrived(batch.position, place, _known(batch, found), batch.source, found)
+                    Arrived(
+                        batch.position,
+                        place,
+                        _known(batch, found),
+                        batch.source,
+                        found,
+                        "import" in batch.marks,
+                    )
                 )
             elif isinstance(found, Fact):
                 taken.facts.append((batch.source, found))
@@ -224,6 +233,8 @@ class Mover:
         self.moved = 0
         self.repeats = 0
         self.seconds = 0.0
+        self.first: Callable[[int | None], int] | None = None
+        """Done before everything is moved: takes how far to move, returns how far that may be."""
 
     def position(self) -> int:
         """Return the position up to which the inbox is in the store."""
@@ -258,6 +269,8 @@ class Mover:
     def drain(self, upto: int | None = None) -> int:
         """Move everything that is waiting (up to a position); returns the number of events moved."""
         before = self.moved
+        if self.first is not None:
+            upto = self.first(upto)
         while self.step(upto=upto) is not None:
             pass
         return self.moved - before

@@ -364,6 +364,12 @@ class LiveState:
             except DataError:
                 return False
 
+    def waits(self, user: str, after: int, at: int) -> bool:
+        """Whether the person behind an id has an event in memory that came in after a position."""
+        with self.lock:
+            tails = [self._tail.get(u) for u in self.identity.ids(user, at)]
+            return any(tail and tail[-1].position > after for tail in tails)
+
     def timelines(self, user: str, at: int | None = None) -> Timelines:
         """Return the timeline of the person behind an id, as timelines of one user; empty for an unknown id."""
         moment = clock.time_ns() // 1_000 if at is None else at
