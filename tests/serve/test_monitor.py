@@ -71,6 +71,57 @@ def test_bad_predictions_are_fitted_again(workspace: Workspace) -> None:
     assert current(workspace) == (2 if done["promoted"] else 1)
 
 
+def test_the_current_version_is_judged_by_its_own_answers(workspace: Workspace) -> None:
+    """A bad version answered before; the current one is good: nothing is due for it. Strangers to the task are not counted."""
+    n = predict_live(workspace, honest=False)
+    workspace.registry.save(workspace.registry.load("buys", 1))
+    fitted = workspace.registry.load("buys")
+    log = AnswerLog(workspace.folder / "live" / "log.db")
+    at = workspace.now - 16 * DAY
+    made = score(workspace.store, workspace.schema, workspace.engine, fitted, at)
+    for user, s in zip(made.users, made.score, strict=True):
+        log.predicted(Predicted(at, str(user), "buys", 2, float(s), 0, 0))
+        log.predicted(Predicted(at + DAY, str(user), "buys", 2, float(1 - s), 0, 0, asked=0))
+        log.predicted(Predicted(at, str(user), "buys", 1, float(1 - s), 1, 0))
+    log.close()
+    task = monitor(workspace)["tasks"][0]
+    assert task["version"] == 2
+    assert (task["predictions"], task["matured"]) == (len(made.users), len(made.users))
+    assert task["outside"] == len(made.users)
+    assert task["overall"]["auroc"] > 0.6
+    assert "fit again: live AUROC" not in task["verdict"]
+    others = {(o["version"], o["shadow"]): o for o in task["others"]}
+    assert others[(1, False)]["matured"] == n
+    assert others[(1, False)]["overall"]["auroc"] < 0.5
+    assert others[(1, True)]["overall"]["auroc"] < 0.5
+
+
+def test_amounts_have_a_live_quality(workspace: Workspace) -> None:
+    from propend.serve.monitor import _periods, _quality, _verdict
+
+    fitted = workspace.registry.load("buys")
+    amount = SimpleNamespace(
+        task=SimpleNamespace(answer="amount"),
+        card={"metrics": {"gini": 0.9}},
+        features=fitted.features,
+    )
+    rng = np.random.default_rng(2)
+    y = rng.gamma(2.0, 10.0, 300) * (rng.random(300) < 0.6)
+    rows = [Predicted(n % 3 * 7 * DAY, f"u{n}", "spends", 1, float(v), 0, 0) for n, v in enumerate(rng.gamma(2.0, 10.0, 300))]  # fmt: skip
+    found = _quality(amount, rows, y)  # type: ignore[arg-type]
+    assert found is not None
+    assert found["gini_low"] < 0.1 < 0.9
+    assert found["mae"] > found["baseline_mae"] > 0
+    report = {"drift": [], "overall": found}
+    assert _verdict(amount, report)[0]  # type: ignore[arg-type]
+    assert "live Gini" in _verdict(amount, report)[1]  # type: ignore[arg-type]
+    good = _quality(amount, [r._replace(score=float(v)) for r, v in zip(rows, y, strict=True)], y)  # type: ignore[arg-type]
+    assert not _verdict(amount, {"drift": [], "overall": good})[0]  # type: ignore[arg-type]
+    periods = _periods(amount, rows, y, 7 * DAY)  # type: ignore[arg-type]
+    assert [p["predictions"] for p in periods] == [100, 100, 100]
+    assert all(p["auroc"] is None and p["mae"] > 0 for p in periods)
+
+
 def current(workspace: Workspace) -> int:
     return next(e.version for e in workspace.registry.entries() if e.task == "buys" and e.current)
 
