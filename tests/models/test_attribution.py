@@ -17,6 +17,9 @@ def test_they_are_lightgbms_own(answer: str) -> None:
     ours = Attribution.of(model._text, 4).of_rows(rows["X"])
     theirs = model._booster.predict(rows["X"], pred_contrib=True, num_threads=1)
     assert np.abs(ours - theirs).max() < 1e-10
+    one = Attribution.of(model._text, 4)
+    alone = np.concatenate([one.of_rows(rows["X"][i : i + 1]) for i in range(200)])
+    assert np.array_equal(alone, ours[:200])  # a row by itself has a kernel of its own
     odd = np.array([[np.nan] * 4, [0.0, 0.0, 0.0, 9.0]])
     theirs = model._booster.predict(odd, pred_contrib=True, num_threads=1)
     assert np.abs(Attribution.of(model._text, 4).of_rows(odd) - theirs).max() < 1e-10
@@ -48,6 +51,10 @@ def test_zero_as_missing_goes_the_way_of_missing() -> None:
     booster = lightgbm.train(settings, lightgbm.Dataset(X, y), 10)
     ours = Attribution.of(booster.model_to_string(), 3).of_rows(X)
     assert np.abs(ours - booster.predict(X, pred_contrib=True)).max() < 1e-10
+    of = Attribution.of(booster.model_to_string(), 3)
+    assert np.array_equal(
+        np.concatenate([of.of_rows(X[i : i + 1]) for i in range(100)]), ours[:100]
+    )
 
 
 def test_trees_of_several_classes_are_refused() -> None:

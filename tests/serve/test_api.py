@@ -212,6 +212,14 @@ def test_decisions_are_logged_with_their_propensity(site: Site) -> None:
     assert [d["propensity"] for d in logged] == [got["propensity"]]
 
 
+def test_nobody_is_pushed_who_refused_consent(site: Site) -> None:
+    for n in range(3):
+        site.send(id=f"c{n}", type="cart", user="refuses", item="i1", consent=False)
+    got = site.http.post("/v1/users/refuses/decision").json()
+    assert got["group"] == "excluded"
+    assert "consent" in got["reason"]
+
+
 def test_faults_are_one_sentence(site: Site) -> None:
     cases = [
         ("/v1/users/u1/value?expression=any(purchse)", 400, "purchase"),
@@ -377,6 +385,42 @@ def test_an_answer_compiles_for_the_schema_it_reads(site: Site) -> None:
         assert served._program(state) is not old
         go.set()
         thread.join()
+
+
+def test_answers_are_as_described(site: Site) -> None:
+    jsonschema = pytest.importorskip(
+        "jsonschema", reason="needs jsonschema (pip install jsonschema)"
+    )
+    site.send(id="d1", type="view", user="known-7", anonymous="anon-7", item="i1")
+    site.send(id="d2", type="cart", user="known-7", item="i1")
+    paths = site.http.get("/openapi.json").json()["paths"]
+    asked: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("get", path, path.replace("{user}", user).replace("{task}", "buys"), {"params": {"expression": "count(cart)"}})
+        for path in paths if "get" in paths[path] for user in ("u1", "known-7")
+    ]  # fmt: skip
+    many = {"users": ["u1", "known-7", "nobody"]}
+    asks = ({"task": "buys", "reasons": 2}, {"expression": "count(cart)"}, {"ask": "profile"}, {"ask": "identity"}, {"ask": "recommendations"}, {"ask": "member", "expression": "any(cart)"})  # fmt: skip
+    asked += [("post", "/v1/answers", "/v1/answers", {"json": {**many, **ask}}) for ask in asks]
+    asked += [("post", "/v1/decisions", "/v1/decisions", {"json": many})]
+    asked += [("post", "/v1/users/{user}/decision", f"/v1/users/{user}/decision", {}) for user in ("u1", "known-7")]  # fmt: skip
+    asked += [("post", "/v1/recommendations", "/v1/recommendations", {"json": {"items": ["i1"]}})]
+    fact = site.http.get("/v1/users/known-7/identity").json()["facts"][0]["number"]
+    asked += [("post", "/v1/identity/{number}/undo", f"/v1/identity/{fact}/undo", {})]
+    event = {"type": "view", "user": "known-7", "item": "i1"}
+    asked += [("post", "/v1/events", "/v1/events", {"json": {"events": [event, {"type": ""}]}, "headers": {"Authorization": "Bearer key"}})]  # fmt: skip
+    seen = set()
+    for method, path, url, given in asked:
+        got = site.http.request(method.upper(), url, **given)
+        assert got.status_code == 200, (url, got.text)
+        content = paths[path][method]["responses"]["200"]["content"]
+        if "application/json" in content:
+            schema = content["application/json"]["schema"]
+            assert schema != {"type": "object"}
+            jsonschema.validate(got.json(), schema)
+        else:
+            assert got.headers["content-type"].startswith(*content)
+        seen.add((method, path))
+    assert seen == {(method, path) for path, of in paths.items() for method in of}
 
 
 def test_a_process_of_its_own_moves_what_was_seen_and_no_further(site: Site) -> None:

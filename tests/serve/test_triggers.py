@@ -353,3 +353,15 @@ def test_a_failed_write_is_judged_again(tmp_path: Path, monkeypatch: pytest.Monk
     live.tail()
     assert len(live.triggers.outbox.rows()) == 1
     live.stop()
+
+
+def test_who_refused_consent_is_not_told_of(tmp_path: Path) -> None:
+    inbox, state, triggers = make(tmp_path, SPENDS)
+    send(inbox, 1, START, type="purchase", value=200, consent=False)
+    send(inbox, 2, START, type="purchase", value=200, user="v")
+    assert judge(state, triggers) == 2
+    seen: list[bytes] = []
+    assert triggers.outbox.deliver(lambda *sent: seen.append(sent[1])) == 1
+    assert b'"v"' in seen[0]
+    assert [f["user"] for f in triggers.outbox.rows("withheld")] == ["u"]
+    triggers.close()

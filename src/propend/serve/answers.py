@@ -63,7 +63,7 @@ class Answers:
         if not len(t) and not state.knows(user):
             raise Fault(404, f"no user {user!r}; ids are matched letter by letter")
         counts = np.bincount(t.type, minlength=len(state.schema.types))
-        traits = {name: plain_value(values) for name, values in state.profile(user).items()}
+        traits = {name: plain_value(values) for name, values in state.profile(user, at).items()}
         items = [
             state.schema.item_ids[i] for i in dict.fromkeys(t.item[t.item >= 0][::-1][:50].tolist())
         ]
@@ -161,11 +161,12 @@ class Answers:
         found: dict[str, dict[str, Any]] = {}
         if asked:
             answers = [live.models.of(task).answer(live.state, u, at, 0) for u in asked]
-            table = live.state._user_table
+            consent = consent_of(live.state.traits.table, USER, asked)
+            willing = np.array([not live.state.denied(u, at) for u in asked], np.bool_)
             made = decide(
                 asked, [a.score for a in answers], [self._worth(u, at) for u in asked],
                 msgspec.structs.replace(config.decide, budget=None), now=at, zone=live.workspace.zone,
-                consent=None if table is None else consent_of(table, USER, asked),
+                consent=willing if consent is None else willing & consent,
                 salt=f"{config.workspace.name}-{config.workspace.seed}", currency=config.workspace.currency,
             )  # fmt: skip
             decided = []

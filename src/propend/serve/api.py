@@ -286,7 +286,7 @@ class Api:
     async def openapi(self, request: Request) -> dict[str, Any]:
         """The description of this API."""
         del request
-        return describe()
+        return describe(collects=self.collector is not None)
 
     async def metrics(self, request: Request) -> Response:
         """Counters and gauges in Prometheus' text format."""

@@ -103,6 +103,7 @@ def _state(workspace: Workspace, inbox: Inbox, identity: Identity) -> LiveState:
     return LiveState(
         workspace.store_folder, inbox, identity, zone=workspace.zone,
         tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
+        traits=live.traits,
     )  # fmt: skip
 
 

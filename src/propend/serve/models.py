@@ -46,24 +46,26 @@ class Served:
         self.fitted, self.version = fitted, version
         self._compiled: tuple[int, Program] | None = None
         self._bounds = bounder(fitted.card.get("uncertainty", {}))
+        self._codes = {j: {text: code for code, text in enumerate(known)} for j, known in fitted.categories.items()}  # fmt: skip
         self._features = (*fitted.features, fitted.task.population)
 
     def row(self, state: LiveState, user: str, at: int) -> tuple[npt.NDArray[np.float64], bool]:
         """Return the features [1, d] with the codes the model knows, and whether the user is in the population."""
         program = self._program(state)
-        t, profile = state.timelines(user, at), state.profile(user)
+        t, profile = state.timelines(user, at), state.profile(user, at)
         values = program.run(t, at, profile)
         X = values[:-1].reshape(1, -1)
-        for j, known in self.fitted.categories.items():
-            answer = evaluate(
-                [self.fitted.features[j]], t, Rows.of([0], [at]), state.schema, profile=profile
-            )[0]
+        asked = [self.fitted.features[j] for j in self.fitted.categories]
+        answers = (
+            evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile) if asked else []
+        )
+        for (j, known), answer in zip(self._codes.items(), answers, strict=True):
             text = (
                 answer.values[answer.codes[0]]
                 if isinstance(answer, Column) and answer.codes[0] >= 0
                 else None
             )
-            X[0, j] = known.index(text) if text in known else np.nan
+            X[0, j] = np.nan if text is None else known.get(text, np.nan)
         return X, bool(values[-1] > 0)
 
     def _program(self, state: LiveState) -> Program:

@@ -28,7 +28,16 @@ from propend.serve.dialects.port import BadBody, Event, Fact, Refused, Request
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, Claim, Inbox, Rejected
 
-__all__ = ["Arrived", "Mover", "Taken", "live_source", "meaning", "replay_rejected", "take"]
+__all__ = [
+    "MARKS",
+    "Arrived",
+    "Mover",
+    "Taken",
+    "live_source",
+    "meaning",
+    "replay_rejected",
+    "take",
+]
 
 _ROLES: Final = (
     "user",
@@ -44,6 +53,8 @@ _ROLES: Final = (
     "message_id",
     "arrival",
 )
+MARKS: Final = "marks"
+"""Property of every live event: ``bot``, ``gpc``, ``dnt``, ``denied``, separated by spaces."""
 _MOMENT: Final = pa.timestamp("us", "UTC")
 _EARLIEST: Final = 0
 _LATEST: Final = 4_102_444_800_000_000
@@ -159,7 +170,7 @@ def live_source(config: Config, files: tuple[str, ...] = ()) -> EventSource:
         files=files,
         format="parquet",
         roles={role: f"e_{role}" for role in _ROLES},
-        properties={name: _column("p", i) for i, name in enumerate(live.properties)},
+        properties={**{n: _column("p", i) for i, n in enumerate(live.properties)}, MARKS: MARKS},
         of_user={name: _column("u", i) for i, name in enumerate(live.traits)},
     )
     declared = msgspec.json.encode(
@@ -196,7 +207,7 @@ def segment_table(events: list[Arrived], config: Config) -> pa.Table:
         "source": pa.array([a.source for a in events], pa.string()),
         "name": texts("name"),
         "anonymous": texts("anonymous"),
-        "marks": texts("marks"),
+        MARKS: texts("marks"),
     }
     for i, (name, kind) in enumerate(live.properties.items()):
         columns[_column("p", i)] = _values([a.event.properties.get(name) for a in events], kind)

@@ -67,7 +67,7 @@ class Outbox:
                 self._fresh[url].set()
 
     def rows(self, state: str | None = None, most: int = -1) -> list[dict[str, Any]]:
-        """Return what fired, oldest first: only ``waiting``, ``sent`` or ``dead``, only the latest, where asked."""
+        """Return what fired, oldest first: only ``waiting``, ``sent``, ``dead`` or ``withheld`` (no consent), only the latest, where asked."""
         names = ("number", "trigger", "user", "at", "fired", "tries", "state", "fault")
         where, given = ("where state = ?", (state,)) if state else ("", ())
         with self._lock:

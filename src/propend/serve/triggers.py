@@ -251,10 +251,14 @@ class Triggers:
                 if self._db.execute("insert or ignore into held values (?,?)", asked).rowcount and (
                     cause is not None
                 ):
+                    told = not (self.declared[name].url and self.state.denied(user, at))
                     self._db.execute(
-                        "insert or ignore into outbox (trigger, user, at, fired, cause) values (?,?,?,?,?)",
-                        (name, user, at, clock.time_ns() // 1_000, cause),
-                    )
+                        "insert or ignore into outbox (trigger, user, at, fired, cause, state, fault) values (?,?,?,?,?,?,?)",
+                        (
+                            name, user, at, clock.time_ns() // 1_000, cause,
+                            *(("waiting", "") if told else ("withheld", "consent was denied")),
+                        ),
+                    )  # fmt: skip
                     fired.append((name, at))
             else:
                 self._db.execute("delete from held where trigger = ? and user = ?", (name, user))
