@@ -62,3 +62,17 @@ def test_trees_of_several_classes_are_refused() -> None:
     model = create("trees", "which", trees=3, threads=1).fit(**rows)
     with pytest.raises(ValueError, match="several classes"):
         Attribution.of(model._text, 4)
+
+
+def test_a_row_alone_reads_unknown_codes_as_missing_too() -> None:
+    rng = np.random.default_rng(4)
+    X = np.column_stack(
+        [rng.integers(0, 3, 400), rng.integers(0, 5, 400), rng.normal(size=400)]
+    ).astype(float)
+    y = (X[:, 0] + X[:, 1] > 3).astype(float)
+    model = create("trees", "yes_no", trees=10, threads=1).fit(X, y, categories={0: 3, 1: 5})
+    odd = np.array([[7.0, 1.0, 0.0], [1.0, 2.5, 0.0], [np.nan, -1.0, 0.0], [2.0, 4.0, 1.0]])
+    given = odd.copy()
+    alone = np.concatenate([model.predict(odd[i : i + 1]) for i in range(4)])
+    assert np.array_equal(alone, model.predict(odd))
+    assert np.array_equal(odd, given, equal_nan=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from propend.config import parse as parse_config
 from propend.engine import connect
 from propend.events.people import join, links_of, resolve
 from propend.events.store import Store
-from propend.events.timelines import Column
+from propend.events.timelines import Column, Timelines
 from propend.expression.parse import parse
 from propend.features.derive import derive_features
 from propend.features.evaluate import Rows, evaluate, matrix
@@ -298,3 +299,37 @@ def test_marks_can_be_asked_for_and_refused_consent_is_known(tmp_path: Path) -> 
         mover.drain()
         state.refresh()
     assert Schema.of(Store(tmp_path / "store")).is_text("marks")
+
+
+def test_reading_somebody_from_the_disk_holds_up_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, mover, state = parts(tmp_path)
+    inbox.append(log(60, 4, 9))
+    mover.drain()
+    state.refresh()
+    length = len(state.timelines("u1"))
+    state.timelines("u2")
+    del state._slices["u1"]
+    read, reading, go = state._read, threading.Event(), threading.Event()
+
+    def slow(store: Store, user: str) -> Timelines | None:
+        reading.set()
+        go.wait(20)
+        return read(store, user)
+
+    monkeypatch.setattr(state, "_read", slow)
+    cold = threading.Thread(target=state.timelines, args=("u1",))
+    cold.start()
+    assert reading.wait(20)
+    hot = threading.Thread(target=state.timelines, args=("u2",))
+    hot.start()
+    hot.join(10)
+    answered = not hot.is_alive()
+    send = {"id": "late", "user": "u1", "type": "view", "time": START}
+    inbox.append([Batch(START + 400 * DAY, "shop", "own", "/", "", "", "", msgspec.json.encode({"events": [send]}))])  # fmt: skip
+    state.refresh()  # an event of the one who is being read
+    go.set()
+    cold.join(20)
+    assert answered
+    assert len(state.timelines("u1")) == length + 1

@@ -303,27 +303,42 @@ class LiveState:
         return held
 
     def _load(self, user: str) -> Slice:
-        store = self.store
-        empty = Timelines(
-            np.zeros(1, np.int64),
-            np.zeros(2, np.int64),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int16),
-            np.zeros(0, np.int32),
-            np.zeros(0, np.int64),
-        )
-        t = empty
-        if store is not None:
-            try:
-                code = store.code_of(user)
-            except DataError:
-                pass
-            else:
-                t = self._read(store, code) or empty
-        self.loaded += 1
-        return self._with_tail(Encoded(t, self._columns), 0, user)
+        t = None if self.store is None else self._read(self.store, user)
+        return self._with_tail(self._encoded(t), 0, user)
 
-    def _read(self, store: Store, code: int) -> Timelines | None:
+    def _encoded(self, t: Timelines | None) -> Encoded:
+        self.loaded += 1
+        if t is None:
+            codes, times = np.zeros(0, np.int32), np.zeros(0, np.int64)
+            ends = np.zeros(2, np.int64)
+            t = Timelines(np.zeros(1, np.int64), ends, times, codes.astype(np.int16), codes, times)
+        return Encoded(t, self._columns)
+
+    def _fetch(self, ids: Sequence[str]) -> None:
+        """Read users who are not in memory before the lock is taken: answers about others do not wait for the disk.
+
+        Where the store moved on meanwhile, what was read is dropped; they are read again under the lock.
+        """
+        store, columns = self.store, self._columns
+        if store is None:
+            return
+        for user in ids:
+            if user in self._slices:
+                continue
+            t = self._read(store, user)
+            with self.lock:
+                if t is None or self.store is not store or self._columns is not columns:
+                    continue
+                if user not in self._slices:
+                    self._hold(user, self._with_tail(self._encoded(t), 0, user))
+                    self._evict()
+
+    def _read(self, store: Store, user: str) -> Timelines | None:
+        """Return a user's timeline in a store, ``None`` where there is none."""
+        try:
+            code = store.code_of(user)
+        except DataError:
+            return None
         from propend.events.store import as_timelines
         from propend.names import ARRIVAL, ITEM, SEQUENCE, TIME, TYPE
 
@@ -361,8 +376,9 @@ class LiveState:
     def timelines(self, user: str, at: int | None = None) -> Timelines:
         """Return the timeline of the person behind an id, as timelines of one user; empty for an unknown id."""
         moment = clock.time_ns() // 1_000 if at is None else at
+        ids = self.identity.ids(user, moment)
+        self._fetch(ids)
         with self.lock:
-            ids = self.identity.ids(user, moment)
             found = [self._slice(u) for u in ids]
             one = found[0] if len(found) == 1 else Slice.merged(found, self._columns)
             return one.timelines(self._columns)
