@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ from propend.pipeline.run import _live
 from propend.pipeline.workspace import Workspace, open_workspace
 from propend.serve.inbox import Batch, SqliteInbox
 from propend.serve.log import AnswerLog, Predicted
-from propend.serve.monitor import _retrain, benjamini_hochberg, monitor, psi
+from propend.serve.monitor import _lag, _retrain, benjamini_hochberg, monitor, psi
 from propend.tasks.frame import build_frame
 
 
@@ -247,6 +248,26 @@ def test_drift_missing_features_volume_and_lag(shop: Path, tmp_path: Path) -> No
     assert report["lag"]["oldest_seconds"] > 1e9
     assert any(d["unusual"] for d in report["volume"])
     assert any("unusual volume" in n for n in report["notes"])
+
+
+def test_the_lag_of_a_declared_inbox_is_told(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is declared under ``live.inbox`` is opened, a PostgreSQL URL as well as the file."""
+    inbox = SqliteInbox(tmp_path / "elsewhere")
+    inbox.append([Batch(1, "web", "own", "/", "", "", "", b"[]")] * 2)
+    asked = []
+
+    def opened(where: object) -> SqliteInbox:
+        asked.append(where)
+        return inbox
+
+    monkeypatch.setattr("propend.serve.monitor.open_inbox", opened)
+    url = "postgresql://db.example/inbox"
+    live = msgspec.structs.replace(workspace.config.live, inbox=url)
+    workspace.config = msgspec.structs.replace(workspace.config, live=live)
+    assert _lag(workspace, workspace.store)["waiting"] == 2
+    assert asked == [url]
 
 
 def test_an_empty_log_is_said(workspace: Workspace) -> None:
