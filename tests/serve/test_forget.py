@@ -151,10 +151,11 @@ def test_a_running_server_writes_the_erased_no_more(tmp_path: Path) -> None:
     live = open_live(tmp_path / "shop")
     fill(live, "ada@x.org", "anon-1")
     live.log.predicted(Predicted(START, "ada@x.org", "buys", 1, 0.5, 0, 0))  # waits in memory
-    live.triggers._watched["ada@x.org"] = START + 100
     open_workspace(tmp_path / "shop").forget("ada@x.org")
     live.log.flush()
-    live.triggers.sweep(START + 3_600_000_000)  # quiet() holds for whoever has no purchase any more
+    # a sweep that read whom it watches before; quiet() holds for whoever has no purchase any more
+    live.triggers._swept(["ada@x.org", "bob"], START + 3_600_000_000)
+    live.triggers.sweep(START + 3_600_000_000)
     live.inbox.append([batch(9, event("z", "ada@x.org", anonymous="anon-2"), event("y", "bob"))])
     live.tail()
     assert live.state.value(parse("count(*)"), "ada@x.org", START + 100) == 0.0
