@@ -35,7 +35,7 @@ _PATIENCE: Final = 60.0
 """Seconds to wait for another process to let go of a folder."""
 _FOREVER: Final = 1 << 62
 _NAMING: Final = (
-    ("log.db", "predictions"), ("log.db", "decisions"), ("triggers.db", "held"), ("triggers.db", "outbox"), ("identity.db", "facts"),
+    ("log.db", "predictions"), ("log.db", "decisions"), ("triggers.db", "held"), ("triggers.db", "outbox"), ("triggers.db", "watched"), ("identity.db", "facts"),
 )  # fmt: skip
 """Files and tables of the live side that name users."""
 

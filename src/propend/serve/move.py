@@ -29,7 +29,7 @@ from propend.serve.identity import Identity
 from propend.serve.inbox import MOST_REFUSED, MOST_REFUSED_BYTES, Batch, Claim, Inbox, Rejected
 from propend.serve.meaning import meaning
 
-__all__ = ["Arrived", "Mover", "Taken", "live_source", "take"]
+__all__ = ["MARKS", "Arrived", "Mover", "Taken", "live_source", "take"]
 
 _ROLES: Final = (
     "user",
@@ -46,6 +46,8 @@ _ROLES: Final = (
     "arrival",
 )
 _log = logging.getLogger("propend.serve")
+MARKS: Final = "marks"
+"""Property of every live event: ``bot``, ``gpc``, ``dnt``, ``denied``, separated by spaces."""
 _MOMENT: Final = pa.timestamp("us", "UTC")
 
 
@@ -57,6 +59,8 @@ class Arrived(NamedTuple):
     received: int
     source: str
     event: Event
+    imported: bool = False
+    """Whether it is history that was brought in, not something that happens now."""
 
 
 @dataclass
@@ -90,7 +94,14 @@ def take(
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
                 arrived.append(
-                    Arrived(batch.position, place, _known(batch, found), batch.source, found)
+                    Arrived(
+                        batch.position,
+                        place,
+                        _known(batch, found),
+                        batch.source,
+                        found,
+                        "import" in batch.marks,
+                    )
                 )
             elif isinstance(found, Fact):
                 found.arrival = _known(batch, found)
@@ -132,7 +143,7 @@ def live_source(config: Config, files: tuple[str, ...] = ()) -> EventSource:
         files=files,
         format="parquet",
         roles={role: f"e_{role}" for role in _ROLES},
-        properties={name: _column("p", i) for i, name in enumerate(live.properties)},
+        properties={**{n: _column("p", i) for i, n in enumerate(live.properties)}, MARKS: MARKS},
         of_user={name: _column("u", i) for i, name in enumerate(live.traits)},
     )
     declared = msgspec.json.encode(
@@ -169,7 +180,7 @@ def segment_table(events: list[Arrived], config: Config) -> pa.Table:
         "source": pa.array([a.source for a in events], pa.string()),
         "name": texts("name"),
         "anonymous": texts("anonymous"),
-        "marks": texts("marks"),
+        MARKS: texts("marks"),
     }
     for i, (name, kind) in enumerate(live.properties.items()):
         columns[_column("p", i)] = _values([a.event.properties.get(name) for a in events], kind)
@@ -207,6 +218,8 @@ class Mover:
         self.repeats = 0
         self.unkept = 0
         self.seconds = 0.0
+        self.first: Callable[[int | None], int] | None = None
+        """Done before everything is moved: takes how far to move, returns how far that may be."""
 
     def position(self) -> int:
         """Return the position up to which the inbox is in the store."""
@@ -241,6 +254,8 @@ class Mover:
     def drain(self, upto: int | None = None) -> int:
         """Move everything that is waiting (up to a position); returns the number of events moved."""
         before = self.moved
+        if self.first is not None:
+            upto = self.first(upto)
         while self.step(upto=upto) is not None:
             pass
         return self.moved - before
