@@ -17,6 +17,7 @@ from propend.recommend.interactions import Interactions
 from propend.recommend.linear import ItemToItem, ProfileParameters
 from propend.recommend.neighbours import likeness
 from propend.recommend.recommender import Items
+from propend.recommend.similarity import Sparse
 
 __all__ = ["Content", "ContentParameters", "describe"]
 
@@ -57,7 +58,9 @@ class Content(ItemToItem):
 
     name = "content"
     Parameters = ContentParameters
+    likeness = "is like"
     parameters: ContentParameters
+    _made_from: Sequence[Any] = ()
 
     def _learn(self, log: Interactions) -> None:
         self._check_clock(log)
@@ -65,6 +68,12 @@ class Content(ItemToItem):
             raise NotEnoughDataError(
                 "'content' recommends by what items are; pass items=, or declare an items table in propend.toml"
             )
+        made_from = [*self._items.values()]
+        before = self._made_from
+        if len(before) == len(made_from) and all(
+            a is b for a, b in zip(before, made_from, strict=True)
+        ):
+            return  # what items are like does not change with the log
         p = self.parameters
         table = describe(
             self._items,
@@ -74,6 +83,11 @@ class Content(ItemToItem):
             embedding_weight=p.embedding_weight,
         )
         self._table = likeness(table, "cosine", p.neighbours, 0.0)
+        self._made_from = made_from
+
+    def _knows(self, item: int) -> bool:
+        assert isinstance(self._table, Sparse)
+        return bool((self._table.columns == item).any())
 
     def _sentence(self, item: int, because: int, names: Sequence[str] | None) -> str:
         return super()._sentence(item, because, names).replace("goes with", "is like")
