@@ -183,7 +183,7 @@ class Choice(Staged):
 
     def _state(self) -> State:
         state = self._stage_states()
-        state.header |= {"chosen": self.chosen, "judged": self.judged}
+        state.header["chosen"], state.header["judged"] = self.chosen, self.judged
         state.header["repeats"] = bool(self.repeats)
         return state
 
