@@ -65,6 +65,21 @@ def test_the_choice_looks_no_further_than_its_cut(monkeypatch: pytest.MonkeyPatc
     assert min(seen) < inner, "and the ways are compared on what they had not learnt"
 
 
+def test_what_was_met_is_offered_again_where_people_do_so() -> None:
+    log, _ = sample(users=120)
+    ways = [create("popularity"), create("item_neighbours")]
+    again = Choice(ways).fit(log)
+    shown = again.recommend(k=log.n_items)
+    both = again.recommend(k=log.n_items, exclude_seen=False)
+    assert np.array_equal(shown.items, both.items), "this log is full of repeats"
+    new = Choice(ways, repeats=False).fit(log).recommend(k=log.n_items)
+    hidden = again.recommend(k=log.n_items, exclude_seen=True)
+    assert (new.items >= 0).sum() < (shown.items >= 0).sum()
+    assert (new.items >= 0).sum(axis=1).tolist() == (hidden.items >= 0).sum(axis=1).tolist()
+    fixed = Choice([create("buy_again")]).fit(log).recommend(k=3)
+    assert (fixed.items >= 0).any(), "a single way does as it is used to"
+
+
 def test_a_log_too_short_to_compare_is_served_all_the_same() -> None:
     log = Interactions.of([0, 0, 1], [0, 1, 1], [0, 0, 0], n_items=3)
     shelf = default_chain(log).fit(log)

@@ -16,7 +16,7 @@ from propend.names import DAY
 from propend.recommend.evaluate import measure, per_user
 from propend.recommend.fallback import Staged
 from propend.recommend.interactions import Histories, Interactions
-from propend.recommend.protocols import Split, forward, leave_one_out
+from propend.recommend.protocols import Seen, Split, forward, leave_one_out
 from propend.recommend.recommender import Recommendations, Recommender, State
 
 __all__ = ["Choice", "ChoiceParameters", "simplest"]
@@ -30,11 +30,12 @@ F32 = npt.NDArray[np.float32]
 class ChoiceParameters:
     """``horizon`` days held out at each of ``cuts`` (default a tenth of the log); NDCG at ``k`` of at most ``users`` decides.
 
-    ``doubt``: standard errors of the difference by which a simpler way may stand behind the best one.
+    ``repeats``: offer again what was met; default where a tenth of the held-out answers are repeats. ``doubt``: standard errors of the difference by which a simpler way may stand behind the best one.
     """
 
     horizon: Annotated[float, Meta(gt=0)] | None = None
     cuts: Literal[1, 2] = 2
+    repeats: bool | None = None
     doubt: Annotated[float, Meta(ge=0)] = 0.5
     k: Annotated[int, Meta(ge=1)] = 10
     users: Annotated[int, Meta(ge=1)] = 3_000
@@ -46,7 +47,7 @@ class Choice(Staged):
     The simplest way whose NDCG is not behind the best one's by more than half a standard error of the
     difference (same users; Breiman et al. 1984 take a whole one) is fitted on everything and serves. Where the
     log is too short to hold out a horizon, nothing is compared and the last way that can be fitted serves. What users had met is offered again where a tenth of what they went on to meet was met
-    before. A loaded one keeps its choice when it is updated; fitted anew it chooses anew.
+    before, unless told otherwise. A loaded one keeps its choice when it is updated; fitted anew it chooses anew.
 
     Parameters
     ----------
@@ -112,7 +113,8 @@ class Choice(Staged):
 
     def _judge(self, log: Interactions) -> dict[str, float]:
         """Return the mean NDCG of each way over the cuts; the one that serves stands first."""
-        self.repeats = self.stages[0].repeats  # type: ignore[misc]
+        given = self.parameters.repeats
+        self.repeats = self.stages[0].repeats if given is None else given  # type: ignore[misc]
         if len(self.ways) == 1:
             return {}
         try:
@@ -138,10 +140,13 @@ class Choice(Staged):
     def _held_out(self, log: Interactions) -> list[Split]:
         """Cut the history once more, and again one horizon earlier: what the ways may learn from, and what they are asked."""
         p = self.parameters
+        seen: Seen | None = None
+        if p.repeats is not None:
+            seen = "allowed" if p.repeats else "hidden"
         if not log.clock:
-            return [leave_one_out(log).sample(p.users, self._seed)]
+            return [leave_one_out(log, seen=seen).sample(p.users, self._seed)]
         days = (log.last - log.first) / DAY / 10 if p.horizon is None else p.horizon
-        splits = [forward(log, days)]
+        splits = [forward(log, days, seen=seen)]
         with contextlib.suppress(NotEnoughDataError):
             splits += [forward(splits[0].train, days, seen=splits[0].seen)] * (p.cuts > 1)
         return [split.sample(p.users, self._seed) for split in splits]
@@ -162,8 +167,11 @@ class Choice(Staged):
                 return speaker
         return self.stage._speaker(item)
 
-    def _hide(self, hide_seen: bool | None) -> bool:
-        return not self.repeats if hide_seen is None else hide_seen
+    def _hide(self, hide_seen: bool | None) -> bool | None:
+        """Decide whether what was met is hidden; where nothing was compared or told, each stage does as it is used to."""
+        if hide_seen is None and (self.judged or self.parameters.repeats is not None):
+            return not self.repeats
+        return hide_seen
 
     def _recommend(
         self, histories: Histories, k: int, hide_seen: bool | None, allowed: Bool, at: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -32,6 +33,7 @@ from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Interactions
 from propend.recommend.neighbours import ItemNeighbours
 from propend.recommend.popularity import Popularity
+from propend.recommend.protocols import forward
 from propend.recommend.recommender import Items, Recommender
 from propend.recommend.reranked import Reranked, RerankedParameters
 
@@ -60,34 +62,35 @@ def default_chain(
     learned: bool = True,
     rules: RecommendConfig = _PLAIN,
     items: Items | None = None,
+    repeats: bool | None = None,
 ) -> Choice:
     """Return the house's offers, not fitted: the way of bringing its sources together that does best.
 
-    The ways: "ranker" and "weights" (of due again, goes with yours, alike by attributes and popular lately), "order" (these one after
-    the other), and each source alone; popular lately and popular stand at the end of each. ``rules.mix``
-    other than "best" leaves that way only. Without ``learned`` there is only the order. Items nobody bought are known by their attributes
-    (``items``) where there are any.
+    The ways: popular lately; each source alone (due again, goes with yours); "order", these one after the other and then alike by
+    attributes; "weights" and "ranker", learnt mixtures of all of them. Popular lately and popular stand at the end
+    of each. ``rules.mix`` other than "best" leaves that way only; without ``learned`` there is only the order.
+    ``repeats``: whether what was met is offered again, default as the log's end tells.
     """
     recent = partial(Popularity, half_life=recent_half_life(log), by=rules.segment)
 
     def chain(*first: Recommender) -> Fallback:
         return Fallback([*first, recent(), Popularity(by=rules.segment)])
 
-    known = [Content()] if items and not rules.sources else []  # one for all: it is fitted once
+    known = [Content()] if items else []  # one for all: it is fitted once
     aside = [_neighbours(log), *known]
     own = partial(sources, log, rules, known=known)
     order = chain(*own(floor=1 / 365))
     if not learned or rules.mix == "order":
         return Choice({"order": order}, beside=aside)
     mixed = {
-        "weights": chain(Blend((*own(), recent()))),
-        "ranker": chain(Hybrid((*own(), recent()))),
+        "weights": chain(Blend((*own(), recent()), repeats=repeats)),
+        "ranker": chain(Hybrid((*own(), recent()), repeats=repeats)),
     }
     if rules.mix != "best":
         return Choice({rules.mix: mixed[rules.mix]}, beside=aside)
     alone = {source.label: chain(source) for source in own() if source.name != "content"}
     ways = {recent().label: chain(), **alone, "order": order, **mixed}
-    return Choice(ways, beside=aside)
+    return Choice(ways, beside=aside, repeats=repeats)
 
 
 def sources(
@@ -273,7 +276,10 @@ def _fit(
     log: Interactions, store: Store, rules: RecommendConfig, at: int | None, known: dict[str, Any]
 ) -> Recommender:
     """Fit the house's offers; where the log is too short to learn a declared mix, one source after the other."""
-    chain = default_chain(log, rules=rules, items=known["items"])
+    repeats = None
+    with contextlib.suppress(NotEnoughDataError):  # as an evaluation of the whole log would ask
+        repeats = forward(log).seen == "allowed"
+    chain = default_chain(log, rules=rules, items=known["items"], repeats=repeats)
     try:
         return with_rules(chain, store, rules, at).fit(log, **known)
     except NotEnoughDataError:

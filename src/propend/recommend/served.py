@@ -78,7 +78,8 @@ def judge(
         options: dict[str, Any] = {"items": known, "within": catalogue(store), "ks": ks}
         options |= {"users": user_attributes(store), "seed": seed, "ties": ties, "served": SERVED}
         for learned in (True, False):
-            chain = default_chain(train, learned=learned, rules=rules, items=known)
+            again = split.seen == "allowed"
+            chain = default_chain(train, learned=learned, rules=rules, items=known, repeats=again)
             try:
                 shelf = with_rules(chain, store, rules, split.at)
                 table = compare(split, {**parts, SERVED: shelf}, **options)
