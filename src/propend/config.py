@@ -276,8 +276,11 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
 class RecommendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How offers are put together: where they come from, and the shop's rules for the list."""
 
-    mix: Literal["ranker", "weights", "order"] = "ranker"
-    """How the sources are brought together: a learned ranker, learned weights, or one after the other."""
+    mix: Literal["best", "ranker", "weights", "order"] = "best"
+    """How the sources are brought together: by a learned ranker, learned weights, one after the other, or whichever of
+    these (or of the sources alone) did best on the log's last tenth."""
+    sources: tuple[dict[str, Any], ...] = ()
+    """Recommenders of the catalogue, each ``name`` and its settings, in place of the house's own sources."""
     segment: str | None = None
     """User attribute whose groups have a popularity of their own."""
     category: str | None = None

@@ -284,6 +284,7 @@ def _recommend(
             workspace.schema,
             workspace.engine,
             k=10,
+            recommender=workspace._shelf(),
             rules=workspace.config.recommend,
         )
     except (NotEnoughDataError, DataError) as reason:

@@ -124,12 +124,13 @@ class Answers:
         """Return what to offer in an anonymous session of items, oldest first."""
         known = self.live.state._item_codes
         codes = np.array([known[i] for i in items[-500:] if i in known], np.int64)
-        return {"at": at, "items": self._offers(codes, k)}
+        return {"at": at, "items": self._offers(codes, k, sessions=True)}
 
-    def _offers(self, items: npt.NDArray[Any], k: int) -> list[dict[str, Any]]:
+    def _offers(self, items: npt.NDArray[Any], k: int, *, sessions: bool = False) -> list[dict[str, Any]]:
         if self.live.recommender is None:
             raise Fault(404, "there is nothing to recommend yet: no stored event carries an item")
-        fitted, within, ids = self.live.recommender
+        users, within, ids, anonymous = self.live.recommender
+        fitted = anonymous if sessions else users
         session = np.asarray(items[items < len(ids)][-200:], np.int64)
         shown = fitted.recommend([session], min(k, len(ids)), within=within)
         pairs = zip(shown.items[0].tolist(), shown.scores[0].tolist(), strict=True)

@@ -253,11 +253,9 @@ class Live:
         schema = Schema.of(fresh, self.state.zone, self.state.tasks)
         with contextlib.suppress(DataError):
             rules = self.workspace.config.recommend
-            self.recommender = (
-                fit_default(fresh, schema, rules=rules),
-                catalogue(fresh),
-                fresh.item_ids(),
-            )
+            users = fit_default(fresh, schema, rules=rules)
+            sessions = fit_default(fresh, schema, rules=rules, sessions=True)
+            self.recommender = (users, catalogue(fresh), fresh.item_ids(), sessions)
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)
