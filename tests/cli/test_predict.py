@@ -154,7 +154,11 @@ def test_other_answers(
 def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = call(
         capsys, "predict", shop, "--impression", "view", "--click", "purchase", "--within", "5d", "--folds", 2,
+        "--name", "taken", "--segment", "view.weekday", "--value", 10, "--cost", 1,
     )  # fmt: skip
+    assert document["name"] == "taken"
+    assert 1 < len(document["segments"]["view.weekday"]) <= 7
+    assert document["profit"]["best_profit"] >= 0
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     scores = pq.read_table(document["scores"])
     assert scores.column_names == ["user", "item", "time", "taken", "score"]
@@ -194,8 +198,15 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     Path("new.csv").write_text("x,shop\n0.5,a\n-1,z\n")
     document = call(
         capsys, "predict", "--table", "t.csv", "--label", "bought", "--score", "new.csv", "--segment",
-        "shop", "--value", 5, "--cost", 1, "--folds", 3,
+        "shop", "--value", 5, "--cost", 1, "--folds", 3, "--explain", 3,
     )  # fmt: skip
+    explained = document["explained"]
+    assert explained["user"] == "row 3"
+    assert explained["reasons"][0]["feature"] == "x"
+    assert explained["reasons"][0]["value"] == round(float(x[3]), 3)
+    assert "takes a row" in sentence(
+        capsys, "predict", "--table", "t.csv", "--label", "bought", "--folds", 2, "--explain", "u7"
+    )
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     assert document["new"]["noted"] == {
         "shop": "1 rows hold a value never seen before, read as missing"
@@ -213,7 +224,25 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
         ([yes_no, "--quantile", "2"], "a quantile lies between 0 and 1"),
         ([yes_no, "--cost", "2"], "needs --value"),
         ([yes_no, "--search", "soon"], "soon"),
-        ([yes_no, "--score", "x.csv"], "--score is for --table"),
+        ([yes_no, "--score", "x.csv"], "--score does nothing for a log; it is for a table"),
+        ([yes_no, "--label", "x"], "--label does nothing for a log"),
+        ([yes_no, "--fuse", "tiny", "--abstain", "0.1"], "--abstain does nothing for --fuse"),
+        (
+            ["--impression", "view", "--click", "purchase", "--abstain", "0.1"],
+            "--abstain does nothing for impressions",
+        ),
+        (
+            ["--impression", "view", "--click", "purchase", "--explain", "u7"],
+            "--explain does nothing for impressions",
+        ),
+        (
+            ["--table", "x.csv", "--label", "y", "--abstain", "0.1"],
+            "--abstain does nothing for a table",
+        ),
+        (
+            ["--table", "x.csv", "--label", "y", "--within", "2d"],
+            "--within does nothing for a table",
+        ),
         ([yes_no, "--quantile", "0.5"], "a quantile is of an amount or a count"),
         ([amount, "--folds", "0"], "at least 1 forward fold"),
         ([amount, "--value", "3"], "a profit curve is of a yes/no question"),

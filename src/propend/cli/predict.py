@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from propend.cli.output import emit, json_option, progress_bar, rows
+from propend.cli.wishes import refuse_idle
 from propend.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ __all__ = ["models", "predict"]
 )
 @click.argument("more", nargs=-1, type=click.Path())
 @json_option
+@click.pass_context
 def predict(
+    context: click.Context,
     folder: str | None,
     ask: str | None,
     name: str | None,
@@ -130,20 +133,28 @@ def predict(
     """
     from propend.learn.train import Options
 
+    way = (
+        "a table"
+        if tables
+        else "impressions"
+        if impression or clicked
+        else "--fuse"
+        if fuse
+        else "a log"
+    )
+    refuse_idle(context, way)
     options = Options(_seconds(search), balance, select, _share(quantile))
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
-        if abstain is not None:
-            raise ConfigError("--abstain is for a log; a table's scores have no user to abstain on")
         made = _predict_table(
-            files, label, folds or 5, out, seed, options, judged, score_files, columns
+            files, label, folds or 5, out, seed, options, judged, score_files, explain, columns
         )
         emit(made, as_json, lambda: _words(made))
         return
     if impression or clicked:
         made = _predict_impressions(
-            folder, impression, clicked, within, folds or 3, out, seed, options
+            folder, impression, clicked, within, name, folds or 3, out, seed, options, judged
         )
         emit(made, as_json, lambda: _words(made))
         return
@@ -151,8 +162,6 @@ def predict(
         raise ConfigError(
             'say which workspace and what to ask: propend predict DIR "any(purchase) next 30d for any(*) last 90d", or --table FILE --label COLUMN'
         )
-    if score_files:
-        raise ConfigError("--score is for --table; a log's users are all scored anyway")
     from propend.learn.card import told
     from propend.pipeline.predict import write_table
     from propend.pipeline.workspace import open_workspace
@@ -210,10 +219,12 @@ def _predict_impressions(
     impression: str | None,
     clicked: str | None,
     within: str,
+    name: str | None,
     folds: int,
     out: str | None,
     seed: int,
     options: Any,
+    judged: dict[str, Any],
 ) -> dict[str, Any]:
     if not (folder and impression and clicked):
         raise ConfigError(
@@ -228,7 +239,7 @@ def _predict_impressions(
     with progress_bar() as progress:
         fitted, table = predict_impressions(
             opened.store, opened.schema, opened.engine, impression, clicked, Duration.parse(within),
-            folds=folds, seed=seed, options=options, progress=progress,
+            name=name, folds=folds, seed=seed, options=options, progress=progress, **judged,
         )  # fmt: skip
     target = Path(out) if out else opened.out / "scores" / f"{fitted.task.name}.parquet"
     write_table(table, target)
@@ -322,6 +333,7 @@ def _predict_table(
     options: Any,
     judged: dict[str, Any],
     score_files: tuple[str, ...],
+    explain: str | None,
     columns: dict[str, Any],
 ) -> dict[str, Any]:
     if label is None:
@@ -341,8 +353,8 @@ def _predict_table(
     table = read_table(files, label, engine, here, **columns)
     later = read_like(score_files, table, engine, here) if score_files else None
     fit = cross_validate(
-        table, folds=folds, seed=seed, known_before=known, options=options, refit=bool(later),
-        **judged,
+        table, folds=folds, seed=seed, known_before=known, options=options,
+        refit=bool(later) or explain is not None, **judged,
     )  # fmt: skip
     target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
     write_table(
@@ -356,12 +368,32 @@ def _predict_table(
         **told(fit.card),
         "scores": str(target),
     }
+    if explain is not None:
+        from propend.learn.kept_table import as_fitted
+
+        fitted = as_fitted(fit, table, label, label, document["task"])
+        document["explained"] = _explained_row(fitted, table.X, explain)
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
         write_table(pa.table({"row": range(len(X)), **_shown(fit.score(X), table)}), scored)
         document["new"] = {"rows": len(X), "scores": str(scored), "noted": noted}
     return document
+
+
+def _explained_row(fitted: Any, X: Any, row: str) -> dict[str, Any]:
+    """Return the score of a table's row by the model fitted on all rows, and why it is what it is."""
+    from dataclasses import asdict
+
+    count = len(X)
+    if not row.isdigit() or int(row) >= count:
+        raise ConfigError(
+            f"--explain of a table takes a row as the score file counts them, 0 to {count - 1:,}, not {row!r}"
+        )
+    asked = X[int(row) : int(row) + 1]
+    reasons = [asdict(reason) for reason in fitted.reasons(asked, 5)[0]]
+    score = float(fitted.score(asked).max())
+    return {"user": f"row {row}", "score": score, "reasons": reasons}
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:
@@ -452,11 +484,11 @@ def _words(d: dict[str, Any]) -> None:
         click.echo(f"  {e['user']}: {e['score']:.4f}")
         for r in e["reasons"]:
             click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {r['value']}")
-        for c in e["changes"] or []:
+        for c in e.get("changes") or []:
             click.echo(
                 f"    with {c['column']} at {c['becomes']:g} instead of {c['was']:g}: {c['score']:.4f}"
             )
-        if not e["changes"]:
+        if "changes" in e and not e["changes"]:
             click.echo("    no few changes in behaviour bring the score across the threshold")
     if "abstained" in d:
         click.echo(

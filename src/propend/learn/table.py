@@ -43,6 +43,8 @@ class TableFit:
     model: Model | None = None
     """The champion fitted on all rows, for rows to come."""
     calibrator: Calibrator = field(default_factory=calibration.Identity)
+    threshold: float | None = None
+    """The F1-optimal cut, mean over the folds' held-out rows."""
 
     def score(self, X: F64) -> F64:
         """Return scores of other rows, read like the table was: [n], or [n, classes]."""
@@ -150,9 +152,10 @@ class _CrossValidation:
             cuts += [] if cut is None else [cut]
             if self.progress:
                 self.progress("folds", done + 1, len(self.tested))
-        card = self._card(chosen, float(np.mean(cuts)) if cuts else None)
+        threshold = float(np.mean(cuts)) if cuts else None
+        card = self._card(chosen, threshold)
         card["leaks"] = [asdict(leak) for leak in leaks]
-        fit = TableFit(self.scores["champion"], card, self.scores)
+        fit = TableFit(self.scores["champion"], card, self.scores, threshold=threshold)
         return self._refit(fit) if refit else fit
 
     def _leaks(self) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,11 +220,7 @@ def predict(
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
-    for name in segments:
-        if name not in frame.names:
-            raise ExpressionError(
-                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
-            )
+    _check_segments(segments, frame)
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
     fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
     fitted.card["future"] = future
@@ -292,19 +288,26 @@ def predict_impressions(
     taken: str,
     within: Duration,
     *,
+    name: str | None = None,
     folds: int = 3,
     seed: int = 7,
     options: Options | None = None,
+    segments: Sequence[str] = (),
+    contact: Contact | None = None,
     progress: Progress | None = None,
 ) -> tuple[Fitted, pa.Table]:
     """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
 
-    Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
+    ``segments`` and ``contact`` judge the test impressions as in :func:`predict`. Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
     """
     asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
-    fitted = train(
-        asked.frame, asked.task, asked.plan, options=options, seed=seed, progress=progress
-    )
+    task = replace(asked.task, name=name) if name else asked.task
+    _check_segments(segments, asked.frame)
+    fitted = train(asked.frame, task, asked.plan, options=options, seed=seed, progress=progress)
+    if segments:
+        fitted.card["segments"] = _segments(asked.frame, fitted, segments, seed)
+    if contact is not None:
+        fitted.card["profit"] = _profit(fitted, contact, seed)
     rows = fitted.tests["row"]
     items = np.array(schema.item_ids, dtype=object)
     table = pa.table(
@@ -363,6 +366,14 @@ def _check_wishes(
         raise ExpressionError(
             f"{which}: only yes/no answers and amounts are judged by segment; leave --segment out"
         )
+
+
+def _check_segments(segments: Sequence[str], frame: Frame) -> None:
+    for name in segments:
+        if name not in frame.names:
+            raise ExpressionError(
+                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
+            )
 
 
 def _segments(
