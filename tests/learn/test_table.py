@@ -9,12 +9,13 @@ import pytest
 
 from propend.engine import connect
 from propend.errors import ConfigError, DataError, ModelError, NotEnoughDataError, PropendError
-from propend.learn import metrics
+from propend.learn import metrics, rivals
 from propend.learn.fitting import Rows
 from propend.learn.labelled import read_like
 from propend.learn.leaks import LeakError
+from propend.learn.rivals import Candidate, table_candidates
 from propend.learn.search import best_settings
-from propend.learn.table import Candidate, LabelledTable, _fold_of, cross_validate, read_table
+from propend.learn.table import LabelledTable, _fold_of, cross_validate, read_table
 from propend.learn.train import Options
 from propend.models import create, load
 
@@ -56,6 +57,28 @@ def test_the_champion_is_judged_beside_its_baseline(tmp_path: Path) -> None:
     assert card["verdict"]["answer"] == "use"
     assert "600 test rows" in card["power"]["sentence"]
     assert cross_validate(table, folds=3, draws=20, models=("logistic",)).card["metrics"] == card["metrics"]  # fmt: skip
+
+
+def test_the_usual_candidates_are_those_of_the_published_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.quality.prediction import NESTED
+
+    assert table_candidates("yes_no") == NESTED
+    monkeypatch.setattr(rivals, "find_spec", lambda _: None)
+    bare = {c.label: c for c in table_candidates("yes_no")}
+    assert list(bare) == ["logistic", "trees", "trees, more leaves and smaller steps", "blending"]
+    assert bare["blending"].settings["models"] == ("logistic", "trees")
+    table = read(write(tmp_path, 300))
+    card = cross_validate(table, folds=2, draws=5).card
+    assert card["nested"] == list(bare)
+    only = Options(models=("naive_bayes", "trees"))
+    card = cross_validate(table, folds=2, draws=5, options=only).card
+    assert card["nested"] == ["naive_bayes", "trees"]
+    with pytest.raises(ModelError, match="did you mean 'trees'"):
+        cross_validate(table, folds=2, options=Options(models=("treees",)))
+    with pytest.raises(ModelError, match="does not answer 'yes_no'"):
+        cross_validate(table, folds=2, options=Options(models=("two_part",)))
 
 
 def test_groups_stay_whole_and_time_goes_forward(tmp_path: Path) -> None:

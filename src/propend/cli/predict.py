@@ -61,6 +61,10 @@ __all__ = ["models", "predict"]
 )
 @click.option("--balance", is_flag=True, help="Let both answers weigh the same in training.")
 @click.option("--select", is_flag=True, help="Use only features that prove stable.")
+@click.option(
+    "--model", "chosen", multiple=True, metavar="NAME",
+    help="Let this model compete instead of the usual ones; repeat it, from simple to flexible.",
+)  # fmt: skip
 @click.option("--quantile", type=float, help="Predict this quantile of an amount, 0 to 1.")
 @click.option("--segment", "segments", multiple=True, metavar="FEATURE", help="Judge by segment.")
 @click.option("--value", type=float, help="What a positive contacted is worth: a profit curve.")
@@ -112,6 +116,7 @@ def predict(
     search: str | None,
     balance: bool,
     select: bool,
+    chosen: tuple[str, ...],
     quantile: float | None,
     segments: tuple[str, ...],
     value: float | None,
@@ -143,7 +148,7 @@ def predict(
         else "a log"
     )
     refuse_idle(context, way)
-    options = Options(_seconds(search), balance, select, _share(quantile))
+    options = Options(_seconds(search), balance, select, _share(quantile), chosen)
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
@@ -187,6 +192,7 @@ def predict(
         "scores": str(target),
         "scored": len(prediction.users),
         "version": prediction.entry.version if prediction.entry else None,
+        "kept": prediction.entry.remark if prediction.entry else "",
     }
     if explain is not None:
         document["explained"] = _explained(prediction, explain)
@@ -354,12 +360,17 @@ def _predict_table(
     later = read_like(score_files, table, engine, here) if score_files else None
     fit = cross_validate(
         table, folds=folds, seed=seed, known_before=known, options=options,
-        refit=bool(later) or explain is not None, **judged,
+        refit=explain is not None, later=None if later is None else later[0], **judged,
     )  # fmt: skip
     target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
     write_table(
         pa.table(
-            {"row": range(len(fit.scores)), "label": table.told(), **_shown(fit.scores, table)}
+            {
+                "row": range(len(fit.scores)),
+                "label": table.told(),
+                **_shown(fit.scores, table),
+                "verdict": [fit.card["verdict"]["answer"]] * len(fit.scores),
+            }
         ),
         target,
     )
@@ -376,7 +387,9 @@ def _predict_table(
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
-        write_table(pa.table({"row": range(len(X)), **_shown(fit.score(X), table)}), scored)
+        verdict = {"verdict": [fit.card["verdict"]["answer"]] * len(X)}
+        new = {"row": range(len(X)), **_shown(fit.score(X), table), **verdict}
+        write_table(pa.table(new), scored)
         document["new"] = {"rows": len(X), "scores": str(scored), "noted": noted}
     return document
 
@@ -452,7 +465,8 @@ def _words(d: dict[str, Any]) -> None:
     if "future" in d:
         click.echo(f"  leak report: {d['future']['sentence']}")
     if "profit" in d:
-        click.echo(f"  profit on the forward tests: {d['profit']['sentence']}")
+        judged = "the forward tests" if "forward" in d["protocol"] else "the folds"
+        click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")
     for name, found in d.get("segments", {}).items():
         metric = keys[0]
         click.echo(f"  by {name}:")
@@ -510,6 +524,8 @@ def _words(d: dict[str, Any]) -> None:
         click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
+    if d.get("kept"):
+        click.echo(f"  kept as version {d['version']}, not promoted: {d['kept']}")
     click.echo(f"  scores: {d['scores']}")
     if "new" in d:
         click.echo(f"  {d['new']['rows']:,} further rows: {d['new']['scores']}")
@@ -562,6 +578,7 @@ def models(
                 "version": e.version,
                 "made_at": e.made_at,
                 "champion": e.champion,
+                "verdict": e.verdict,
                 "current": e.current,
             }
             for e in entries
@@ -571,9 +588,9 @@ def models(
         document,
         as_json,
         lambda: rows(
-            ["task", "version", "made", "model", "current"],
+            ["task", "version", "made", "model", "verdict", "current"],
             [
-                [e.task, e.version, e.made_at, e.champion, "yes" if e.current else ""]
+                [e.task, e.version, e.made_at, e.champion, e.verdict, "yes" if e.current else ""]
                 for e in entries
             ],
         ),
