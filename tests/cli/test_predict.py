@@ -12,6 +12,7 @@ import pytest
 
 from propend.cli import main
 from propend.cli.predict import _words
+from propend.pipeline.rows import row_models
 from propend.pipeline.workspace import open_workspace
 
 KINDS = ("view", "cart", "purchase")
@@ -172,6 +173,22 @@ def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scores.column_names == ["user", "item", "time", "taken", "score", "verdict"]
     assert scores.num_rows == document["tested"] == document["scored"]
     assert "metrics inside each fold" in document["protocol"]
+    assert document["version"] == 1
+    listed = {m["task"]: m for m in call(capsys, "models", shop)["models"]}
+    assert listed["taken"]["verdict"] == document["verdict"]["answer"]
+    assert "taken" not in {
+        e.task for e in open_workspace(shop).registry.entries()
+    }  # no task of users
+    made = call(capsys, "score", shop, "taken", "--reasons", 2)
+    open_now = pq.read_table(made["file"])
+    assert open_now.column_names == ["user", "item", "time", "score", "verdict", "reasons"]
+    last = open_workspace(shop).schema.last
+    moments = np.array(open_now["time"]).astype("datetime64[us]").astype(np.int64)
+    assert made["rows"] == len(moments) > 0
+    assert (moments + 5 * 86_400_000_000 > last + 1).all()  # none whose five days are over
+    kept = row_models(shop).load("taken")
+    assert [str(f) for f in kept.features][-1] == "item.itself"
+    assert "leave --rows out" in sentence(capsys, "score", shop, "taken", "--rows", "x.csv")
     assert "needs a workspace and two event types" in sentence(
         capsys, "predict", shop, "--impression", "view"
     )
@@ -224,6 +241,18 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     new = pq.read_table(document["new"]["scores"])["score"].to_pylist()
     assert new[0] > 0.5 > new[1]
     assert len(document["segments"]["shop"]) == 2
+    (entry,) = call(capsys, "models", ".")["models"]
+    assert (entry["task"], entry["version"], entry["current"]) == ("bought", 1, True)
+    made = call(capsys, "score", ".", "bought", "--rows", "new.csv", "--reasons", 1)
+    again = pq.read_table(made["file"])
+    assert again["score"].to_pylist() == pq.read_table(document["new"]["scores"])["score"].to_pylist()  # fmt: skip
+    assert again["reasons"].to_pylist()[0].startswith("x: 0.5 (raises)")
+    assert made["noted"] == document["new"]["noted"]
+    assert "with --rows FILE" in sentence(capsys, "score", ".", "bought")
+    pytest.importorskip("onnxruntime", reason="writing ONNX needs the extra 'onnx'")
+    written = call(capsys, "export", ".", "bought", "--rows", "t.csv")
+    assert written["largest_difference"] < 1e-9
+    Path(written["file"]).unlink()
     assert "state" not in document["uncertainty"]
 
 

@@ -12,6 +12,7 @@ from propend.cli.wishes import refuse_idle
 from propend.errors import ConfigError
 
 if TYPE_CHECKING:
+    from propend.learn.registry import Registry
     from propend.pipeline.workspace import Workspace
 
 __all__ = ["models", "predict"]
@@ -153,7 +154,17 @@ def predict(
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
         made = _predict_table(
-            files, label, folds or 5, out, seed, options, judged, score_files, explain, columns
+            files,
+            label,
+            name,
+            folds or 5,
+            out,
+            seed,
+            options,
+            judged,
+            score_files,
+            explain,
+            columns,
         )
         emit(made, as_json, lambda: _words(made))
         return
@@ -239,13 +250,15 @@ def _predict_impressions(
     from propend.expression.duration import Duration
     from propend.learn.card import told
     from propend.pipeline.predict import predict_impressions, write_table
+    from propend.pipeline.rows import row_models
     from propend.pipeline.workspace import open_workspace
 
     opened = open_workspace(folder)
     with progress_bar() as progress:
-        fitted, table = predict_impressions(
+        fitted, table, entry = predict_impressions(
             opened.store, opened.schema, opened.engine, impression, clicked, Duration.parse(within),
-            name=name, folds=folds, seed=seed, options=options, progress=progress, **judged,
+            name=name, folds=folds, seed=seed, options=options, progress=progress,
+            registry=row_models(opened.folder), **judged,
         )  # fmt: skip
     target = Path(out) if out else opened.out / "scores" / f"{fitted.task.name}.parquet"
     write_table(table, target)
@@ -255,6 +268,8 @@ def _predict_impressions(
         "name": fitted.task.name,
         "scores": str(target),
         "scored": table.num_rows,
+        "version": entry.version if entry else None,
+        "kept": entry.remark if entry else "",
     }
 
 
@@ -333,6 +348,7 @@ def _fused(
 def _predict_table(
     files: list[str],
     label: str | None,
+    name: str | None,
     folds: int,
     out: str | None,
     seed: int,
@@ -350,17 +366,20 @@ def _predict_table(
 
     from propend.engine import connect
     from propend.learn.card import told
+    from propend.learn.kept_table import as_fitted
     from propend.learn.labelled import read_like
     from propend.learn.table import cross_validate, read_table
     from propend.pipeline.predict import write_table
+    from propend.pipeline.rows import kept_name, row_models
 
     known = columns.pop("known")
     engine, here = connect(), Path.cwd()
     table = read_table(files, label, engine, here, **columns)
+    row = None if explain is None else _row_of(explain, len(table.X))
     later = read_like(score_files, table, engine, here) if score_files else None
     fit = cross_validate(
         table, folds=folds, seed=seed, known_before=known, options=options,
-        refit=explain is not None, later=None if later is None else later[0], **judged,
+        refit=True, later=None if later is None else later[0], **judged,
     )  # fmt: skip
     target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
     write_table(
@@ -379,11 +398,12 @@ def _predict_table(
         **told(fit.card),
         "scores": str(target),
     }
-    if explain is not None:
-        from propend.learn.kept_table import as_fitted
-
-        fitted = as_fitted(fit, table, label, label, document["task"])
-        document["explained"] = _explained_row(fitted, table.X, explain)
+    kept = kept_name(name or label)
+    fitted = as_fitted(fit, table, label, kept, document["task"])
+    entry = row_models(target.parent).save(fitted)
+    document |= {"name": kept, "version": entry.version, "kept": entry.remark}
+    if row is not None:
+        document["explained"] = _explained_row(fitted, table.X, row)
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
@@ -394,19 +414,21 @@ def _predict_table(
     return document
 
 
-def _explained_row(fitted: Any, X: Any, row: str) -> dict[str, Any]:
+def _row_of(text: str, count: int) -> int:
+    if not text.isdigit() or int(text) >= count:
+        raise ConfigError(
+            f"--explain of a table takes a row as the score file counts them, 0 to {count - 1:,}, not {text!r}"
+        )
+    return int(text)
+
+
+def _explained_row(fitted: Any, X: Any, row: int) -> dict[str, Any]:
     """Return the score of a table's row by the model fitted on all rows, and why it is what it is."""
     from dataclasses import asdict
 
-    count = len(X)
-    if not row.isdigit() or int(row) >= count:
-        raise ConfigError(
-            f"--explain of a table takes a row as the score file counts them, 0 to {count - 1:,}, not {row!r}"
-        )
-    asked = X[int(row) : int(row) + 1]
+    asked = X[row : row + 1]
     reasons = [asdict(reason) for reason in fitted.reasons(asked, 5)[0]]
-    score = float(fitted.score(asked).max())
-    return {"user": f"row {row}", "score": score, "reasons": reasons}
+    return {"user": f"row {row}", "score": float(fitted.score(asked).max()), "reasons": reasons}
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:
@@ -551,26 +573,30 @@ def models(
     as_json: bool,
 ) -> None:
     """List fitted models; compare two, promote one, or roll back."""
-    from propend.pipeline.workspace import open_workspace
+    from propend.pipeline.rows import registries
 
-    registry = open_workspace(folder).registry
+    found = registries(Path(folder))
+
+    def of(task: str) -> Registry:
+        return next((r for r in found if (r.folder / task).is_dir()), found[0])
+
     if compare:
         if not (compare[1].isdigit() and compare[2].isdigit()):
             raise ConfigError(
                 f"versions are numbers, not {compare[1]!r} and {compare[2]!r}; list them with: propend models {folder}"
             )
-        both = registry.compare(compare[0], int(compare[1]), int(compare[2]))
+        both = of(compare[0]).compare(compare[0], int(compare[1]), int(compare[2]))
         emit(both, as_json, lambda: _side_by_side(both))
         return
     if rollback:
-        registry.rollback(rollback)
+        of(rollback).rollback(rollback)
     if promote:
         if not promote[1].isdigit():
             raise ConfigError(
                 f"a version is a number, not {promote[1]!r}; list them with: propend models {folder}"
             )
-        registry.promote(promote[0], int(promote[1]))
-    entries = registry.entries()
+        of(promote[0]).promote(promote[0], int(promote[1]))
+    entries = [entry for registry in found for entry in registry.entries()]
     document = {
         "models": [
             {

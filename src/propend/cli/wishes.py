@@ -14,7 +14,7 @@ _TRAINING: Final = frozenset({"search", "balance", "select", "chosen", "segments
 _ANY: Final = frozenset({"folder", "ask", "more", "name", "folds", "out", "seed", "as_json"})
 SERVES: Final[dict[str, frozenset[str]]] = {
     "a log": _ANY | _TRAINING | {"quantile", "abstain", "explain"},
-    "a table": _ANY | _TRAINING | {"quantile", "explain", "tables", "label", "ignore", "group", "order", "known", "score_files", "keep"},
+    "a table": _ANY | _TRAINING | {"quantile", "explain", "tables", "label", "ignore", "group", "order", "known", "score_files"},
     "impressions": _ANY | _TRAINING | {"impression", "clicked", "within"},
     "--fuse": (_ANY - {"seed"}) | {"fuse"},
 }  # fmt: skip

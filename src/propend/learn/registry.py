@@ -12,6 +12,7 @@ from typing import Any
 
 from propend.errors import ModelError, nearest
 from propend.events.durable import replace_text
+from propend.expression.nodes import Expression, Field
 from propend.expression.parse import parse
 from propend.learn import calibration
 from propend.learn.judge import judge
@@ -89,7 +90,7 @@ class Registry:
         current = self._current(home) == version
         verdict = _verdict(fitted.card)
         return Entry(
-            fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current, verdict, remark
+            fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current, verdict=verdict, remark=remark
         )  # fmt: skip
 
     def _worse(self, fitted: Fitted) -> str:
@@ -142,11 +143,11 @@ class Registry:
                 f"version {chosen} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
             )
         return Fitted(
-            Task.parse(data["task"], data["ask"], data["title"]),
+            _task(data),
             data["name"],
             catalog.load(folder / "model"),
             calibration.from_state(data["calibrator"]),
-            tuple(parse(text) for text in data["features"]),
+            _features(data),
             {int(j): tuple(values) for j, values in data["categories"].items()},
             data["threshold"],
             data["card"],
@@ -238,7 +239,7 @@ class Registry:
                         data["made_at"],
                         data["name"],
                         version == current,
-                        _verdict(data["card"]),
+                        verdict=_verdict(data["card"]),
                     )
                 )
         return found
@@ -253,6 +254,22 @@ class Registry:
                     f"no model was fitted for task {home.name!r}; run: propend run"
                 ) from None
             return versions[-1]
+
+
+def _task(data: dict[str, Any]) -> Task:
+    table = data["card"].get("table")
+    if table is None:
+        return Task.parse(data["task"], data["ask"], data["title"])
+    from propend.learn.kept_table import TableTask
+
+    return TableTask.of(data["task"], data["title"], table["label"], data["card"]["answer"])
+
+
+def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
+    """Return the features: expressions of a log, or a table's columns under their own names."""
+    if "table" not in data["card"]:
+        return tuple(parse(text) for text in data["features"])
+    return tuple(Field((name,)) for name in data["card"]["columns"])
 
 
 def _verdict(card: dict[str, Any]) -> str:

@@ -307,11 +307,13 @@ def predict_impressions(
     options: Options | None = None,
     segments: Sequence[str] = (),
     contact: Contact | None = None,
+    registry: Registry | None = None,
     progress: Progress | None = None,
-) -> tuple[Fitted, pa.Table]:
+) -> tuple[Fitted, pa.Table, Entry | None]:
     """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
 
-    ``segments`` and ``contact`` judge the test impressions as in :func:`predict`. Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
+    ``segments`` and ``contact`` judge the test impressions as in :func:`predict`. Returns the fitted model with its card, the test impressions (user,
+    item, time, whether it was taken, score, verdict), and its entry in ``registry``, which keeps models of rows.
     """
     asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
     task = replace(asked.task, name=name) if name else asked.task
@@ -321,6 +323,8 @@ def predict_impressions(
         fitted.card["segments"] = _segments(asked.frame, fitted, segments, seed)
     if contact is not None:
         fitted.card["profit"] = _profit(fitted, contact, seed)
+    fitted.card["impressions"] = {"shown": shown, "taken": taken, "within": str(within)}
+    entry = registry.save(fitted) if registry is not None else None
     rows = fitted.tests["row"]
     items = np.array(schema.item_ids, dtype=object)
     table = pa.table(
@@ -333,7 +337,7 @@ def predict_impressions(
             "verdict": [fitted.card["verdict"]["answer"]] * len(rows),
         }
     )
-    return fitted, table
+    return fitted, table, entry
 
 
 def score(
