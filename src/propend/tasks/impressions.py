@@ -214,7 +214,11 @@ def _item_history(item: I64, time: I64, clicked: I64, when: I64) -> tuple[F64, F
     place = np.unique(np.r_[time, when], return_inverse=True)[1]
     shown = _earlier(item, place[: len(time)], item, place[: len(time)])
     taken = _earlier(item, place[: len(time)], clicked, place[len(time) :])
-    base = len(when) / max(len(time), 1)
+    # the overall rate so far: one over the whole log would tell every row of the time to come
+    all_shown, all_taken = (
+        np.searchsorted(np.sort(moments), time, side="left") for moments in (time, when)
+    )
+    base = all_taken / np.maximum(all_shown, 1)
     return shown, taken, (taken + SMOOTHING * base) / (shown + SMOOTHING)
 
 
