@@ -20,7 +20,12 @@ def fitted(auroc: float, data: str) -> Fitted:
     X = np.arange(40.0).reshape(-1, 1)
     model = create("logistic", "yes_no", bends=0).fit(X, X[:, 0] > 20)
     task = Task.parse("buys", "any(purchase) next 30d for any(*) last 90d")
-    card = {"metrics": {"auroc": auroc}, "intervals": {}, "data_hash": data}
+    card = {
+        "metrics": {"auroc": auroc},
+        "intervals": {},
+        "data_hash": data,
+        "verdict": {"answer": "use" if auroc > 0.6 else "use the rule"},
+    }
     return Fitted(task, "logistic", model, Identity(), (parse("count(view)"),), {}, 0.5, card)
 
 
@@ -38,3 +43,20 @@ def test_compare_and_roll_back(tmp_path: Path) -> None:
         registry.rollback("buys")
     with pytest.raises(ModelError, match="no earlier version"):
         registry.rollback("unknown")
+
+
+def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.save(fitted(0.8, "a"))
+    worse = registry.save(fitted(0.55, "a"))
+    assert not worse.current
+    assert "on the same rows its auroc is 0.8000, the new one's 0.5500" in worse.remark
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.8
+    assert [e.verdict for e in registry.entries()] == ["use", "use the rule"]
+    assert registry.save(fitted(0.8, "a")).current  # as good: the newer code answers
+    other = registry.save(fitted(0.7, "b"))  # other rows tell nothing about the two
+    assert other.current
+    assert other.remark == ""
+    assert not registry.save(fitted(float("nan"), "b")).current
+    registry.promote("buys", 2)
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.55

@@ -92,6 +92,10 @@ def test_test_rows_choose_nothing() -> None:
         draws=2,
     )
     assert before.card["champions"] == after.card["champions"]
+    last = before.tests["fold"] == 2
+    assert not np.array_equal(before.tests["truth"][last], after.tests["truth"][last])
+    for name in ("champion", *before.card["models"], *before.card["baseline"]):
+        assert np.array_equal(before.tests[name][last], after.tests[name][last]), name
     assert after.card["by_fold"][-1]["auroc"] < 0.6 < before.card["by_fold"][-1]["auroc"]
 
 

@@ -204,6 +204,26 @@ def test_the_cut_is_the_brute_force_one() -> None:
     assert "contact the best" in curve.sentence
 
 
+def test_a_budget_is_spent_on_people_and_not_on_test_rows() -> None:
+    p, y = drawn(500, 6)
+    rng = np.random.default_rng(3)
+    for size, budget in ((20, 5.0), (20_000, 130.0), (20_000, 1e9)):
+        people = np.round(rng.choice(p, size), 3)
+        curve = profit_curve(y, p, value=5.0, cost=1.0, budget=budget, people=people)
+        assert curve.people == size
+        assert curve.contacts == (people >= curve.cut).sum() <= budget
+        if (
+            budget < 1e9
+        ):  # a better cut exists only beyond the budget: all of it is spent but for ties
+            lower = people[people < curve.cut].max()
+            assert (people >= lower).sum() > budget or curve.share[curve.best] * size < budget - 1
+        assert curve.profit[-1] == pytest.approx((5 * y - 1).mean() * size)
+    assert f"of {size:,}" in curve.sentence
+    none = profit_curve(y, p, value=5.0, cost=10.0, budget=5.0, people=people)
+    assert none.contacts == 0
+    assert none.cut == np.inf
+
+
 def test_values_may_differ_by_row_and_bad_ones_are_refused() -> None:
     p, y = drawn(200, 7)
     assert np.isnan(profit_curve(y, p, value=np.arange(200.0), cost=1.0).break_even)

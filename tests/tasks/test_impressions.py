@@ -78,6 +78,36 @@ def test_rows_agree_with_plain_loops(shop: tuple[Workspace, list[Event]]) -> Non
         assert X[column['item."times taken"']] == before.count("click")
 
 
+def test_nothing_after_an_impression_is_in_its_row(
+    shop: tuple[Workspace, list[Event]], tmp_path: Path
+) -> None:
+    """The same log, ended after 30 days: every row before the end is the same, to the bit."""
+    workspace, _ = shop
+    end = np.datetime64("2024-03-31T00:00:00")
+    header, *lines = (workspace.folder / "log.csv").read_text().splitlines()
+    early = [line for line in lines if np.datetime64(line.split(",")[1]) < end]
+    assert len(early) < 0.9 * len(lines)
+    (tmp_path / "log.csv").write_text("\n".join([header, *early]))
+    (tmp_path / "propend.toml").write_text((workspace.folder / "propend.toml").read_text())
+    short = open_workspace(tmp_path)
+    short.ingest()
+
+    def rows(of: Workspace) -> dict[tuple[str, int, str], list[float | str]]:
+        made = build(of)
+        users = of.store.names_of(made.frame.user)
+        found = {}
+        for i, (user, time, item) in enumerate(zip(users, made.time, made.item, strict=True)):
+            told: list[float | str] = [float(v) for v in made.frame.X[i]]
+            for j, texts in made.frame.categories.items():
+                told[j] = texts[int(made.frame.X[i, j])]
+            found[user, int(time), of.schema.item_ids[item]] = [str(v) for v in told]
+        return found
+
+    whole, cut = rows(workspace), rows(short)
+    assert len(cut) > 500
+    assert {key: whole[key] for key in cut} == cut
+
+
 def test_training_is_forward_and_purged(shop: tuple[Workspace, list[Event]]) -> None:
     workspace, _ = shop
     made = build(workspace)

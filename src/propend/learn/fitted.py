@@ -57,7 +57,8 @@ class Fitted:
         raw = self.model.predict(X)
         if self.task.answer == "yes_no":
             return self.calibrator.apply(raw)
-        return raw if self.task.answer == "which" else np.maximum(raw, 0.0)
+        least = self.task.least
+        return raw if least is None else np.maximum(raw, least)
 
     def bounds(self, X: F64) -> tuple[F64, F64]:
         """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""

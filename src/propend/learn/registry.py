@@ -12,8 +12,10 @@ from typing import Any
 
 from propend.errors import ModelError, nearest
 from propend.events.durable import replace_text
+from propend.expression.nodes import Expression, Field
 from propend.expression.parse import parse
 from propend.learn import calibration
+from propend.learn.judge import judge
 from propend.learn.train import Fitted
 from propend.models import catalog
 from propend.tasks.task import Task
@@ -33,6 +35,10 @@ class Entry:
     made_at: str
     champion: str
     current: bool
+    verdict: str = ""
+    """What the card says of its use: ``use``, ``use the rule`` or ``not enough data``."""
+    remark: str = ""
+    """Why a version that was to score does not."""
 
 
 class Registry:
@@ -42,7 +48,10 @@ class Registry:
         self.folder = folder
 
     def save(self, fitted: Fitted, *, promote: bool = True) -> Entry:
-        """Keep a fitted task as the next version and, unless told otherwise, make it the current one."""
+        """Keep a fitted task as the next version and, unless told otherwise, make it the current one.
+
+        On the very rows the current one was judged on, a worse one by the task's own metric is kept beside it.
+        """
         home = self.folder / fitted.task.name
         home.mkdir(parents=True, exist_ok=True)
         version = 1 + max((v for v in _versions(home)), default=0)
@@ -75,10 +84,38 @@ class Registry:
             ),
         )
         temporary.rename(home / f"v{version}")
-        if promote or version == 1:
+        remark = self._worse(fitted) if promote and version > 1 else ""
+        if version == 1 or (promote and not remark):
             self.promote(fitted.task.name, version)
         current = self._current(home) == version
-        return Entry(fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current)
+        verdict = _verdict(fitted.card)
+        return Entry(
+            fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current, verdict=verdict, remark=remark
+        )  # fmt: skip
+
+    def _worse(self, fitted: Fitted) -> str:
+        """Return in words why a new version must not replace the current one; empty: it may."""
+        name = fitted.task.name
+        try:
+            current = self._current(self.folder / name)
+            old = json.loads((self.folder / name / f"v{current}" / "fitted.json").read_text("utf-8"))  # fmt: skip
+            before = old["card"]
+            if (old["ask"], before["data_hash"]) != (fitted.task.ask, fitted.card["data_hash"]):
+                return ""
+            quantile = fitted.card.get("quantile")
+            if quantile != before.get("quantile"):
+                return ""
+            kind = judge(fitted.task.answer, quantile)
+            metric = kind.headline[0]
+            was, now = before["metrics"][metric], fitted.card["metrics"][metric]
+        except (OSError, ValueError, KeyError):  # nothing to compare with
+            return ""
+        if was is None or (math.isfinite(now) and (now >= was if kind.higher else now <= was)):
+            return ""
+        return (
+            f"version {current} goes on answering: on the same rows its {metric} is {was:.4f}, the new one's {now:.4f}; "
+            f"to use the new one nevertheless: propend models DIR --promote {name} VERSION"
+        )
 
     def load(self, task: str, version: int | None = None) -> Fitted:
         """Read a version (the current one by default).
@@ -106,11 +143,11 @@ class Registry:
                 f"version {chosen} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
             )
         return Fitted(
-            Task.parse(data["task"], data["ask"], data["title"]),
+            _task(data),
             data["name"],
             catalog.load(folder / "model"),
             calibration.from_state(data["calibrator"]),
-            tuple(parse(text) for text in data["features"]),
+            _features(data),
             {int(j): tuple(values) for j, values in data["categories"].items()},
             data["threshold"],
             data["card"],
@@ -202,6 +239,7 @@ class Registry:
                         data["made_at"],
                         data["name"],
                         version == current,
+                        verdict=_verdict(data["card"]),
                     )
                 )
         return found
@@ -216,6 +254,26 @@ class Registry:
                     f"no model was fitted for task {home.name!r}; run: propend run"
                 ) from None
             return versions[-1]
+
+
+def _task(data: dict[str, Any]) -> Task:
+    table = data["card"].get("table")
+    if table is None:
+        return Task.parse(data["task"], data["ask"], data["title"])
+    from propend.learn.kept_table import TableTask
+
+    return TableTask.of(data["task"], data["title"], table["label"], data["card"]["answer"])
+
+
+def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
+    """Return the features: expressions of a log, or a table's columns under their own names."""
+    if "table" not in data["card"]:
+        return tuple(parse(text) for text in data["features"])
+    return tuple(Field((name,)) for name in data["card"]["columns"])
+
+
+def _verdict(card: dict[str, Any]) -> str:
+    return str(card.get("verdict", {}).get("answer", ""))
 
 
 def _versions(home: Path) -> list[int]:

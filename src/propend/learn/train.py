@@ -59,6 +59,8 @@ class Options:
     """Whether only features that prove stable on the training rows are used."""
     quantile: float | None = None
     """Ask for this quantile of an amount or count instead of its mean."""
+    models: tuple[str, ...] = ()
+    """Names of the models that compete, from simple to flexible; none: the usual ones."""
 
 
 @dataclass
@@ -127,7 +129,7 @@ class _Training:
         self.frame, self.task, self.plan, self.options = frame, task, plan, options
         self.seed, self.draws, self.progress = seed, draws, progress
         self.kind: Judge = judge(task.answer, options.quantile)
-        self.choices = models or candidates(task, options.quantile)
+        self.choices = models or candidates(task, options.quantile, options.models)
         self.baselines = baselines(frame, task, options.quantile)
         self.scores = {name: _Scores() for name, _ in (*self.choices, *self.baselines)}
         self.done = 0
