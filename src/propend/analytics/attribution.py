@@ -133,7 +133,7 @@ class AttributionQuestion(Adding):
         half_life: str | Duration = "7d",
     ) -> None:
         self.nodes, self.schema = nodes, schema
-        self.goal, touching = Step.parse(conversion), Step.parse(touch)
+        self.goal, touching = Step.single(conversion), Step.single(touch)
         self.goal.check(schema)
         touching.check(schema)
         self.lookback, self.half_life = (
@@ -143,7 +143,7 @@ class AttributionQuestion(Adding):
         self.valued = VALUE in schema.numbers
         columns = [*columns_for(schema, self.selections), *nodes.columns]
         self.columns = list(dict.fromkeys([*columns, *([VALUE] if self.valued else [])]))
-        self.context = repr(nodes.names)
+        self.rest_on(schema, self.selections, [nodes.of], nodes.names)
         self.key = (
             f"attribution {nodes.of} {[str(s) for s in self.selections]} {lookback} {half_life}"
         )

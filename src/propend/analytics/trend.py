@@ -52,7 +52,10 @@ class TrendQuestion(Question):
         self.columns = list(dict.fromkeys(columns))
         self.bounds = boundaries(schema.first, schema.last, unit, schema.zone)
         self.shape = (len(self.bounds) - 1, len(self.names) + 1)
-        self.context = f"{self.bounds[0]} {schema.types} {self.names}"
+        selections, fields = self.measure.reads()
+        if groups is not None:
+            fields.append(groups.of)
+        self.rest_on(schema, selections, fields, (int(self.bounds[0]), self.names))
         self.key = f"trend {self.measure} {unit} {None if groups is None else groups.of}"
 
     def refused(self) -> str:
