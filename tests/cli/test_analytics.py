@@ -147,6 +147,17 @@ def test_every_verb_three_ways(shop, capsys, tmp_path, args):
     assert ask(capsys, verb, shop, *rest)
 
 
+def test_a_trend_shows_its_groups(shop, capsys):
+    words = ask(capsys, "trend", shop, "users(view)", "--by", "channel", "--unit", "week")
+    found = open_workspace(shop).trend("users(view)", "week", "channel")
+    header, *lines = (line.split() for line in words.splitlines()[1:])
+    assert header == ["week", "all", *found["groups"]]
+    for start, line in zip(found["start"], lines, strict=False):
+        at = found["start"].index(start)
+        shown = [found["values"][at], *(g[at] for g in found["groups"].values())]
+        assert line[: 2 + len(found["groups"])] == [start, *(f"{v:.0f}" for v in shown)]
+
+
 def test_audience_file(shop, capsys, tmp_path):
     file = tmp_path / "left.csv"
     ask(

@@ -121,7 +121,7 @@ class Sessions(Adding):
         self.length_of_silence = gap if isinstance(gap, Duration) else Duration.parse(gap)
         self.silence = self.length_of_silence.microseconds
         self.columns = [*nodes.columns, *([SESSION] if declared else [])]
-        self.context = repr(nodes.names)
+        self.rest_on(schema, fields=[nodes.of], more=nodes.names)
         self.key = f"{type(self).__name__} {nodes.of} {gap} {declared} {collapse}"
 
     def session(self, timelines: Timelines) -> Any:

@@ -369,13 +369,21 @@ def _trend(d: dict[str, Any]) -> None:
     )
     first, last = d["whole"]
     told = list(enumerate(zip(d["start"], d["values"], strict=True)))[-14:]
+    groups = dict(list(d.get("groups", {}).items())[:5])  # the commonest; --csv and --json have all
     rows(
-        [d["unit"], "value", ""],
+        [d["unit"], "all" if groups else "value", *groups, ""],
         [
-            [start, _figure(v), "" if first <= i < last else "the log covers a part of it"]
+            [
+                start, _figure(v), *(_figure(g[i]) for g in groups.values()),
+                "" if first <= i < last else "the log covers a part of it",
+            ]
             for i, (start, v) in told
         ],
-    )
+    )  # fmt: skip
+    if len(groups) < len(d.get("groups", {})):
+        click.echo(
+            f"  … and {len(d['groups']) - len(groups)} rarer groups; --csv or --json has them all"
+        )
     for a in d["anomalies"]:
         click.echo(
             f"  odd: {a['start']} was {_figure(a['value'])}, expected {_figure(a['expected'])} (z {a['z']:+.1f})"
@@ -389,9 +397,13 @@ def _trend(d: dict[str, Any]) -> None:
 
 
 def _moved(c: dict[str, Any], unit: str) -> None:
-    span = f"last {c['periods']} {unit}s" if c["periods"] > 1 else f"last {unit}"
+    several = c["periods"] > 1
+    span = f"last {c['periods']} {unit}s" if several else f"last {unit}"
+    how = {"sum": "in all", "mean per period": f"per {unit} on average"}.get(
+        c["figure"], c["figure"]
+    )
     click.echo(
-        f"The {span} against as many before: {_figure(c['before'])} to {_figure(c['after'])} ({_figure(c['change'], sign='+')})"
+        f"The {span} against as many before{f', {how}' if several else ''}: {_figure(c['before'])} to {_figure(c['after'])} ({_figure(c['change'], sign='+')})"
     )
     for g in c["groups"][:8]:
         said = f"  {g['group']}: {_figure(g['before'])} to {_figure(g['after'])}"

@@ -160,7 +160,7 @@ def picture(kind: str, d: dict[str, Any]) -> str:
             [(f"{e}, {n}", c[i], None) for e, c in sides for i, n in enumerate(("after", "before"))]
         )
     if kind == "attribution":
-        rows = [(c["channel"], c["conversions"]["shapley"], None) for c in d["channels"]]
+        rows = [(c["channel"], max(c["conversions"]["shapley"], 0.0), None) for c in d["channels"]]
         return _bars(rows)
     if kind == "paths":
         return _bars([(" → ".join(p["path"]), p["sessions"], p["share"]) for p in d["paths"][:12]])
