@@ -312,7 +312,9 @@ def test_sessions(make_log):
                 done += "cart" in types[types.index("view") + 1 :]
     assert [result.users(0), result.users(1)] == [entered, done]
     held = funnel(*log.asked, ["view", "cart"], "1d", hold=["session"], session_gap="2h")
-    assert held.users(1) <= done
+    one = funnel(*log.asked, ["view", "cart"], "1d", per="session", session_gap="2h")
+    assert np.array_equal(held.audience(1), one.audience(1))
+    assert held.users(1) > 0
 
 
 def test_repeats_are_steps(make_log):
@@ -331,19 +333,6 @@ def test_many_steps(make_log):
     expected = times(log, 32, lambda ev: paths(ev, tests, 40 * DAY))
     assert found_times(result) == expected
     assert len(result.to_dict()["steps"]) == 32
-
-
-@pytest.mark.parametrize(
-    "by", ["channel", "first.channel", "last.channel", "week", "cohort.week", "item"]
-)
-def test_breakdowns_add_up(make_log, by):
-    log = make_log(1)
-    result = funnel(*log.asked, ["view", "purchase"], "3d", by=by)
-    document = result.to_dict()
-    assert document["by"] == by
-    sums = [sum(g["steps"][k]["users"] for g in document["groups"]) for k in range(2)]
-    assert sums == [result.users(0), result.users(1)]
-    assert all(0 <= g["against_rest"]["q_value"] <= 1 for g in document["groups"])
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -376,14 +365,14 @@ def test_touches_of_one_moment_stand_in_stored_order(tmp_path):
     shown = {}
     for by in ("first.channel", "last.channel", "channel"):
         result = funnel(*log.asked, ["view", "purchase"], "1d", by=by)
-        label = result.entries.label
-        shown[by] = [
-            None if c < 0 else label.values[c]
-            for _, c in sorted(zip(result.entries.user, label.codes, strict=True))
-        ]
-    assert shown["first.channel"] == ["ads", None, "email"]
-    assert shown["last.channel"] == ["email", None, "ads"]  # user 0 enters by the later view
-    assert shown["channel"] == [None, None, "ads"]
+        groups = result.entries.groups
+        shown[by] = sorted(
+            (u, "" if c < 0 else groups.label.values[c])
+            for u, c in zip(groups.user.tolist(), groups.label.codes, strict=True)
+        )
+    assert shown["first.channel"] == [(0, "ads"), (1, ""), (2, "email")]
+    assert shown["last.channel"] == [(0, "email"), (1, ""), (2, "ads")]
+    assert shown["channel"] == [(0, ""), (0, "email"), (1, ""), (2, "ads")]
 
 
 def test_audience_and_segments(make_log):

@@ -41,7 +41,7 @@ FUNNELS = {
     "total": (STEPS, {"per": "total"}),
     "total strict": (["view", "cart"], {"per": "total", "order": "strict"}),
     "total hold": (STEPS, {"per": "total", "hold": ["item"], "exclude": ["remove"]}),
-    "by channel": (STEPS, {"by": "channel"}),
+    "by channel": (STEPS, {"by": "channel", "reentry": "first"}),
     "by week": (STEPS, {"by": "week", "reentry": "first"}),
     "by item, total": (STEPS, {"by": "item", "per": "total"}),
     "by day, session": (["view", "cart"], {"by": "day", "per": "session"}),
@@ -176,6 +176,11 @@ def test_funnels_are_those_of_the_full_pass(make_log, tmp_path, name):
         ours, theirs = result.entries, full.entries
         assert np.array_equal(ours.user, theirs.user)
         assert np.array_equal(ours.entry, theirs.entry) or "total hold" in name
+        assert (
+            (ours.groups is None)
+            == (theirs.groups is None)
+            == ("session" not in name or "by" not in name)
+        )
         assert result.users(0) > 0
         if day < 4:
             add_runs(log, store, [day])
@@ -233,7 +238,13 @@ def test_a_damaged_state_is_left_aside(make_log, tmp_path):
         (of_trend("count(view)", "week", "first.channel"), "looks beyond the new events"),
         (of_trend("count(view)", "week", "cohort.week"), "looks beyond the new events"),
         (
-            lambda _, schema, __: funnel_question(Funnel.of(STEPS), schema, "last.channel"),
+            lambda _, schema, __: funnel_question(Funnel.of(STEPS), schema, "channel"),
+            "counts in every group",
+        ),
+        (
+            lambda _, schema, __: funnel_question(
+                Funnel.of(STEPS, reentry="first"), schema, "last.channel"
+            ),
             "looks beyond the new events",
         ),
         (

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.analytics.breakdown import NONE, labeller
-from propend.analytics.funnel_plan import Entries, Exclusion, Funnel, Plan
+from propend.analytics.entries import Entries
+from propend.analytics.funnel_plan import Exclusion, Funnel, Plan
 from propend.analytics.people import profiles, who_filter
 from propend.analytics.scan import sweep
 from propend.analytics.statistics import benjamini_hochberg, two_shares, wilson
@@ -39,6 +40,8 @@ class FunnelResult:
     entries: Entries
     by: str | None = None
     level: float = 0.95
+    end: int | None = None
+    """The last moment of the log (UTC microseconds)."""
 
     def users(self, step: int) -> int:
         """Return how many reached a step (0 is the first)."""
@@ -79,21 +82,39 @@ class FunnelResult:
         return {"edges": edges.tolist(), "counts": counts.tolist()}
 
     def groups(self) -> dict[str, FunnelResult]:
-        """Return the result of each group of the breakdown, the largest first, small ones as ``(other)``."""
-        label = self.entries.label
+        """Return the result of each group of the breakdown, the largest first, small ones as ``(other)``.
+
+        A group is the funnel of its entries alone, so who entered by several is in each of them.
+        """
+        entries = self.entries if self.entries.groups is None else self.entries.groups
+        label = entries.label
         if label is None:
             return {}
         sizes = np.bincount(label.codes + 1, minlength=len(label.values) + 1)
         names = (NONE, *label.values)
         ranked = sorted(np.flatnonzero(sizes), key=lambda c: (-sizes[c], names[c]))
         shown = ranked if len(ranked) <= MOST_GROUPS else ranked[: MOST_GROUPS - 1]
-        found = {names[c]: self._only(label.codes + 1 == c) for c in shown}
+        found = {names[c]: self._with(entries.select(label.codes + 1 == c)) for c in shown}
         if len(shown) < len(ranked):
-            found["(other)"] = self._only(~np.isin(label.codes + 1, shown))
+            rest = entries.select(~np.isin(label.codes + 1, shown))
+            found["(other)"] = self._with(rest.merged())
         return found
 
-    def _only(self, keep: npt.NDArray[np.bool_]) -> FunnelResult:
-        return replace(self, entries=replace(self.entries.select(keep), label=None), by=None)
+    def _with(self, entries: Entries) -> FunnelResult:
+        return replace(self, entries=replace(entries, label=None), by=None)
+
+    @property
+    def closed(self) -> npt.NDArray[np.bool_]:
+        """Which of the entries [m] had a whole window, from the first entry on, before the log ended."""
+        first = self.entries.at[:, 0] - self.entries.took[:, 0]
+        end = first.max(initial=0) + self.definition.window.microseconds
+        return first + self.definition.window.microseconds <= (
+            end if self.end is None else self.end
+        )
+
+    def whole(self) -> FunnelResult:
+        """Return the funnel of those who had a whole window: what comparisons are made of."""
+        return self._with(self.entries.select(self.closed))
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"steps": [{"event", "users", "conversion", "low", "high", "median_seconds", …}], "window", "order", …}``.
@@ -111,6 +132,7 @@ class FunnelResult:
             "reentry": "first chance" if d.per == "total" else d.reentry,
             "level": self.level,
             "time_to_convert": self.histogram(),
+            "open": self._open(),
         }
         if d.hold:
             document["hold"] = list(d.hold)
@@ -120,6 +142,10 @@ class FunnelResult:
             document["by"] = self.by
             document["groups"] = self._group_rows()
         return document
+
+    def _open(self) -> int:
+        """Return how many have not reached the last step and had no whole window yet: they may still."""
+        return int((~self.closed & (self.entries.took[:, -1] < 0)).sum())
 
     def _steps(self) -> list[dict[str, Any]]:
         rows, before = [], self.users(0)
@@ -137,11 +163,8 @@ class FunnelResult:
         took = self.entries.took[:, k]
         seconds = took[took >= 0] / MICROSECONDS
         quartiles = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist() if len(seconds) else [None] * 3
-        any_order = self.definition.order == "any"
         return {
-            "event": f"any {k + 1} of {len(self.definition.steps)}"
-            if any_order
-            else self.definition.steps[k].label,
+            "event": self.definition.label(k),
             "users": reached,
             "conversion": reached / entered if entered else None,
             "low": low if entered else None,
@@ -155,13 +178,27 @@ class FunnelResult:
         }
 
     def _group_rows(self) -> list[dict[str, Any]]:
-        """Each group's steps, and its last conversion against all other entries, with the false-discovery rate."""
+        """Each group's steps, and its last conversion against those who never entered by it, with the false-discovery rate.
+
+        Only those who had a whole window are compared.
+        """
         found: list[dict[str, Any]] = []
-        whole, last = (self.users(-1), self.users(0)), -1
+        whole = self.whole()
         for name, group in self.groups().items():
-            a, n = group.users(last), group.users(0)
-            test = two_shares(a, n, whole[0] - a, whole[1] - n, self.level)
-            found.append({"group": name, "steps": group._steps(), "against_rest": test})
+            one = group.whole()
+            others = ~np.isin(whole.entries.unit, group.entries.unit)
+            rest = whole._with(whole.entries.select(others))
+            test = two_shares(
+                one.users(-1), one.users(0), rest.users(-1), rest.users(0), self.level
+            )
+            found.append(
+                {
+                    "group": name,
+                    "steps": group._steps(),
+                    "open": group._open(),
+                    "against_rest": test,
+                }
+            )
         q = benjamini_hochberg([row["against_rest"]["p_value"] for row in found])
         for row, value in zip(found, q, strict=True):
             row["against_rest"]["q_value"] = float(value)
@@ -194,7 +231,8 @@ def funnel(
     ``ordered`` (other events may lie between), ``strict`` (none may), ``any``. ``ties``: events of one moment count in their
     stored ``sequence``, or by ``step`` as ClickHouse does. ``reentry``: the clock starts at the ``latest`` entry that still
     leads to the step (every chance counts; ClickHouse's meaning), or at the ``first``. ``per``: a user counts once, each
-    ``session`` counts, or in ``total`` every attempt does. ``hold``: properties that must be the same at every step.
+    ``session`` counts, or in ``total`` every attempt does; a breakdown has a user (or session) in every group entered.
+     ``hold``: properties that must be the same at every step.
     ``exclude``: see :meth:`Exclusion.parse`. ``by``: see :func:`propend.analytics.breakdown.labeller`. ``who``: only users
     for whom this holds at the end of the period. Entries lie in [``since``, ``until``), UTC microseconds; ``as_of`` hides
     what had not arrived by then. In order ``any``, row k counts those who did k of the steps within one window.
@@ -240,8 +278,9 @@ def funnels(
         return [plan.entries(timelines) for plan in plans]
 
     parts = list(sweep(store, engine, work, list(dict.fromkeys(columns)), as_of=as_of))
+    end = schema.last if as_of is None else min(schema.last, as_of)
     return [
-        FunnelResult(d, Entries.join([part[i] for part in parts], len(d.steps)), by)
+        FunnelResult(d, Entries.join([part[i] for part in parts], len(d.steps)), by, end=end)
         for i, d in enumerate(definitions)
     ]
 
@@ -249,16 +288,20 @@ def funnels(
 def compare(a: FunnelResult, b: FunnelResult) -> list[dict[str, Any]]:
     """Compare two periods or segments step by step: conversion of each, difference with interval, p- and q-value.
 
-    Raises ``NotEnoughDataError`` where one of them was entered by nobody.
+    Who had no whole window before the log ended is left out, converted or not. Raises ``NotEnoughDataError`` where nobody
+    is left on a side.
     """
+    a, b = a.whole(), b.whole()
     if not len(a.entries) or not len(b.entries):
-        raise NotEnoughDataError("a comparison needs entries on both sides; widen the period")
+        raise NotEnoughDataError(
+            "a comparison needs entries on both sides whose window is over; widen the period or shorten the window"
+        )
     found = []
-    for k, step in enumerate(a.definition.steps):
+    for k in range(len(a.definition.steps)):
         test = two_shares(a.users(k), a.users(0), b.users(k), b.users(0), a.level)
         found.append(
             {
-                "event": step.label,
+                "event": a.definition.label(k),
                 "users": [a.users(k), b.users(k)],
                 "conversion": [a.users(k) / a.users(0), b.users(k) / b.users(0)],
                 **test,

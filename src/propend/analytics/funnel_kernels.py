@@ -107,18 +107,21 @@ def latest_start_by_step(
             j = i + 1
             now = time[i]
             bits = table[code[i]]
+            entry = i
             while j < end and time[j] == now:
                 bits |= table[code[j]]
+                if table[code[j]] & 1:
+                    entry = j
                 j += 1
             for k in range(steps):
                 if (bits >> k) & 1 == 0:
                     continue
                 if k == 0:
                     if since <= now < until and not (first_only and state[0] >= 0):
-                        state[0] = i
+                        state[0] = entry
                         if done[u, 0] < 0:
-                            done[u, 0] = i
-                            start[u, 0] = i
+                            done[u, 0] = entry
+                            start[u, 0] = entry
                     continue
                 best = state[k - 1]
                 if best < 0 or now - time[best] > window or best <= state[k]:
@@ -227,6 +230,7 @@ def any_order(
     offsets: Any,
     time: Any,
     bits: Any,
+    opens: Any,
     same: Any,
     window: int,
     since: int,
@@ -234,14 +238,22 @@ def any_order(
     start: Any,
     done: Any,
 ) -> None:
-    """Steps in any order: column ``k`` of the answer is reached when ``k + 1`` steps lie within one window.
+    """Steps in any order: column ``k`` of the answer is reached when ``k + 1`` steps lie within the window of one entry.
 
-    ``same[k]`` is the first step with the same events as step ``k``; the r-th of them needs r such events.
+    An entry is any event of a step, of those that ``opens`` [n] allows; the latest that has ``k + 1`` steps behind it counts.
+    ``same[k]`` is the first step with the same events as step ``k``; the r-th of them needs r such events. An event of
+    several different steps takes all of them.
     """
     steps = len(same)
     last = np.empty(steps, np.int64)
+    entry = np.empty(len(time), np.int64)  # of each row, the latest entry up to it
     for u in range(len(offsets) - 1):
         last[:] = -1
+        latest = -1
+        for i in range(offsets[u], offsets[u + 1]):
+            if bits[i] != 0 and opens[i] and since <= time[i] < until:
+                latest = i
+            entry[i] = latest
         for i in range(offsets[u], offsets[u + 1]):
             now = time[i]
             b = bits[i]
@@ -255,18 +267,14 @@ def any_order(
                             before = p
                             break
                     last[k] = last[before] if before >= 0 else i
-            count = 0
-            first = i
+            rows = np.sort(last)
             for k in range(steps):
-                if last[k] >= 0 and now - time[last[k]] <= window:
-                    count += 1
-                    first = min(first, last[k])
-            if time[first] >= until:
-                continue
-            for k in range(count):
+                row = rows[steps - 1 - k]
+                if row < 0 or entry[row] < 0 or now - time[entry[row]] > window:
+                    break
                 if done[u, k] < 0:
                     done[u, k] = i
-                    start[u, k] = first
+                    start[u, k] = entry[row]
 
 
 @nb.njit(cache=True, nogil=True)
@@ -297,6 +305,7 @@ def greedy(
     for u in range(len(offsets) - 1):
         at = -1  # the last step taken, −1 outside of an attempt
         row = -1
+        seen = 0  # the bits of the events since the last step
         for i in range(offsets[u], offsets[u + 1]):
             now = time[i]
             b = bits[i]
@@ -307,10 +316,11 @@ def greedy(
                 while k < steps:
                     gap = now - time[row]
                     inside = now - time[done[a, 0]] <= window and gap <= most[k]
-                    if inside and (b >> k) & 1 and gap >= least[k]:
+                    if inside and (b >> k) & 1 and gap >= least[k] and not seen & excluded[k]:
                         done[a, k] = i
                         at = k
                         row = i
+                        seen = 0
                         taken = True
                         break
                     if not optional[k]:
@@ -322,10 +332,14 @@ def greedy(
                 if taken:
                     continue
                 k = at + 1
-                while k < steps - 1 and optional[k]:
+                seen |= b
+                ended = strict or now - time[done[a, 0]] > window
+                while not ended:  # a way on is left while one of the next steps is open
+                    if not seen & excluded[k] and now - time[row] <= most[k]:
+                        break
+                    ended = not optional[k]
                     k += 1
-                gone = now - time[done[a, 0]] > window or now - time[row] > most[k]
-                if gone or b & excluded[at + 1] or strict:
+                if ended:
                     at = -1
             if at < 0 and b & 1 and since <= now < until:
                 unit[attempts] = u
@@ -333,6 +347,7 @@ def greedy(
                 attempts += 1
                 at = 0
                 row = i
+                seen = 0
         unended[u] = done[attempts - 1, 0] if at >= 0 else -1
     return attempts
 
@@ -343,7 +358,7 @@ def resolve(
 ) -> int:
     """Write for each row that entered (``kept`` is its number) the moments its steps ended ``at`` and how long they ``took``.
 
-    ``ends`` are the expanded steps at which each step is complete; ``entry`` is the row of the deepest entry; −1 is none.
+    ``ends`` are the expanded steps at which each step is complete; ``entry`` is the row that the deepest step counts from; −1 is none.
     Returns how many entered.
     """
     count = 0
@@ -360,7 +375,7 @@ def resolve(
             begin = start[u, ends[j]]
             at[count, j] = time[row]
             took[count, j] = time[row] - time[begin]
-            deepest = max(deepest, begin)
+            deepest = begin
         entry[count] = deepest
         kept[count] = u
         count += 1

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.analytics import funnel_kernels as kernels
-from propend.analytics.breakdown import Labeller, merge_labels, reads
+from propend.analytics.breakdown import Labeller, reads
+from propend.analytics.entries import Entries
 from propend.analytics.steps import MOST_STEPS, Step, columns_for, lookup, masks
 from propend.analytics.units import Units, codes_of, split
 from propend.errors import ConfigError, ExpressionError, nearest
@@ -22,7 +23,7 @@ from propend.expression.nodes import Aggregate, Expression
 from propend.features.schema import Schema
 from propend.names import SESSION
 
-__all__ = ["Entries", "Exclusion", "Funnel", "Plan"]
+__all__ = ["Exclusion", "Funnel", "Plan"]
 
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -177,6 +178,12 @@ class Funnel:
         """What each bit of an event's mask stands for: the expanded steps, then the exclusions."""
         return [step.select for step in self.expanded] + [e.select for e in self.exclude]
 
+    def label(self, step: int) -> str:
+        """What a row of the answer is called: the step, or in any order how many of them."""
+        if self.order == "any":
+            return f"any {step + 1} of {len(self.steps)}"
+        return self.steps[step].label
+
     def check(self, schema: Schema) -> None:
         """Check every name against the log."""
         for select in self.selections:
@@ -188,44 +195,6 @@ class Funnel:
 
 def _length(text: str | Duration) -> Duration:
     return text if isinstance(text, Duration) else Duration.parse(text)
-
-
-@dataclass(frozen=True)
-class Entries:
-    """Those who entered: user codes [m], entry times [m]; per step the moment it was first reached (``at``) and the time
-    it took from the entry that led to it (``took``), int64 [m, steps], −1 where it was not.
-
-    ``entry`` is the entry of the deepest step. ``label`` is the breakdown. Entries of buckets add by concatenation.
-    """
-
-    user: I64
-    entry: I64
-    at: I64
-    took: I64
-    label: Column | None = None
-
-    @classmethod
-    def join(cls, parts: Sequence[Entries], steps: int) -> Entries:
-        """Return all parts as one."""
-        if not parts:
-            none = np.zeros(0, np.int64)
-            return cls(none, none, np.zeros((0, steps), np.int64), np.zeros((0, steps), np.int64))
-        labelled = [p.label for p in parts if p.label is not None]
-        return cls(
-            np.concatenate([p.user for p in parts]),
-            np.concatenate([p.entry for p in parts]),
-            np.concatenate([p.at for p in parts]),
-            np.concatenate([p.took for p in parts]),
-            merge_labels(labelled) if labelled else None,
-        )
-
-    def select(self, keep: Bool | npt.NDArray[np.intp]) -> Entries:
-        """Return some of them."""
-        label = None if self.label is None else self.label.take(keep)
-        return Entries(self.user[keep], self.entry[keep], self.at[keep], self.took[keep], label)
-
-    def __len__(self) -> int:
-        return len(self.user)
 
 
 @dataclass(frozen=True)
@@ -252,34 +221,107 @@ class Plan:
 
     def entries(self, timelines: Timelines) -> Entries:
         """Answer a bucket."""
+        who = None if self.who is None else self.who(timelines)
+        found, user, entry = self._answer(timelines, None, who)
+        if self.label is None or not len(found):
+            return found
+        if self.one_group:
+            return replace(found, label=self.label(timelines, user, entry))
+        return replace(found, groups=self._groups(timelines, who))
+
+    @property
+    def one_group(self) -> bool:
+        """Whether whatever is counted has a single entry, so that a breakdown has it in one group."""
         d = self.definition
-        user, start, done = self.rows(timelines)
-        if self.who is not None:
-            keep = self.who(timelines)[user]
-            user, start, done = user[keep], start[keep], done[keep]
+        return d.per == "total" or (d.reentry == "first" and not d.hold)
+
+    def _answer(
+        self, timelines: Timelines, opens: Bool | None, who: Bool | None
+    ) -> tuple[Entries, I64, I64]:
+        """Return what entered by the events that ``opens`` [n] allows, each one's user index, and its deepest entry's row.
+
+        ``unit`` is the user index, or the row of the first event that is walked.
+        """
+        d = self.definition
+        user, start, done, unit = self.rows(timelines, opens)
+        if who is not None:
+            keep = who[user]
+            user, start, done, unit = user[keep], start[keep], done[keep], unit[keep]
         ends = np.array(d.ends if d.order != "any" else range(len(d.expanded)))
         n = len(user)
         kept, entry = np.empty((2, n), np.int64)
         at, took = np.empty((2, n, len(ends)), np.int64)
         n = kernels.resolve(timelines.time, start, done, ends, kept, entry, at, took)
-        if not n:
-            return Entries.join([], len(ends))
-        user, entry = user[kept[:n]], entry[:n]
-        label = None if self.label is None else self.label(timelines, user, entry)
-        return Entries(timelines.users[user], timelines.time[entry], at[:n], took[:n], label)
+        user, unit = user[kept[:n]], unit[kept[:n]]
+        return Entries(timelines.users[user], at[:n], took[:n], unit), user, entry[:n]
 
-    def rows(self, timelines: Timelines) -> tuple[I64, I64, I64]:
-        """Return user index [m], and per expanded step the entry's row and the row it was first reached at, [m, k]."""
+    def _groups(self, timelines: Timelines, who: Bool | None) -> Entries:
+        """Return for each unit and each group that it entered the funnel of the entries in that group.
+
+        Every user is walked once per group, as if the user's other entries had not been; some at a time, so that the copies
+        take no more memory than the bucket.
+        """
+        assert self.label is not None
+        owner = timelines.user_of_row
+        row = self._entry_rows(timelines)
+        if who is not None:
+            row = row[who[owner[row]]]
+        label = self.label(timelines, owner[row], row)
+        group = np.full(len(timelines), -2, np.int64)
+        group[row] = label.codes
+        width = len(label.values) + 1
+        pair = np.unique(owner[row] * width + label.codes + 1)
+        user, code = pair // width, pair % width - 1
+        before = np.cumsum(np.diff(timelines.offsets)[user])
+        parts = []
+        for some in np.split(
+            np.arange(len(pair)), np.flatnonzero(np.diff(before // max(len(timelines), 1))) + 1
+        ):
+            rows, copies = _copies(timelines, user[some])
+            opens = group[rows] == code[some][copies.user_of_row]
+            found, index, _ = self._answer(copies, opens, None)
+            unit = user[some][index] if self.definition.per == "user" else rows[found.unit]
+            names = Column(code[some][index].astype(np.int32), label.values)
+            parts.append(replace(found, unit=unit, label=names))
+        return Entries._join(parts, np.zeros(len(parts), np.int64))
+
+    def _entry_rows(self, timelines: Timelines) -> I64:
+        """Return the rows of the events that are entries."""
+        d = self.definition
+        bits = masks(self.schema, timelines, d.selections)
+        steps = 1 if d.order != "any" else (1 << len(d.expanded)) - 1
+        _, since, until, first = self._settings
+        opens = (bits & steps != 0) & (timelines.time >= since) & (timelines.time < until)
+        if first:
+            units = self._units(timelines)[0]
+            order = np.arange(len(timelines)) if units.rows is None else units.rows
+            at = np.flatnonzero(opens[order])
+            unit = np.repeat(np.arange(len(units.user)), np.diff(units.offsets))[at]
+            return order[at[np.unique(unit, return_index=True)[1]]]
+        return np.flatnonzero(opens)
+
+    def rows(self, timelines: Timelines, opens: Bool | None = None) -> tuple[I64, I64, I64, I64]:
+        """Return user index [m], per expanded step the entry's row and the row it was first reached at [m, k], and the unit [m].
+
+        ``opens`` [n] says which events may be entries (``None``: any of the first step).
+        """
         d = self.definition
         units, bits, keys = self._units(timelines)
         if d.per == "total":
-            return self._attempts(timelines, units, bits)[:3]
-        start, done = self._walk(timelines, units, bits)
+            user, start, done, _ = self._attempts(timelines, units, bits)
+            return user, start, done, np.arange(len(user))
+        start, done = self._walk(timelines, units, bits, opens)
         if units.rows is not None:
             start, done = _original(start, units.rows), _original(done, units.rows)
-        if keys and d.per == "user":
-            return _earliest(units.user, len(timelines.users), timelines.time, start, done)
-        return units.user, start, done
+        if d.per == "session":
+            rows = np.arange(len(timelines)) if units.rows is None else units.rows
+            return units.user, start, done, rows[units.offsets[:-1]]
+        if keys:
+            users = len(timelines.users)
+            user, start, done = _earliest(units.user, users, timelines.time, start, done)
+        else:
+            user = units.user
+        return user, start, done, user
 
     def unended(self, timelines: Timelines) -> Bool:
         """Return the events [n] since the entry of each attempt (``per`` total) that has not ended."""
@@ -306,7 +348,9 @@ class Plan:
             units = split(timelines, keys, None if d.order == "strict" or not keys else bits != 0)
         return units, bits, bool(keys)
 
-    def _walk(self, timelines: Timelines, units: Units, bits: I64 | None) -> tuple[I64, I64]:
+    def _walk(
+        self, timelines: Timelines, units: Units, bits: I64 | None, opens: Bool | None
+    ) -> tuple[I64, I64]:
         """Run the pass that the definition needs."""
         d = self.definition
         start = np.full((len(units.user), len(d.expanded)), -1, np.int64)
@@ -315,17 +359,24 @@ class Plan:
         time = units.take(timelines.time)
         if d.order == "any":
             code = units.take(self._bits(timelines, bits))
+            allowed = np.ones(len(time), np.bool_) if opens is None else units.take(opens)
             kernels.any_order(
-                units.offsets, time, code, self._same, window, since, until, start, done
+                units.offsets, time, code, allowed, self._same, window, since, until, start, done
             )
         elif d.order == "strict" or d.bounded:
-            code = units.take(self._bits(timelines, bits))
+            all_bits = self._bits(timelines, bits)
+            if opens is not None:
+                all_bits = np.where(opens, all_bits, all_bits & ~1)
+            code = units.take(all_bits)
             kernels.constrained(
                 units.offsets, time, code, self._optional, window, since, until, first,
                 d.order == "strict", *self._bounds, start, done,
             )  # fmt: skip
         else:
             table, code = self._coded(timelines, bits)
+            if opens is not None:  # the second half of the table is of events that are no entries
+                code = np.where(opens, code, code + np.int64(len(table)))
+                table = np.append(table, table & ~1)
             code = units.take(code)
             if d.ties == "step":
                 kernels.latest_start_by_step(
@@ -398,6 +449,14 @@ class Plan:
             here = True if exclusion.before is None else number == exclusion.before
             excluded |= np.where(here, np.int64(1) << np.int64(bit), np.int64(0))
         return least, most, excluded
+
+
+def _copies(timelines: Timelines, users: I64) -> tuple[I64, Timelines]:
+    """Return the rows of some users, by index, again for each time one is named, and the timelines of these rows."""
+    lengths = np.diff(timelines.offsets)[users]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    rows = np.arange(offsets[-1]) + np.repeat(timelines.offsets[users] - offsets[:-1], lengths)
+    return rows, timelines.users_at(users)
 
 
 def _original(rows: I64, order: I64) -> I64:

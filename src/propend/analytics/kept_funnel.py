@@ -8,6 +8,7 @@ keep each user's last session, totals the attempt that is still open.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numba as nb
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.analytics.breakdown import labeller, merge_labels
+from propend.analytics.entries import Entries
 from propend.analytics.funnel import FunnelResult
-from propend.analytics.funnel_plan import EARLIEST, Entries, Funnel, Plan
+from propend.analytics.funnel_plan import EARLIEST, Funnel, Plan
 from propend.analytics.kept import Adding, Part, Question, grown, join, pack, unpack
 from propend.analytics.nodes import beyond
 from propend.analytics.paths import last_sessions
@@ -57,6 +59,7 @@ class _OfFunnel(Question):
 
     def __init__(self, definition: Funnel, schema: Schema, by: str | None) -> None:
         self.definition, self.schema, self.by = definition, schema, by
+        self.plan = Plan(definition, schema)
         label, more = None, list[str]()
         if by is not None and not self.refused():
             more, label = labeller(by, schema, lambda _: {})
@@ -68,26 +71,34 @@ class _OfFunnel(Question):
 
     def refused(self) -> str:
         """Return why the funnel cannot be kept, or nothing."""
+        if self.by is not None and self.definition.per == "user" and not self.plan.one_group:
+            return "a user counts in every group that was entered, which is not kept; write reentry 'first' or per 'total'"
         return "" if self.by is None else beyond(self.by)
 
     def document(self, parts: Iterable[Part]) -> FunnelResult:
         """Return the funnel."""
         steps = len(self.definition.steps)
         found = [_entries(p) for p in parts if len(p["user"])]
-        return FunnelResult(self.definition, Entries.join(found, steps), self.by)
+        return FunnelResult(
+            self.definition, Entries.join(found, steps), self.by, end=self.schema.last
+        )
 
 
 def _part(e: Entries) -> Part:
     """Return entries as arrays that add."""
-    found: Part = {"user": e.user, "entry": e.entry, "at": e.at, "took": e.took}
+    found: Part = {"user": e.user, "at": e.at, "took": e.took, "unit": e.unit}
     if e.label is not None:
         found |= {"label": e.label.codes, "labels": np.array(e.label.values, np.str_)}
+    if e.groups is not None:
+        found |= {f"groups/{name}": value for name, value in _part(e.groups).items()}
     return found
 
 
 def _entries(p: Part) -> Entries:
     label = Column(p["label"], tuple(p["labels"].tolist())) if "label" in p else None
-    return Entries(p["user"], p["entry"], p["at"], p["took"], label)
+    inner = {n.removeprefix("groups/"): v for n, v in p.items() if n.startswith("groups/")}
+    groups = _entries(inner) if inner else None
+    return Entries(p["user"], p["at"], p["took"], p["unit"], label, groups)
 
 
 @nb.njit(cache=True, nogil=True)
@@ -166,9 +177,9 @@ class _Plain(_OfFunnel):
         keep = state["done"][:, ends[0]] != EARLIEST
         done, start = state["done"][keep][:, ends], state["start"][keep][:, ends]
         reached = done != EARLIEST
-        entry = np.where(reached, start, EARLIEST).max(axis=1, initial=EARLIEST)
         took = np.where(reached, done - start, -1)
-        return _part(Entries(state["users"][keep], entry, np.where(reached, done, -1), took))
+        user = state["users"][keep]
+        return _part(Entries(user, np.where(reached, done, -1), took, np.arange(len(user))))
 
 
 class _Windowed(_OfFunnel):
@@ -190,53 +201,33 @@ class _Windowed(_OfFunnel):
                 over = (state["at"][:, 0] >= 0) & (state["at"][:, 0] < state["high"] - window)
                 t = t.select(~np.isin(t.users[t.user_of_row], state["users"][over]))
         ends = np.array(d.ends if d.order != "any" else range(len(d.expanded)))
-        user, start, done = self.plan.rows(t)
+        user, start, done, _ = self.plan.rows(t)
         start, done = start[:, ends], done[:, ends]
 
         def none(n: int) -> I64:
             return np.full((n, len(ends)), -1, np.int64)
 
-        def one(n: int) -> I64:
-            return np.full(n, -1, np.int64)
-
-        empty = {"at": none, "begin": none, "entry": one, "rank": one}
+        empty = {"at": none, "begin": none}
         if self.by is not None:
-            empty["label"] = one
+            empty["label"] = lambda n: np.full(n, -1, np.int64)
         found, owner = grown(state, t.users, empty)
         w = owner[user]
         new = (done >= 0) & (found["at"][w] < 0)
         at = np.where(new, t.time[done], found["at"][w])
         found["begin"][w] = np.where(new, t.time[start], found["begin"][w])
         found["at"][w] = at
-        row = np.where(new, start, -1).max(axis=1, initial=-1)
-        self._enter(found, state, t, user, w, row)
+        if self.plan.label is not None:  # every user has one entry, the first
+            known = () if state is None else tuple(state["labels"].tolist())
+            fresh = self.plan.label(t, user[new[:, 0]], start[new[:, 0], 0])
+            both = merge_labels([Column(found["label"].astype(np.int32), known), fresh])
+            n = len(found["label"])
+            found["label"] = both.codes[:n].astype(np.int64)
+            found["label"][w[new[:, 0]]] = both.codes[n:]
+            found["labels"] = np.array(both.values, np.str_)
         found["high"] = np.int64(
             max(t.time.max(initial=EARLIEST), EARLIEST if state is None else state["high"])
         )
         return {**found, **pack(t.select(t.time >= found["high"] - window))}
-
-    def _enter(
-        self, found: Part, state: Part | None, t: Timelines, user: I64, w: I64, row: I64
-    ) -> None:
-        """Move users to a later entry (time, then place among the events of its moment), with its label."""
-        moment = np.append(True, (t.time[1:] != t.time[:-1])) if len(t) else np.zeros(0, np.bool_)
-        moment[t.offsets[:-1][np.diff(t.offsets) > 0]] = True
-        at = np.arange(len(t))
-        rank = at - np.maximum.accumulate(np.where(moment, at, 0)) if len(t) else at
-        there = row >= 0
-        user, w, row = user[there], w[there], row[there]
-        time, place = t.time[row], rank[row]
-        old_time, old_place = found["entry"][w], found["rank"][w]
-        later = (time > old_time) | ((time == old_time) & (place > old_place))
-        found["entry"][w[later]], found["rank"][w[later]] = time[later], place[later]
-        if self.plan.label is None:
-            return
-        known = () if state is None else tuple(state["labels"].tolist())
-        fresh = self.plan.label(t, user[later], row[later])
-        both = merge_labels([Column(found["label"].astype(np.int32), known), fresh])
-        codes = both.codes[: len(found["label"])].astype(np.int64)
-        codes[w[later]] = both.codes[len(codes) :]
-        found["label"], found["labels"] = codes, np.array(both.values, np.str_)
 
     def of_state(self, state: Part) -> Part:
         """Return the entries."""
@@ -247,7 +238,8 @@ class _Windowed(_OfFunnel):
         if "label" in state:
             codes = state["label"][keep].astype(np.int32)
             label = Column(codes, tuple(state["labels"].tolist()))
-        return _part(Entries(state["users"][keep], state["entry"][keep], at, took, label))
+        user = state["users"][keep]
+        return _part(Entries(user, at, took, np.arange(len(user)), label))
 
 
 class _AddingFunnel(_OfFunnel, Adding):
@@ -255,16 +247,13 @@ class _AddingFunnel(_OfFunnel, Adding):
 
     def whole(self, timelines: Timelines) -> Part:
         """Return the entries of some events."""
-        part = _part(self.plan.entries(timelines))
-        if self.by is not None and "label" not in part:
-            part |= {"label": np.zeros(0, np.int32), "labels": np.zeros(0, np.str_)}
-        return part
+        return _part(self.plan.entries(timelines))
 
     def add(self, a: Part, b: Part) -> Part:
         """Return the entries of both, user by user."""
         both = Entries.join([_entries(a), _entries(b)], len(self.definition.steps))
         order = np.argsort(both.user, kind="stable")
-        return _part(both.select(order))
+        return _part(replace(both.select(order), groups=both.groups))
 
 
 class _OfSessions(_AddingFunnel):

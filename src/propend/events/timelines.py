@@ -83,7 +83,7 @@ class Timelines:
         return self.users_at(np.array([index]))
 
     def users_at(self, indices: npt.NDArray[np.intp] | Sequence[int]) -> Timelines:
-        """Return the timelines of some users, by index into ``users`` (each index once, in any order)."""
+        """Return the timelines of some users, by index into ``users`` (in any order; one named twice is there twice)."""
         chosen = np.asarray(indices, np.int64)
         if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self.users)):
             raise IndexError(f"user indices must lie in 0 … {len(self.users) - 1}")
