@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,3 +63,58 @@ def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: 
     assert not registry.save(fitted(float("nan"), "b")).current
     registry.promote("buys", 2)
     assert registry.load("buys").card["metrics"]["auroc"] == 0.55
+
+
+def _altered(version: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    data = json.loads((version / "fitted.json").read_text())
+    change(data)
+    (version / "fitted.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(calibrator={"calibrator": "platt", "slope": -3.0, "intercept": 9.0}),
+        lambda d: d.update(threshold=0.0),
+        lambda d: d.update(features=["count(purchase)"]),
+        lambda d: d["card"]["metrics"].update(auroc=0.99),
+        lambda d: d.pop("calibrator"),
+    ],
+)
+def test_an_altered_version_never_loads(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    registry = Registry(tmp_path)
+    version = registry.save(fitted(0.7, "a")).folder
+    _altered(version, change)
+    with pytest.raises(ModelError, match="was changed after it was fitted"):
+        registry.load("buys")
+    (version / "seal").unlink()
+    with pytest.raises(ModelError, match="was changed after it was fitted"):
+        registry.load("buys")
+
+
+def test_a_key_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    from propend.learn import registry as module
+
+    registry = Registry(tmp_path)
+    version = registry.save(fitted(0.7, "a")).folder
+    _altered(version, lambda d: d.pop("calibrator"))
+    (version / "seal").write_text(module._seal(version))  # sealed so, as another version might
+    with pytest.raises(ModelError, match=r"incomplete \('calibrator'\)"):
+        registry.load("buys")
+
+
+def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first = registry.save(fitted(0.7, "a")).folder
+    registry.save(fitted(0.8, "b"))
+    text = (first / "fitted.json").read_text()
+    (first / "fitted.json").write_text(text[: len(text) // 2])
+    listed = registry.entries()
+    assert [(e.version, e.champion, bool(e.fault)) for e in listed] == [
+        (1, "damaged", True),
+        (2, "logistic", False),
+    ]
+    assert "missing or damaged" in listed[0].fault
+    with pytest.raises(ModelError, match="damaged"):
+        registry.load("buys", 1)
+    assert registry.load("buys").name == "logistic"

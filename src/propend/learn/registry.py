@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -18,11 +19,12 @@ from propend.learn import calibration
 from propend.learn.judge import judge
 from propend.learn.train import Fitted
 from propend.models import catalog
+from propend.models.storage import HEADER
 from propend.tasks.task import Task
 
 __all__ = ["Entry", "Registry", "plain"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Entry:
     """What the card says of its use: ``use``, ``use the rule`` or ``not enough data``."""
     remark: str = ""
     """Why a version that was to score does not."""
+    fault: str = ""
+    """Why the version cannot be used, in a sentence; empty where it can."""
 
 
 class Registry:
@@ -83,6 +87,7 @@ class Registry:
                 ensure_ascii=False,
             ),
         )
+        replace_text(temporary / "seal", _seal(temporary))
         temporary.rename(home / f"v{version}")
         remark = self._worse(fitted) if promote and version > 1 else ""
         if version == 1 or (promote and not remark):
@@ -120,7 +125,8 @@ class Registry:
     def load(self, task: str, version: int | None = None) -> Fitted:
         """Read a version (the current one by default).
 
-        Raises ``ModelError`` where there is none, or where its files are damaged or of another format.
+        Raises ``ModelError`` where there is none, or where its files are damaged, altered or of another format: a seal
+        over the card and the model (SHA-256) must be the one they were saved with.
         """
         home = self.folder / task
         if not home.is_dir():
@@ -132,38 +138,28 @@ class Registry:
             raise ModelError(f"no model was fitted for task {task!r}{nearest(task, known)}")
         chosen = version or self._current(home)
         folder = home / f"v{chosen}"
+        data = _read(folder, task, chosen)
         try:
-            data = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ModelError(
-                f"version {chosen} of task {task!r} is missing or damaged; fit it again with propend run"
-            ) from None
-        if data.get("format") != FORMAT:
-            raise ModelError(
-                f"version {chosen} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
+            return Fitted(
+                _task(data),
+                data["name"],
+                catalog.load(folder / "model"),
+                calibration.from_state(data["calibrator"]),
+                _features(data),
+                {int(j): tuple(values) for j, values in data["categories"].items()},
+                data["threshold"],
+                data["card"],
             )
-        return Fitted(
-            _task(data),
-            data["name"],
-            catalog.load(folder / "model"),
-            calibration.from_state(data["calibrator"]),
-            _features(data),
-            {int(j): tuple(values) for j, values in data["categories"].items()},
-            data["threshold"],
-            data["card"],
-        )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"version {chosen} of task {task!r} is incomplete ({error}); fit it again with propend run"
+            ) from None
 
     def matching(self, task: Task, data_hash: str, seed: int) -> Fitted | None:
         """Return the current version of a task if it was fitted on these rows, this question, seed and code."""
         try:
-            data = json.loads(
-                (
-                    self.folder
-                    / task.name
-                    / f"v{self._current(self.folder / task.name)}"
-                    / "fitted.json"
-                ).read_text(encoding="utf-8")
-            )
+            version = self._current(self.folder / task.name)
+            data = _read(self.folder / task.name / f"v{version}", task.name, version)
             card = data["card"]
             same = (data["ask"], card["data_hash"], card["seed"], data["code"]) == (
                 task.ask,
@@ -221,25 +217,30 @@ class Registry:
         }
 
     def entries(self) -> list[Entry]:
-        """Return every version of every task, oldest first."""
+        """Return every version of every task, oldest first; one that cannot be read stands there with its fault."""
         found = []
         for home in (
             sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
         ):
             current = self._current(home) if _versions(home) else 0
             for version in _versions(home):
-                data = json.loads(
-                    (home / f"v{version}" / "fitted.json").read_text(encoding="utf-8")
-                )
+                folder, fault = home / f"v{version}", ""
+                try:
+                    data = _read(folder, home.name, version)
+                    made_at, champion = str(data["made_at"]), str(data["name"])
+                    verdict = _verdict(data["card"])
+                except (ModelError, KeyError) as error:
+                    made_at, champion, verdict, fault = "", "damaged", "", str(error)
                 found.append(
                     Entry(
                         home.name,
                         version,
-                        home / f"v{version}",
-                        data["made_at"],
-                        data["name"],
+                        folder,
+                        made_at,
+                        champion,
                         version == current,
-                        verdict=_verdict(data["card"]),
+                        verdict=verdict,
+                        fault=fault,
                     )
                 )
         return found
@@ -274,6 +275,39 @@ def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
 
 def _verdict(card: dict[str, Any]) -> str:
     return str(card.get("verdict", {}).get("answer", ""))
+
+
+def _read(folder: Path, task: str, version: int) -> dict[str, Any]:
+    """Return what a version says of itself; raises ``ModelError`` where it is damaged or was altered."""
+    try:
+        data = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise ModelError(
+            f"version {version} of task {task!r} is missing or damaged; fit it again with propend run"
+        )
+    if data.get("format") != FORMAT:
+        raise ModelError(
+            f"version {version} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
+        )
+    try:
+        kept, now = (folder / "seal").read_text(encoding="utf-8"), _seal(folder)
+    except OSError:
+        kept, now = "", "missing"
+    if kept != now:
+        raise ModelError(
+            f"version {version} of task {task!r} was changed after it was fitted (its seal does not fit); fit it again with propend run"
+        )
+    return data
+
+
+def _seal(folder: Path) -> str:
+    """Return the SHA-256 over what a version says of itself and the model's header, which seals the model's files."""
+    whole = hashlib.sha256()
+    for path in (folder / "fitted.json", folder / "model" / HEADER):
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
 
 
 def _versions(home: Path) -> list[int]:
