@@ -57,7 +57,8 @@ class Refusals:
         return len(entries) - len(fitting)
 
     def _fitting(self, entries: Sequence[Rejected]) -> list[Rejected]:
-        room, found = self._most_bytes - self._bytes, []
+        room = self._most_bytes - self._bytes
+        found: list[Rejected] = []
         for entry in entries:
             if len(entry.body) <= room and len(found) < self._most - self._kept:
                 room -= len(entry.body)
