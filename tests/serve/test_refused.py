@@ -244,3 +244,12 @@ def test_bodies_under_way_never_hold_more_than_they_may(inbox: SqliteInbox, anno
     assert found[429] >= 30
     if announced:
         assert found == {400: 4, 429: 36}
+
+
+def test_a_person_named_in_a_query_can_be_erased(inbox: SqliteInbox) -> None:
+    from propend.serve.erase import Mentions, _from_refused
+
+    asked = '{"query":{"uid":"%s"},"headers":{}}'
+    inbox.reject([Rejected(START, "", "snowplow", "/i", "no", b"", asked=asked % user) for user in ("ada", "bob")])  # fmt: skip
+    assert _from_refused(inbox, Mentions(["ada"])) == 1
+    assert [r.asked for r in inbox.rejected()] == [asked % "bob"]
