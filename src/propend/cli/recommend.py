@@ -83,9 +83,7 @@ _FIGURES = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20", "coverage")
 )
 @click.option("--csv", "csv_", type=click.Path(dir_okay=False), help="Write the table as CSV.")
 @json_option
-@click.pass_context
 def recommend(
-    context: click.Context,
     folder: str,
     users: tuple[str, ...],
     session: tuple[str, ...],
@@ -109,7 +107,7 @@ def recommend(
 
     if k < 1:
         raise ConfigError(f"-k must be at least 1, not {k}")
-    _check_options(context)
+    _check_options(click.get_current_context())
     workspace = open_workspace(folder)
     clicks = [item for given in session for item in _items(workspace, given)]
     if evaluate:
@@ -179,8 +177,8 @@ def _check_options(context: click.Context) -> None:
     if asked == ["onboarding", "session"]:  # the clicks so far
         asked = ["onboarding"]
     if len(asked) > 1:
-        words = " and ".join(_QUESTIONS[name] for name in asked)
-        raise ConfigError(f"{words} ask different questions; ask one at a time")
+        both = " and ".join(_QUESTIONS[name] for name in asked)
+        raise ConfigError(f"{both} ask different questions; ask one at a time")
     question = asked[0] if asked else ""
     words = {p.name: p.opts[0] for p in context.command.params}
     for name in sorted(given & _FITTING.keys()):
