@@ -9,8 +9,9 @@ import pytest
 
 from propend.errors import ModelError
 from propend.expression.parse import parse
+from propend.learn import registry as kept
 from propend.learn.calibration import Identity
-from propend.learn.registry import Registry
+from propend.learn.registry import Registry, code_state
 from propend.learn.train import Fitted
 from propend.models import create
 from propend.tasks.task import Task
@@ -60,3 +61,22 @@ def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: 
     assert not registry.save(fitted(float("nan"), "b")).current
     registry.promote("buys", 2)
     assert registry.load("buys").card["metrics"]["auroc"] == 0.55
+
+
+def test_other_code_does_not_reuse_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    (package / "part").mkdir(parents=True)
+    source = package / "part" / "model.py"
+    source.write_text("STEPS = 10\n")
+    before = code_state(package)
+    source.write_text("STEPS = 11\n")
+    code_state.cache_clear()
+    assert code_state(package) != before
+
+    registry = Registry(tmp_path / "models")
+    made = fitted(0.8, "a")
+    made.card["seed"] = 7
+    registry.save(made)
+    assert registry.matching(made.task, "a", 7) is not None
+    monkeypatch.setattr(kept, "code_state", lambda: "another")
+    assert registry.matching(made.task, "a", 7) is None
