@@ -225,6 +225,9 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
         capsys, "predict", "--table", "t.csv", "--label", "bought", "--score", "new.csv", "--segment",
         "shop", "--value", 5, "--cost", 1, "--folds", 3, "--explain", 3, "--model", "logistic",
     )  # fmt: skip
+    _words(document)
+    said = capsys.readouterr().out
+    assert "profit, judged on the folds:" in said  # stratified folds are not forward
     explained = document["explained"]
     assert explained["user"] == "row 3"
     assert explained["reasons"][0]["feature"] == "x"

@@ -12,8 +12,9 @@ import pytest
 
 from propend.errors import ModelError
 from propend.expression.parse import parse
+from propend.learn import registry as kept
 from propend.learn.calibration import Identity
-from propend.learn.registry import Registry
+from propend.learn.registry import Registry, code_state
 from propend.learn.train import Fitted
 from propend.models import create
 from propend.tasks.task import Task
@@ -118,3 +119,20 @@ def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="damaged"):
         registry.load("buys", 1)
     assert registry.load("buys").name == "logistic"
+def test_other_code_does_not_reuse_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    (package / "part").mkdir(parents=True)
+    source = package / "part" / "model.py"
+    source.write_text("STEPS = 10\n")
+    before = code_state(package)
+    source.write_text("STEPS = 11\n")
+    code_state.cache_clear()
+    assert code_state(package) != before
+
+    registry = Registry(tmp_path / "models")
+    made = fitted(0.8, "a")
+    made.card["seed"] = 7
+    registry.save(made)
+    assert registry.matching(made.task, "a", 7) is not None
+    monkeypatch.setattr(kept, "code_state", lambda: "another")
+    assert registry.matching(made.task, "a", 7) is None

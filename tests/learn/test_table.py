@@ -59,6 +59,7 @@ def test_the_champion_is_judged_beside_its_baseline(tmp_path: Path) -> None:
     assert set(card["seconds"]) == {"logistic", "tree", "base_rate"}
     assert card["verdict"]["answer"] == "use"
     assert "600 test rows" in card["power"]["sentence"]
+    assert "positive" in card["power"]["sentence"]
     assert cross_validate(table, folds=3, draws=20, models=("logistic",)).card["metrics"] == card["metrics"]  # fmt: skip
 
 
@@ -189,6 +190,8 @@ def test_one_of_many_is_judged_by_what_stands_first(tmp_path: Path) -> None:
     card = fit.card
     assert card["metrics"]["top_1"] > card["baseline"]["base_rate"]["top_1"]
     assert card["margins"]["base_rate"]["log_loss"]["high"] < 0
+    assert card["positives"] is None  # no class of many is the positive one
+    assert "positive" not in card["power"]["sentence"]
     assert card["verdict"]["answer"] == "use"
     told = LabelledTable(
         np.column_stack([table.X, table.y == 0]), table.y, (*table.columns, "echo"), table.categories,

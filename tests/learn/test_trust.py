@@ -101,7 +101,16 @@ def test_power_and_verdict_in_words() -> None:
     better = {"low": -9.0, "value": -5.0, "high": -1.0}
     assert verdict({"answer": "amount", "margins": {"mean": {"rmse": better}}})["answer"] == "use"
     card = {**none, "rows": 100, "positives": 9, "intervals": {"auroc": margin}}
-    assert "9 positives in 100 test rows" in stated(card, "auroc")["sentence"]
+    assert "100 test rows, 9 positive, the auroc" in stated(card, "auroc")["sentence"]
+    many = {**card, "answer": "which", "positives": None, "margins": {}}
+    assert stated(many, "auroc")["sentence"].startswith("with 100 test rows the auroc")
+    amount = {**card, "answer": "amount"}
+    assert "9 above zero" in stated(amount, "auroc")["sentence"]
+    worse = {"low": 1.0, "value": 5.0, "high": 9.0}
+    lost = verdict({"answer": "amount", "margins": {"mean": {"rmse": worse}}})
+    assert lost["answer"] == "use the rule"
+    assert "worse than the simple rule" in lost["why"]
+    assert "within noise" not in lost["why"]
 
 
 # ---- leaks

@@ -444,8 +444,11 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
 
 
 def _words(d: dict[str, Any]) -> None:
+    from propend.learn.power import counted
+
+    of = counted(d["answer"], d["positives"]).rstrip(",")
     click.echo(
-        f"{d['task']}\n  {d['rows']:,} rows, {d['positives']:,} positive; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
+        f"{d['task']}\n  {d['rows']:,} rows{of}; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
     )
     keys = [
         k
@@ -487,7 +490,7 @@ def _words(d: dict[str, Any]) -> None:
     if "future" in d:
         click.echo(f"  leak report: {d['future']['sentence']}")
     if "profit" in d:
-        judged = "the forward tests" if "forward" in d["protocol"] else "the folds"
+        judged = "the forward tests" if "forward folds" in d["protocol"] else "the folds"
         click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")
     for name, found in d.get("segments", {}).items():
         metric = keys[0]

@@ -61,6 +61,10 @@ def card_of(
     def judged(name: str) -> dict[str, float]:
         return kind.metrics(y, evidence.by_model[name], fold, evidence.thresholds[name])
 
+    def above(answers: F64) -> int | None:
+        """Rows that carry what is asked about; the codes of one of many carry none more than another."""
+        return None if task.answer == "which" else int((answers > 0).sum())
+
     card: dict[str, Any] = {
         "task": task.name,
         "ask": task.ask,
@@ -68,7 +72,7 @@ def card_of(
         "answer": task.answer,
         "rows": len(frame),
         "users": len(np.unique(frame.user)),
-        "positives": int((frame.y > 0).sum()),
+        "positives": above(frame.y),
         "folds": count,
         "protocol": plan.protocol,
         "data_hash": frame.data_hash(),
@@ -93,14 +97,14 @@ def card_of(
                 "cutoff": int(plan.folds[k - count].test),
                 "train_rows": evidence.train_rows[k],
                 "rows": int((fold == k).sum()),
-                "positives": int((y[fold == k] > 0).sum()),
+                "positives": above(y[fold == k]),
                 **kind.metrics(y[fold == k], p[fold == k], None, fitted.threshold),
             }
             for k in range(count)
         ],
         "drivers": _drivers(fitted, frame),
         "tested": len(y),
-        "tested_positives": int((y > 0).sum()),
+        "tested_positives": above(y),
         "remark": fitted.model.remark,
     }
     if p.ndim == 1 and task.answer != "time":

@@ -8,6 +8,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Registry:
                         "threshold": fitted.threshold,
                         "calibrator": fitted.calibrator.state(),
                         "made_at": made_at,
-                        "code": code_version(),
+                        "code": code_state(),
                         "card": fitted.card,
                     }
                 ),
@@ -165,7 +166,7 @@ class Registry:
                 task.ask,
                 data_hash,
                 seed,
-                code_version(),
+                code_state(),
             )
             return self.load(task.name) if same else None
         except (OSError, ValueError, KeyError, ModelError):
@@ -322,6 +323,21 @@ def code_version() -> str:
         return version("propend")
     except PackageNotFoundError:
         return "unknown"
+
+
+@cache
+def code_state(package: Path | None = None) -> str:
+    """Return the version and a fingerprint of the package's sources: a model is another where the code is.
+
+    >>> code_state() == code_state(), code_state().startswith(code_version() + "+")
+    (True, True)
+    """
+    folder = package or Path(__file__).parents[1]
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        whole.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"{code_version()}+{whole.hexdigest()[:12]}"
 
 
 def plain(value: Any) -> Any:

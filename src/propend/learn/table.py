@@ -300,8 +300,8 @@ class _CrossValidation:
         card: dict[str, Any] = {
             "rows": len(table.y),
             "tested": int(tested.sum()),
-            "tested_positives": int((y > 0).sum()),
-            "positives": int((table.y > 0).sum()),
+            "tested_positives": None if table.classes else int((y > 0).sum()),
+            "positives": None if table.classes else int((table.y > 0).sum()),
             "answer": table.answer,
             "positive": table.positive,
             "folds": len(self.tested),
