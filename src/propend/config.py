@@ -251,6 +251,14 @@ class AttributionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields
     half_life: str = "7d"
 
 
+class ForecastConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The funnel ahead, by name."""
+
+    name: str
+    horizon: str = "30d"
+    memory: str = "90d"
+
+
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a push costs and earns, and how many may be sent."""
 
@@ -379,6 +387,7 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trends: tuple[TrendConfig, ...] = ()
     lifecycle: tuple[LifecycleConfig, ...] = ()
     attribution: tuple[AttributionConfig, ...] = ()
+    forecasts: tuple[ForecastConfig, ...] = ()
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     recommend: RecommendConfig = RecommendConfig()

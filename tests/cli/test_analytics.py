@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from propend.cli import main
+from propend.errors import PropendError
 from propend.pipeline.workspace import open_workspace
 
 
@@ -75,6 +76,10 @@ before = "purchase"
 [[lifecycle]]
 name = "viewers"
 of = "view"
+[[forecasts]]
+name = "a week"
+horizon = "5d"
+memory = "5d"
 [[attribution]]
 name = "credit"
 lookback = "5d"
@@ -237,6 +242,19 @@ def test_kept_answers_and_erasure(shop, capsys, tmp_path, args):
     open_workspace(copy).forget("u3")
     assert not list((copy / "kept").glob("*.npz"))
     assert json.loads(ask(capsys, *asked, "--incremental")) == json.loads(ask(capsys, *asked))
+
+
+def test_a_saved_forecast_is_asked_by_name(shop, capsys):
+    words = ask(capsys, "stages", shop, "a week")
+    assert "next in 5d" in words
+    assert "chance said" in words
+    assert "Days: concordance" in words
+    saved = open_workspace(shop).forecast_funnel(name="a week").to_dict()
+    assert saved == open_workspace(shop).forecast_funnel("5d", "5d").to_dict()
+    answers = {s["name"]: s for s in open_workspace(shop).saved()}
+    assert (answers["a week"]["kind"], answers["a week"]["answer"]) == ("aida", saved)
+    with pytest.raises(PropendError, match="did you mean 'a week'"):
+        open_workspace(shop).forecast_funnel(name="a weak")
 
 
 def test_a_saved_definition_is_the_same_question(shop):
