@@ -192,6 +192,10 @@ class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     by: str | None = None
     who: str | None = None
     session_gap: str = "30min"
+    since: str | None = None
+    """Entries from this day on."""
+    until: str | None = None
+    """Entries before this day."""
 
 
 class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):

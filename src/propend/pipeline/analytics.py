@@ -109,8 +109,11 @@ class Analytics:
         from propend.analytics.funnel_plan import Funnel
         from propend.analytics.kept_funnel import funnel_question
 
-        given = {**options, "by": by, "who": who, "within": within}
+        given = {
+            **options, "by": by, "who": who, "within": within, "since": since, "until": until,
+        }  # fmt: skip
         asked = {**self._declared(steps), **{k: v for k, v in given.items() if v not in (None, ())}}
+        since, until = asked.pop("since", None), asked.pop("until", None)
         if incremental:
             if any(v is not None for v in (since, until, asked.pop("who", None))):
                 raise ConfigError(
@@ -246,6 +249,10 @@ class Analytics:
         asked = self._saved("retention", name, given)
         spans = asked.pop("brackets", ())
         if asked.pop("survival", False):
+            if spans or asked.get("recurring") or asked.get("mode", "on") != "on" or unit:
+                raise ConfigError(
+                    "a survival curve runs from the first start on, day by day; leave out unit, mode, recurring and brackets"
+                )
             return self.survival(asked.get("start"), asked.get("back"), incremental=incremental)
         if not spans:
             question = RetentionQuestion(self.schema, **asked)
