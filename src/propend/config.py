@@ -192,6 +192,10 @@ class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     by: str | None = None
     who: str | None = None
     session_gap: str = "30min"
+    since: str | None = None
+    """Entries from this day on."""
+    until: str | None = None
+    """Entries before this day."""
 
 
 class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -249,6 +253,14 @@ class AttributionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields
     touch: str = "*"
     lookback: str = "30d"
     half_life: str = "7d"
+
+
+class ForecastConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The funnel ahead, by name."""
+
+    name: str
+    horizon: str = "30d"
+    memory: str = "90d"
 
 
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -382,6 +394,7 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trends: tuple[TrendConfig, ...] = ()
     lifecycle: tuple[LifecycleConfig, ...] = ()
     attribution: tuple[AttributionConfig, ...] = ()
+    forecasts: tuple[ForecastConfig, ...] = ()
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     recommend: RecommendConfig = RecommendConfig()

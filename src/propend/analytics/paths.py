@@ -158,6 +158,8 @@ class PathsQuestion(Sessions):
         collapse: bool = True,
     ) -> None:
         super().__init__(nodes, schema, gap, declared, collapse)
+        if top < 1:
+            raise ConfigError(f"{top} paths cannot be shown; ask for at least 1 with top")
         self.base, self.length, self.top = len(nodes.names) + 1, length, top
         most = int(62 / np.log2(max(self.base, 2)))
         if not 1 <= length <= most:
