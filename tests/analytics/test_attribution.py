@@ -6,6 +6,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+from tests.analytics.conftest import START, TYPES, as_log, write_store
 
 from propend.analytics.attribution import (
     _shapley_exact,
@@ -14,10 +15,11 @@ from propend.analytics.attribution import (
     removal_effects,
     shapley,
 )
+from propend.analytics.funnel import funnel
 from propend.analytics.funnel_plan import Funnel
 from propend.analytics.statistics import benjamini_hochberg
 from propend.analytics.why import mann_whitney, why
-from propend.errors import NotEnoughDataError, PropendError
+from propend.errors import ConfigError, NotEnoughDataError, PropendError
 from propend.names import DAY
 
 
@@ -167,14 +169,81 @@ def test_bad_attribution(make_log):
         attribution(*make_log(0).asked, "purchase where value > 1000000")
 
 
-def test_why_finds_what_was_planted(make_log):
-    """Users with many searches convert more; the rest is noise."""
-    log = make_log(13, users=600, most=30, days=40)
+def planted(tmp_path, effect):
+    """Users search 0 to 5 times, view, often view again five days later, and buy soon after their last view or never."""
+    rng = np.random.default_rng(5)
+    rows, bought, open_ = [], 0, 0
+    for user in range(500):
+        at = START + int(rng.integers(0, 40 * DAY))
+        searches = int(rng.integers(0, 6))
+        times = [(at - (k + 1) * DAY // 4, "search") for k in range(searches)]
+        times.append((at, "view"))
+        last = at
+        if rng.random() < 0.5:
+            last = at + 5 * DAY
+            times.append((last, "view"))
+        if rng.random() < (0.15 + 0.12 * searches if effect else 0.45):
+            times.append((last + DAY, "purchase"))
+        rows += [(user, t, kind) for t, kind in times]
+    rows.sort()
+    end = max(t for _, t, _ in rows)
+    for user in range(500):
+        views = [t for u, t, k in rows if u == user and k == "view"]
+        over = views[0] + 3 * DAY <= end
+        open_ += not over
+        bought += over and any(u == user and k == "purchase" for u, _, k in rows)
+    n = len(rows)
+    channel = np.full(n, None, object)
+    events = {
+        "user": np.array([u for u, _, _ in rows]),
+        "time": np.array([t for _, t, _ in rows]),
+        "type": np.array([TYPES.index(k) for _, _, k in rows]),
+        "item": rng.integers(0, 3, n),
+        "value": np.ones(n),
+        "channel": channel,
+    }
+    return as_log(write_store(tmp_path / "s", events), events), bought, open_
+
+
+def test_why_finds_what_was_planted(tmp_path):
+    """Who searched more converts more; converted is who the funnel counts, by the second view, too."""
+    log, bought, open_ = planted(tmp_path, effect=True)
+    steps = ["view", "purchase"]
+    found = why(*log.asked, Funnel.of(steps, "3d"))
+    result = funnel(*log.asked, steps, "3d")
+    assert found["funnel"] == [result.users(0), result.users(1)]
+    assert found["left_out"] == {"open": open_, "same_moment": 0}
+    assert (found["converted"], found["not_converted"]) == (bought, 500 - open_ - bought)
+    best = found["differences"][0]
+    assert best["effect"] > 0.3
+    assert best["low"] <= best["effect"] <= best["high"]
+    searched = [d["effect"] for d in found["differences"] if "count(search)" in d["feature"]]
+    assert max(searched) > 0.3
+
+
+def test_why_finds_little_where_there_is_nothing(tmp_path):
+    log, _, _ = planted(tmp_path, effect=False)
     found = why(*log.asked, Funnel.of(["view", "purchase"], "3d"))
-    assert found["compared"] > 50
-    assert found["converted"] + found["not_converted"] > 100
-    assert all(d["q_value"] <= 0.05 for d in found["differences"])
-    assert all(d["low"] <= d["effect"] <= d["high"] for d in found["differences"])
+    assert found["compared"] > 20
+    assert not [d for d in found["differences"] if "search" in d["feature"]]
+
+
+@pytest.mark.parametrize("step", [0, 2, -2, 5])
+def test_why_of_no_step(make_log, step):
+    with pytest.raises(ConfigError, match="from 2 to 2"):
+        why(*make_log(0).asked, Funnel.of(["view", "purchase"]), step=step)
+
+
+def test_why_asks_in_the_period(make_log):
+    log = make_log(13, users=600, most=30, days=40)
+    steps, since, until = ["view", "purchase"], START + 10 * DAY, START + 30 * DAY
+    found = why(*log.asked, Funnel.of(steps, "3d"), since=since, until=until)
+    result = funnel(*log.asked, steps, "3d", since=since, until=until)
+    took, at = result.entries.took, result.entries.at
+    once = (took[:, 1] >= 0) & (at[:, 1] == at[:, 0])
+    assert found["funnel"] == [result.users(0), result.users(1)]
+    assert found["left_out"] == {"open": 0, "same_moment": int(once.sum())}
+    assert found["converted"] == result.users(1) - once.sum()
 
 
 def test_false_discoveries_are_few():

@@ -194,10 +194,12 @@ def test_constraints(make_log, seed, strict, optional, bound):
 
 @pytest.mark.parametrize("hold", [["item"], ["channel"], ["item", "channel"]])
 @pytest.mark.parametrize("exclude", [[], ["remove"]])
-def test_hold_constant(make_log, hold, exclude):
+@pytest.mark.parametrize("order", ["ordered", "strict"])
+def test_hold_constant(make_log, hold, exclude, order):
+    """Events of another value, or of none, neither break strict order nor exclude."""
     log = make_log(5)
     names = ["view", "cart", "purchase"]
-    result = funnel(*log.asked, names, "10d", hold=hold, exclude=exclude)
+    result = funnel(*log.asked, names, "10d", order, hold=hold, exclude=exclude)
 
     def split(e):
         key = tuple(getattr(e, h) for h in hold)
@@ -208,8 +210,9 @@ def test_hold_constant(make_log, hold, exclude):
             return []
         tests = [is_type(n) for n in names]
         return every_path(
-            ev, tests, lambda e, _: bool(exclude) and e.type == "remove", window=10 * DAY
-        )
+            ev, tests, lambda e, _: bool(exclude) and e.type == "remove",
+            strict=order == "strict", window=10 * DAY,
+        )  # fmt: skip
 
     assert found_times(result) == times(log, 3, finder, split)
 

@@ -60,6 +60,8 @@ class FunnelResult:
         reached = np.unique(self.entries.user[took[:, step] >= 0])
         if not dropped:
             return reached
+        if step == len(self.definition.steps) - 1:
+            raise ConfigError("nobody can drop out after the last step; name an earlier step")
         further = (took[:, step + 1 :] >= 0).any(axis=1)
         return np.setdiff1d(reached, self.entries.user[further])
 

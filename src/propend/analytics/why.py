@@ -28,6 +28,7 @@ __all__ = ["separate", "why"]
 LEAST: Final = 25
 """Fewest users on either side."""
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 
 def why(
@@ -46,16 +47,19 @@ def why(
 ) -> dict[str, Any]:
     """Compare those who reached ``step`` with those who reached only the step before, on what was known at that step before.
 
-    Features are read as of the moment the step before was first reached, so nothing after the drop can leak in; converted
-    is who reached the step within the funnel's window of that moment; who had not when the log ended, with the window
-    still open, is left out (the answer is not known). Numbers
-    are compared by the probability that a converter's value is higher (Mann–Whitney; 0.5 says nothing), texts by the
+    Converted is who the funnel counts at the step, by whichever entry. Features are read as of the moment the step before
+    was first reached, so nothing after the drop can leak in. ``left_out`` counts, of the ``funnel`` (who reached either
+    step), those who had no whole window before the log ended (what they will do is not known) and those who reached both
+    steps in one moment (nothing lies before the drop). ``step`` is 1 or later, or −1 for the last. Numbers are compared by the probability that a converter's value is higher (Mann–Whitney; 0.5 says nothing), texts by the
     difference in conversion. ``q_value`` is Benjamini–Hochberg's over everything compared; only q ≤ ``rate`` is a finding.
     The trivial baseline is the conversion rate itself. Association, not cause. Raises ``NotEnoughDataError``.
     """
-    last = step % len(definition.steps)
-    if last == 0:
-        raise ConfigError("the first step has no drop before it; ask about step 2 or a later one")
+    steps = len(definition.steps)
+    last = steps - 1 if step == -1 else step
+    if not 1 <= last < steps:
+        raise ConfigError(
+            f"no drop before step {last + 1}; ask about a step from 2 to {steps}, the funnel's last"
+        )
     if definition.per != "user":
         raise ConfigError("why compares users; use a funnel per user")
     definition.check(schema)
@@ -69,20 +73,26 @@ def why(
         columns.append("item")
     profile = profiles(store, schema)
 
-    def work(timelines: Timelines) -> tuple[Any, list[Any]]:
+    before = _before(definition, last)
+
+    def work(timelines: Timelines) -> tuple[Any, list[Any], I64]:
         entries = plan.entries(timelines)
-        before = _before(definition, last)
-        moment, reached = entries.at[:, before] + 1, entries.at[:, last]
-        due = moment + definition.window.microseconds
-        converted = (reached >= moment) & (reached <= due)
-        keep = (entries.at[:, before] >= 0) & (converted | (due <= schema.last))
+        there, converted = entries.at[:, before] >= 0, entries.at[:, last] >= 0
+        moment = entries.at[:, before] + 1
+        due = entries.at[:, 0] - entries.took[:, 0] + definition.window.microseconds
+        open_ = there & (due > schema.last)
+        at_once = there & ~open_ & converted & (entries.at[:, last] < moment)
+        keep = there & ~open_ & ~at_once
+        counts = np.array([there.sum(), (there & converted).sum(), open_.sum(), at_once.sum()])
         user = np.searchsorted(timelines.users, entries.user[keep])
         moment = moment[keep]
         rows = Rows(user.astype(np.int64), moment)
-        return converted[keep], evaluate(asked, timelines, rows, schema, profile=profile(timelines))
+        values = evaluate(asked, timelines, rows, schema, profile=profile(timelines))
+        return converted[keep], values, counts
 
     parts = list(sweep(store, engine, work, list(dict.fromkeys(columns))))
     y = np.concatenate([p[0] for p in parts])
+    there, converted, open_, at_once = (int(n) for n in np.sum([p[2] for p in parts], axis=0))
     if min(y.sum(), (~y).sum()) < LEAST:
         raise NotEnoughDataError(
             f"{int(y.sum())} converted and {int((~y).sum())} did not; at least {LEAST} of each are needed to compare them"
@@ -97,8 +107,10 @@ def why(
         (f for f in found if f["q_value"] <= rate), key=lambda f: (-abs(f["effect"]), f["feature"])
     )
     return {
-        "from": definition.steps[_before(definition, last)].label,
-        "to": definition.steps[last].label,
+        "from": definition.label(before),
+        "to": definition.label(last),
+        "funnel": [there, converted],
+        "left_out": {"open": open_, "same_moment": at_once},
         "converted": int(y.sum()),
         "not_converted": int((~y).sum()),
         "baseline": float(y.mean()),

@@ -125,6 +125,7 @@ def funnel(
     workspace = _open(folder)
     asked: Any = split_steps(steps) if steps else name
     given = {k: v for k, v in options.items() if v not in (None, (), False)}
+    _check_options(ask_why, bool(compare_at or compare_who), audience, step, dropped)
     if ask_why:
         found = workspace.why(asked, within, step=-1 if step is None else step - 1, **given)
         _hand_out("why", "What separates them", found, as_json, csv_, html, lambda: _why(found))
@@ -141,6 +142,22 @@ def funnel(
         _write_audience(workspace, result, -1 if step is None else step - 1, dropped, audience)
         document["audience"] = audience
     _hand_out("funnel", "Funnel", document, as_json, csv_, html, lambda: _funnel(document))
+
+
+def _check_options(
+    ask_why: bool, compares: bool, audience: str | None, step: int | None, dropped: bool
+) -> None:
+    """Refuse words that would be ignored."""
+    if ask_why + compares + bool(audience) > 1:
+        raise ConfigError("--why, --compare-… and --audience are questions of their own; ask one")
+    if step is not None and not (ask_why or audience):
+        raise ConfigError("--step goes with --why or --audience; add one of them or leave it out")
+    if step is not None and step < 1:
+        raise ConfigError(f"no step {step}; the first step is 1")
+    if dropped and not audience:
+        raise ConfigError("--dropped goes with --audience FILE, and --step for the step")
+    if dropped and step is None:
+        raise ConfigError("--dropped needs --step: the last step that the users reached")
 
 
 def _write_audience(workspace: Any, result: Any, step: int, dropped: bool, file: str) -> None:
@@ -172,9 +189,16 @@ def _steps(steps: list[dict[str, Any]]) -> None:
 def _funnel(d: dict[str, Any]) -> None:
     click.echo(f"Funnel within {d['window']}, {d['order']}, per {d['per']}")
     _steps(d["steps"])
+    if d["open"]:
+        click.echo(
+            f"{d['open']:,} of those without the last step entered less than {d['window']} before the log's end and may still reach it"
+        )
     for group in d.get("groups", []):
-        click.echo(f"{d['by']} = {group['group']} (q {group['against_rest']['q_value']:.3f})")
+        may = f"; {group['open']:,} may still reach the last step" if group["open"] else ""
+        click.echo(f"{d['by']} = {group['group']} (q {group['against_rest']['q_value']:.3f}{may})")
         _steps(group["steps"])
+    if "groups" in d and d["per"] != "total" and d["reentry"] == "latest":
+        click.echo("who entered by several groups counts in each; the groups need not add up")
 
 
 def _compared(d: dict[str, Any]) -> None:
@@ -189,6 +213,7 @@ def _compared(d: dict[str, Any]) -> None:
             for s in d["steps"]
         ],
     )  # fmt: skip
+    click.echo("those whose window was not over when the log ended are left out")
 
 
 def _why(d: dict[str, Any]) -> None:
@@ -196,6 +221,11 @@ def _why(d: dict[str, Any]) -> None:
         f"{d['converted']:,} of {d['converted'] + d['not_converted']:,} went from {d['from']} to {d['to']} "
         f"(baseline {percent(d['baseline'])}); {d['findings']} of {d['compared']} comparisons hold at a false-discovery rate of {d['rate']:g}"
     )
+    out = d["left_out"]
+    if any(out.values()):
+        click.echo(
+            f"the funnel has {d['funnel'][1]:,} of {d['funnel'][0]:,}; left out: {out['open']:,} whose window was not over when the log ended, {out['same_moment']:,} with both steps in one moment"
+        )
     rows(
         ["what", "effect", "converters", "others", "q"],
         [

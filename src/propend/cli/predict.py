@@ -105,6 +105,7 @@ __all__ = ["models", "predict"]
 @click.pass_context
 def predict(
     context: click.Context,
+    /,
     folder: str | None,
     ask: str | None,
     name: str | None,

@@ -222,11 +222,21 @@ class Analytics:
         from propend.analytics.funnel_plan import Funnel
         from propend.analytics.why import why
 
+        if options.pop("incremental", False) or options.pop("by", None) is not None:
+            raise ConfigError("why is asked of the whole log; leave out 'by' and 'incremental'")
         words = {**self._declared(steps), **options, **({"within": within} if within else {})}
-        who = words.pop("who", None)
-        words.pop("by", None)
-        definition = Funnel.of(**words)
-        return why(self.store, self.schema, self.engine, definition, step=step, who=who)
+        words.pop("by", None)  # of a saved funnel
+        asked = {name: words.pop(name, None) for name in ("who", "since", "until")}
+        return why(
+            self.store,
+            self.schema,
+            self.engine,
+            Funnel.of(**words),
+            step=step,
+            who=asked["who"],
+            since=day(asked["since"], self.zone),
+            until=day(asked["until"], self.zone),
+        )
 
     def retention(
         self,
