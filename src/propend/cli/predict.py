@@ -39,7 +39,7 @@ __all__ = ["models", "predict"]
     "--known",
     multiple=True,
     metavar="COLUMN",
-    help="A column confirmed to be known in time, in spite of the leak report.",
+    help="A column (or a feature of a log) confirmed to be known in time, in spite of the leak report.",
 )
 @click.option("--folds", default=None, type=int, help="Forward folds (3), or folds of a table (5).")
 @click.option(
@@ -130,7 +130,7 @@ def predict(
     """
     from propend.learn.train import Options
 
-    options = Options(_seconds(search), balance, select, _share(quantile))
+    options = Options(_seconds(search), balance, select, _share(quantile), columns["known"])
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
@@ -531,6 +531,7 @@ def models(
                 "made_at": e.made_at,
                 "champion": e.champion,
                 "current": e.current,
+                **({"fault": e.fault} if e.fault else {}),
             }
             for e in entries
         ]
@@ -541,7 +542,7 @@ def models(
         lambda: rows(
             ["task", "version", "made", "model", "current"],
             [
-                [e.task, e.version, e.made_at, e.champion, "yes" if e.current else ""]
+                [e.task, e.version, e.made_at, e.fault or e.champion, "yes" if e.current else ""]
                 for e in entries
             ],
         ),
