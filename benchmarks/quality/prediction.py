@@ -2,7 +2,8 @@
 
 Protocol: stratified 5-fold cross-validation (fraud: forward by year as well), seed 7. The champion is chosen, its trees
 stopped and its scores calibrated inside each training fold (a quarter held out), among the same candidates on every
-table; no setting was tuned on a test fold. "Beside" models are fitted once a fold and scored as they are. Intervals:
+table, so that within a run no test fold chooses anything. What was chosen by looking at tests before stands in docs/prediction.md
+("What was chosen by looking at tests"). "Beside" models are fitted once a fold and scored as they are. Intervals:
 95 % bootstrap over the rows; figures are inside the folds, "folds" is the plain mean AUROC of the folds ± its deviation. Seconds:
 fitting, mean over folds, on a shared two-core machine. With --out a table's card is kept, and --only adds models to it.
 """

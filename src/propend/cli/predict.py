@@ -41,7 +41,7 @@ __all__ = ["models", "predict"]
     "--known",
     multiple=True,
     metavar="COLUMN",
-    help="A column confirmed to be known in time, in spite of the leak report.",
+    help="A column (or a feature of a log) confirmed to be known in time, in spite of the leak report.",
 )
 @click.option("--folds", default=None, type=int, help="Forward folds (3), or folds of a table (5).")
 @click.option(
@@ -150,7 +150,7 @@ def predict(
         else "a log"
     )
     refuse_idle(context, way)
-    options = Options(_seconds(search), balance, select, _share(quantile), chosen)
+    options = Options(_seconds(search), balance, select, _share(quantile), chosen, columns["known"])
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
@@ -610,6 +610,7 @@ def models(
                 "champion": e.champion,
                 "verdict": e.verdict,
                 "current": e.current,
+                **({"fault": e.fault} if e.fault else {}),
             }
             for e in entries
         ]
@@ -620,7 +621,14 @@ def models(
         lambda: rows(
             ["task", "version", "made", "model", "verdict", "current"],
             [
-                [e.task, e.version, e.made_at, e.champion, e.verdict, "yes" if e.current else ""]
+                [
+                    e.task,
+                    e.version,
+                    e.made_at,
+                    e.fault or e.champion,
+                    e.verdict,
+                    "yes" if e.current else "",
+                ]
                 for e in entries
             ],
         ),

@@ -41,6 +41,8 @@ class Evidence:
     candidates: list[str]
     baselines: list[str]
     chosen: list[str]
+    served: F64
+    """Scores of the model that serves, refitted inside each fold, through the calibration that serves."""
 
 
 def card_of(
@@ -109,7 +111,7 @@ def card_of(
     }
     if p.ndim == 1 and task.answer != "time":
         card["lift"] = _table(metrics.lift_by_decile(y, p, strata=fold))
-        by_fold = [(y[fold == k], p[fold == k]) for k in range(count)]
+        by_fold = [(y[fold == k], evidence.served[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)
     deleted = _deletion(fitted, frame, seed)
     if deleted is not None:

@@ -150,17 +150,15 @@ class _CrossValidation:
 
     def _leaks(self) -> list[Any]:
         table = self.table
-        y = table.y
-        if table.answer == "which":  # a column that knows one answer knows it of the commonest
-            y = (y == np.bincount(y.astype(np.int64)).argmax()).astype(np.float64)
         leaks = leak_report(
             table.X,
-            y,
+            table.y,
             table.columns,
             {j: len(levels) for j, levels in table.categories.items()},
             fold_of=self.fold_of if table.time is None else None,
             groups=table.groups,
             known_before=self.known_before,
+            classes=table.classes,
         )
         refuse(
             [leak for leak in leaks if leak.column or "rows" not in self.known_before],
@@ -282,7 +280,14 @@ class _CrossValidation:
             calibrator = calibration.choose(
                 self.raw[label][tested], table.y[tested], groups=groups, seed=self.seed
             )
-        return replace(fit, model=model, calibrator=calibrator)
+        card = dict(fit.card)
+        if "uncertainty" in card:  # on the scale of the model that serves
+            served = calibrator.apply(self.raw[label])
+            of_folds = [
+                (table.y[rows], served[rows]) for rows in (self.fold_of == k for k in self.tested)
+            ]
+            card["uncertainty"] = uncertainty(table.answer, of_folds)
+        return replace(fit, model=model, calibrator=calibrator, card=card)
 
     def _card(self, chosen: list[str], threshold: float | None) -> dict[str, Any]:
         table, kind, fold_of = self.table, self.kind, self.fold_of

@@ -18,19 +18,20 @@ from propend.errors import DataError, ExpressionError, NotEnoughDataError, neare
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.expression.duration import Duration
-from propend.expression.nodes import Aggregate, Expression
+from propend.expression.nodes import Aggregate, Expression, Field
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
 from propend.learn.explain import Change, counterfactual
-from propend.learn.leaks import check_store
+from propend.learn.future import check_store
 from propend.learn.registry import Entry, Registry
 from propend.learn.segments import by_segment, segments_of
+from propend.learn.snapshot import changing, judged_alone, leave_out_changing, said
 from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Fitted, Options, Reason, train
 from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
-from propend.tasks.impressions import build_impressions
+from propend.tasks.impressions import COUNTED, build_impressions
 from propend.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -228,14 +229,15 @@ def predict(
     """
     task.check(schema)
     _check_wishes(task, options, contact, segments, abstain)
-    frame, plan, moment = _asked(store, schema, engine, task, folds, now)
+    frame, plan, moment, left_out = _asked(store, schema, engine, task, folds, now)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
     _check_segments(segments, frame)
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
-    fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
-    fitted.card["future"] = future
+    alone = judged_alone(frame.features, changing(store))
+    fitted = train(frame, task, plan, options=options, suspects=alone, seed=seed, progress=progress)
+    fitted.card["future"] = _checked(future, alone, left_out)
     if abstain is not None:
         fitted.card["abstain"] = abstain
     if segments:
@@ -269,7 +271,7 @@ def fuse(
         raise ExpressionError(
             f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
         )
-    frame, plan, moment = _asked(store, schema, engine, task, folds, None)
+    frame, plan, moment, _ = _asked(store, schema, engine, task, folds, None)
     made = fusion.fuse(store, schema, frame, task, plan, size=size, seed=seed, progress=progress)
     codes, scores = made.score(store, schema, engine, moment)
     table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
@@ -278,19 +280,27 @@ def fuse(
 
 def _asked(
     store: Store, schema: Schema, engine: Engine, task: Task, folds: int, now: int | None
-) -> tuple[Frame, Plan, int]:
-    """Return a task's rows, its plan of cutoffs and the moment users are scored at."""
+) -> tuple[Frame, Plan, int, dict[str, str]]:
+    """Return a task's rows, its plan of cutoffs, the moment users are scored at, and the features left out with why."""
     moment = schema.last + 1 if now is None else now
     _more_than_one_user(store, task)
     plan = plan_cutoffs(
         schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
     )
-    features = derive_features(schema)
-    return (
-        _informative(build_frame(store, schema, engine, task, features, plan.cutoffs)),
-        plan,
-        moment,
+    features, left_out = leave_out_changing(
+        derive_features(schema), changing(store), (task.target, task.population)
     )
+    frame = _informative(build_frame(store, schema, engine, task, features, plan.cutoffs))
+    return frame, plan, moment, left_out
+
+
+def _checked(
+    future: dict[str, Any], judged: Sequence[str], left_out: dict[str, str]
+) -> dict[str, Any]:
+    """Return what the leak report of a log says: what the shuffle proved, and what it could not reach."""
+    today = said(judged, left_out)
+    sentence = "; ".join(filter(None, (future["sentence"], today.pop("sentence"))))
+    return {**future, **today, "sentence": sentence}
 
 
 def predict_impressions(
@@ -312,15 +322,22 @@ def predict_impressions(
 ) -> tuple[Fitted, pa.Table, Entry | None]:
     """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
 
-    ``segments`` and ``contact`` judge the test impressions as in :func:`predict`. Returns the fitted model with its card, the test impressions (user,
-    item, time, whether it was taken, score, verdict), and its entry in ``registry``, which keeps models of rows.
+    Fields of the impression itself are judged by the leak report: a time spent, written when it was over, is refused
+    with ``LeakError`` unless it is among ``options.known``. ``segments`` and ``contact`` judge the test impressions as in
+    :func:`predict`. Returns the fitted model with its card, the test impressions (user, item, time, whether it was taken,
+    score, verdict), and its entry in ``registry``, which keeps models of rows.
     """
     asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
+    frame, plan = asked.frame, asked.plan
     task = replace(asked.task, name=name) if name else asked.task
-    _check_segments(segments, asked.frame)
-    fitted = train(asked.frame, task, asked.plan, options=options, seed=seed, progress=progress)
+    _check_segments(segments, frame)
+    past = [f for f in frame.features if not isinstance(f, Field)]
+    future = check_store(store, schema, past, [plan.folds[0].test, plan.folds[-1].test])
+    fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
+    alone = [feature for feature in judged_alone(frame.features) if feature not in COUNTED]
+    fitted.card["future"] = _checked(future, alone, {})
     if segments:
-        fitted.card["segments"] = _segments(asked.frame, fitted, segments, seed)
+        fitted.card["segments"] = _segments(frame, fitted, segments, seed)
     if contact is not None:
         fitted.card["profit"] = _profit(fitted, contact, seed)
     fitted.card["impressions"] = {"shown": shown, "taken": taken, "within": str(within)}

@@ -87,8 +87,7 @@ class Served:
         score = float(np.max(self.fitted.score(X)[0]))  # of many answers, the likeliest one's
         why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
         low, high = (float(v[0]) for v in self._bounds([score]))
-        # the ends are learnt on held-out rows apart from the score; widened to hold it they cover no less
-        span = None if np.isnan(low) else (min(low, score), max(high, score))
+        span = None if np.isnan(low) else (low, high)
         return Answer(
             self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
         )

@@ -34,6 +34,13 @@ STRETCHES: Final = 8
 MOST_ROWS: Final = 300_000
 SMOOTHING: Final = 20.0
 """Impressions at the overall rate that are mixed into an item's rate."""
+SHOWN_BEFORE: Final = "of this item to this user before"
+TAKEN_BEFORE: Final = "of this item by this user before"
+HISTORY: Final = ("times shown", "times taken", "share taken")
+COUNTED: Final = frozenset(
+    (*(str(Field((ITEM, n))) for n in HISTORY), str(Field((ITEM, "itself"))))
+)
+"""Fields of a row that are counted from earlier events, or are the item: they cannot be written afterwards."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,8 @@ def build_impressions(
     history = _item_history(item, time, *clicks)
     X = np.column_stack([X, before, took, *history, item.astype(np.float64)])
     names: list[Expression] = [*asked, *(Field((shown, n)) for n in _told(schema, context))]
-    names += [
-        Field((shown, "of this item to this user before")),
-        Field((taken, "of this item by this user before")),
-    ]
-    names += [Field((ITEM, n)) for n in ("times shown", "times taken", "share taken")]
+    names += [Field((shown, SHOWN_BEFORE)), Field((taken, TAKEN_BEFORE))]
+    names += [Field((ITEM, n)) for n in HISTORY]
     names.append(Field((ITEM, "itself")))
     categories[len(names) - 1] = schema.item_ids
     keep = np.flatnonzero(known)
