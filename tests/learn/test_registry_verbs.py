@@ -119,6 +119,8 @@ def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="damaged"):
         registry.load("buys", 1)
     assert registry.load("buys").name == "logistic"
+
+
 def test_other_code_does_not_reuse_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "package"
     (package / "part").mkdir(parents=True)

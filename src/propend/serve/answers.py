@@ -126,7 +126,9 @@ class Answers:
         codes = np.array([known[i] for i in items[-500:] if i in known], np.int64)
         return {"at": at, "items": self._offers(codes, k, sessions=True)}
 
-    def _offers(self, items: npt.NDArray[Any], k: int, *, sessions: bool = False) -> list[dict[str, Any]]:
+    def _offers(
+        self, items: npt.NDArray[Any], k: int, *, sessions: bool = False
+    ) -> list[dict[str, Any]]:
         if self.live.recommender is None:
             raise Fault(404, "there is nothing to recommend yet: no stored event carries an item")
         users, within, ids, anonymous = self.live.recommender

@@ -11,6 +11,8 @@ for n in range(10):
             event_properties={"product_id": f"p{n}"},
         )
     )
-client.identify(Identify().set("country", "DE"), EventOptions(user_id="user-0", device_id="device-0"))
+client.identify(
+    Identify().set("country", "DE"), EventOptions(user_id="user-0", device_id="device-0")
+)
 client.flush()
 client.shutdown()

@@ -1,5 +1,12 @@
 import sys
-from snowplow_tracker import Emitter, SelfDescribing, SelfDescribingJson, StructuredEvent, Subject, Tracker
+from snowplow_tracker import (
+    Emitter,
+    SelfDescribing,
+    SelfDescribingJson,
+    StructuredEvent,
+    Subject,
+    Tracker,
+)
 
 host = sys.argv[1].removeprefix("http://")
 emitter = Emitter(host, protocol="http", batch_size=5)
