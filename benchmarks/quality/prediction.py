@@ -2,7 +2,8 @@
 
 Protocol: stratified 5-fold cross-validation (fraud: forward by year as well), seed 7. The champion is chosen, its trees
 stopped and its scores calibrated inside each training fold (a quarter held out), among the same candidates on every
-table; no setting was tuned on a test fold. "Beside" models are fitted once a fold and scored as they are. Intervals:
+table, so that within a run no test fold chooses anything. What was chosen by looking at tests before stands in docs/prediction.md
+("What was chosen by looking at tests"). "Beside" models are fitted once a fold and scored as they are. Intervals:
 95 % bootstrap over the rows; figures are inside the folds, "folds" is the plain mean AUROC of the folds ± its deviation. Seconds:
 fitting, mean over folds, on a shared two-core machine. With --out a table's card is kept, and --only adds models to it.
 """
@@ -22,31 +23,21 @@ import numpy as np
 
 from propend.engine import connect
 from propend.learn.registry import plain
-from propend.learn.table import Candidate, LabelledTable, cross_validate, read_table
+from propend.learn.rivals import Candidate, table_candidates
+from propend.learn.table import LabelledTable, cross_validate, read_table
 
 Card: TypeAlias = dict[str, Any]
 
 DATA = Path(os.environ.get("PROPEND_DATA", Path(__file__).parents[3] / "shared" / "data"))
 THREADS = {"threads": 1}
 FOREST = {**THREADS, "trees": 100}
-EBM = {"bags": 2, "pairs": 10}
-SLOW = {**THREADS, "learning_rate": 0.03, "leaves": 31, "column_share": 0.4, "l2": 1.0}
-BLEND = {
-    "models": ("logistic", "trees", "xgboost", "ebm"),
-    "settings": {"trees": SLOW, "xgboost": THREADS, "ebm": {"bags": 1, "pairs": 10}},
-}
 STACK = {
     "models": ("logistic", "trees", "extra_trees"),
     "settings": {"trees": THREADS, "extra_trees": {**THREADS, "trees": 50}},
     "folds": 2,
 }
-NESTED = (
-    Candidate("logistic", "logistic"),
-    Candidate("trees", "trees", THREADS),
-    Candidate("trees, more leaves and smaller steps", "trees", SLOW),
-    Candidate("ebm", "ebm", EBM),
-    Candidate("blending", "blending", BLEND),
-)
+NESTED = table_candidates("yes_no")
+"""What ``propend predict --table`` lets compete, with the extras installed; one thread each by OMP_NUM_THREADS."""
 BESIDE = (
     Candidate("LightGBM defaults", "sklearn", {"estimator": "lightgbm.sklearn.LGBM", "encode": "none", "settings": {"verbose": -1, "n_jobs": 1}}),
     Candidate("scikit-learn HistGB defaults", "sklearn", {"estimator": "sklearn.ensemble.HistGradientBoosting", "encode": "none"}),
@@ -224,6 +215,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("tables", nargs="*", choices=[*TABLES, []], default=[*TABLES])
     given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # seconds of a table compare on one thread
     for name in given.tables:
         print(show(name, table_of(name, given.only, given.out)), flush=True)
 

@@ -329,7 +329,7 @@ def shop(folder: Path, users: int, items: int) -> None:
         folder / "log.parquet",
     )
     (folder / "propend.toml").write_text(
-        '[workspace]\nzone = "UTC"\n[live]\nmove = "1h"\n[live.keys]\nkey = "web"\n[[events]]\nname = "log"\nfiles = ["log.parquet"]\n'
+        '[workspace]\nzone = "UTC"\n[live]\nmove = "5s"\n[live.keys]\nkey = "web"\n[[events]]\nname = "log"\nfiles = ["log.parquet"]\n'
         '[events.roles]\nuser = "who"\ntime = "at"\ntype = "what"\nitem = "thing"\nvalue = "money"\n'
         '[[tasks]]\nname = "buys"\nask = "any(purchase) next 14d for any(*) last 60d"\n'
     )
@@ -379,6 +379,45 @@ def collect(runs: Runs, folder: Path) -> None:
     stop(server)
 
 
+class Visitors:
+    """A hundred events a second from a process of its own while it is entered, so that the mover has something to move."""
+
+    CODE = """
+import json, sys, time, urllib.request, uuid
+url, users = sys.argv[1], int(sys.argv[2])
+turn = 0
+began = time.monotonic()
+while True:
+    events = [{"id": uuid.uuid4().hex, "type": "view", "user": f"u{(turn * 7919 + i * 104729) % users}", "item": f"p{(turn + i) % 1000}"} for i in range(5)]
+    request = urllib.request.Request(url + "/v1/events", json.dumps({"events": events}).encode(), {"Authorization": "Bearer key"})
+    urllib.request.urlopen(request).read()
+    turn += 1
+    time.sleep(max(0.0, began + turn / 20 - time.monotonic()))
+"""
+
+    def __init__(self, url: str, users: int) -> None:
+        self.command = [sys.executable, "-c", self.CODE, url, str(users)]
+
+    def __enter__(self) -> Visitors:
+        self.process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        time.sleep(6)  # the mover has begun
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is not None:
+            raise SystemExit("the visitors ended before the measurement did")
+        self.process.kill()
+        self.process.wait()
+
+
+def stored(url: str) -> int:
+    """How far the mover is: the position of the last batch that is in the store."""
+    import urllib.request
+
+    with urllib.request.urlopen(f"{url}/lag") as answer:
+        return int(json.load(answer)["stored"])
+
+
 def settled(url: str) -> None:
     """Wait until the recommendations are fitted: what is fitted in the background is no part of an answer."""
     import urllib.request
@@ -410,13 +449,19 @@ def answer(runs: Runs, folder: Path, users: int, rounds: int) -> dict[str, Any]:
     for _ in range(rounds):
         runs.get("floor: /health", server, url, asked("/health"), 4, 500)
         runs.get("prediction, no reasons, 500/s", server, url, asked(f"{plain}?reasons=0"), 4, 500)
-        runs.get("prediction, 3 reasons, 200/s", server, url, asked(plain), 4, 200)
+        runs.get("prediction, 3 reasons, 500/s", server, url, asked(plain), 4, 500)
         runs.get("recommendations, 100/s", server, url, asked("/v1/users/{}/recommendations"), 4, 100)  # fmt: skip
+    before = stored(url)
+    with Visitors(url, users):
+        for _ in range(rounds):
+            runs.get("prediction, no reasons, 500/s, mover at work", server, url, asked(f"{plain}?reasons=0"), 4, 500)  # fmt: skip
+            runs.get("prediction, 3 reasons, 500/s, mover at work", server, url, asked(plain), 4, 500)  # fmt: skip
+    moved = stored(url) - before
     seen = asyncio.run(freshness(url, 200))
     rss = memory(server.pid)
     stop(server)
     os.sched_setaffinity(0, both)
-    return {"freshness": seen, "api_rss_mb": rss}
+    return {"freshness": seen, "api_rss_mb": rss, "requests_moved_meanwhile": moved}
 
 
 def main() -> None:

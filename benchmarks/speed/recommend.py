@@ -346,6 +346,13 @@ def alone(name: str) -> Row:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def cost(row: Row) -> str:
+    """Return what a contender cost, or how to get a missing one."""
+    if "missing" in row:
+        return f"not here: {row['missing']}"
+    return f"{row['cpu_seconds']:10.3f} CPU-s  {row['ratio_to_ours']:6.2f} ×"
+
+
 def main() -> None:
     """Run the contests and measurements named, default all."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -374,8 +381,7 @@ def main() -> None:
             tables.append(rows)
             print(f"\n{rows[0]['what']}  [{rows[0]['check']}]")
             for row in rows[1:]:
-                cost = f"{row['cpu_seconds']:10.3f} CPU-s  {row['ratio_to_ours']:6.2f} ×"
-                print(f"  {row['name']:16}{row.get('missing') or cost}", flush=True)
+                print(f"  {row['name']:16}{cost(row)}", flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps(tables, indent=1))
 

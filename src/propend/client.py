@@ -7,6 +7,7 @@ same id, so that nothing is counted twice.
 from __future__ import annotations
 
 import atexit
+import http.client
 import json
 import queue
 import random
@@ -18,13 +19,21 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from propend.errors import ConfigError, DataError
 
 __all__ = ["Client"]
 
 Send = Callable[[str, bytes, Mapping[str, str]], tuple[int, Mapping[str, str], bytes]]
+_AWAY: Final = "the server could not be reached"
+
+
+class _Waiting(NamedTuple):
+    """An event as it will be sent."""
+
+    id: str
+    text: bytes
 
 
 class Client:
@@ -59,12 +68,13 @@ class Client:
         self.url, self.key, self.timeout, self.tries = url.rstrip("/"), key, timeout, tries
         self._batch, self._every = batch, every
         self._send = send or self._post
-        self._queue: queue.Queue[dict[str, Any]] = queue.Queue(room)
+        self._queue: queue.Queue[_Waiting] = queue.Queue(room)
+        self._sending: list[_Waiting] = []
         self._stop = threading.Event()
         self._idle = threading.Condition()
         self._open = 0
         self.dropped: list[dict[str, Any]] = []
-        """Events the server refused, with the reason; nothing is dropped in silence."""
+        """Events that the server refused or never took, with the reason; nothing is dropped in silence."""
         self._thread = threading.Thread(target=self._run, name="propend-client", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -83,27 +93,36 @@ class Client:
     ) -> None:
         """Note an event. ``item``, ``value``, ``quantity``, ``price``, ``session``, ``text``, ``channel`` and ``properties`` are fields.
 
-        Raises ``DataError`` without a user or an anonymous id, or where the queue is full.
+        Raises ``DataError`` without a user or an anonymous id, for what JSON cannot say, where the queue is full, and
+        once the client is closed.
         """
         if not user and not anonymous:
             raise DataError("an event needs a user or an anonymous id")
         when = time or datetime.now(UTC)
         if isinstance(when, datetime) and when.tzinfo is None:
             raise DataError("a time needs a zone; use datetime.now(UTC)")
+        name = str(id or uuid.uuid4())
         event = {
-            "id": id or str(uuid.uuid4()), "type": type, "user": user, "anonymous": anonymous,
+            "id": name, "type": type, "user": user, "anonymous": anonymous,
             "time": when.isoformat() if isinstance(when, datetime) else when, **fields,
         }  # fmt: skip
-        with self._idle:
-            self._open += 1
+        filled = {k: v for k, v in event.items() if v is not None}
         try:
-            self._queue.put_nowait({k: v for k, v in event.items() if v is not None})
-        except queue.Full:
-            with self._idle:
-                self._open -= 1
+            text = json.dumps(filled, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
             raise DataError(
-                f"{self._queue.maxsize:,} events are waiting already; the server is away or too slow"
+                f"the event {type!r} cannot be sent as JSON ({error}); give texts, finite numbers, lists and dictionaries"
             ) from None
+        with self._idle:
+            if self._stop.is_set():
+                raise DataError("the client is closed; make a new one to send events")
+            try:
+                self._queue.put_nowait(_Waiting(name, text))
+            except queue.Full:
+                raise DataError(
+                    f"{self._queue.maxsize:,} events are waiting already; the server is away or too slow"
+                ) from None
+            self._open += 1
 
     def identify(self, user: str, anonymous: str | None = None, **traits: Any) -> None:
         """Say what is known of a user, and which anonymous visitor this was."""
@@ -115,12 +134,34 @@ class Client:
             return self._idle.wait_for(lambda: self._open == 0, timeout)
 
     def close(self) -> None:
-        """Send what is waiting and end the thread."""
+        """Send what is waiting and end the thread; what could not be sent is in ``dropped``."""
         if not self._stop.is_set():
             self.flush()
-            self._stop.set()
+            with self._idle:
+                self._stop.set()
             self._thread.join(self.timeout)
+            if self._thread.is_alive():  # it is in the middle of a request
+                self._drop(self._sending, "it was still being sent when the client was closed")
+            self._drop(self._rest(), _AWAY)
             atexit.unregister(self.close)
+
+    def _rest(self) -> list[_Waiting]:
+        """Take everything out of the queue."""
+        rest = []
+        while True:
+            try:
+                rest.append(self._queue.get_nowait())
+            except queue.Empty:
+                self._settle(len(rest))
+                return rest
+
+    def _settle(self, n: int) -> None:
+        with self._idle:
+            self._open -= n
+            self._idle.notify_all()
+
+    def _drop(self, events: Sequence[_Waiting], reason: str) -> None:
+        self.dropped += [{**json.loads(e.text), "reason": reason} for e in events]
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -138,36 +179,44 @@ class Client:
                     events.append(self._queue.get(timeout=left))
                 except queue.Empty:
                     break
-            self._deliver(events)
-            with self._idle:
-                self._open -= len(events)
-                self._idle.notify_all()
+            self._sending = events
+            try:
+                self._deliver()
+            except Exception as error:  # the thread must outlive whatever it meets
+                self._drop(self._sending, f"it could not be sent ({type(error).__name__}: {error})")
+            finally:
+                self._sending = []
+                self._settle(len(events))
 
-    def _deliver(self, events: list[dict[str, Any]]) -> None:
+    def _deliver(self) -> None:
         """Send a batch until every event is taken or refused, or patience ends."""
-        waiting = events
+        fault = _AWAY
         for attempt in range(self.tries):
-            body = json.dumps({"events": waiting, "sent": datetime.now(UTC).isoformat()}).encode()
+            waiting = self._sending
+            sent = json.dumps(datetime.now(UTC).isoformat()).encode()
+            body = b'{"events":[' + b",".join(e.text for e in waiting) + b'],"sent":' + sent + b"}"
             headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
             try:
                 status, answer_headers, answer = self._send(f"{self.url}/v1/events", body, headers)
-            except OSError:
+            except (OSError, http.client.HTTPException):  # away, or killed while it answered
                 status, answer_headers, answer = 0, {}, b""
-            if status == 200:
-                results = json.loads(answer)["results"]
-                refused = {r["id"]: r for r in results if r["result"] == "refused"}
-                self.dropped += [
-                    {**e, "reason": refused[e["id"]]["reason"]}
-                    for e in waiting
-                    if e["id"] in refused
+            results = _results(answer) if status == 200 else None
+            if results is not None:
+                for e in waiting:
+                    result = results.get(e.id, {})
+                    if result.get("result") == "refused":
+                        self._drop([e], str(result.get("reason", "the server refused it")))
+                self._sending = [
+                    e for e in waiting if results.get(e.id, {}).get("result") == "retry"
                 ]
-                retry = {r["id"] for r in results if r["result"] == "retry"}
-                waiting = [e for e in waiting if e["id"] in retry]
-                if not waiting:
+                if not self._sending:
                     return
             elif status in (400, 401, 403, 413):
-                self.dropped += [{**e, "reason": f"the server answered {status}"} for e in waiting]
+                self._drop(waiting, f"the server answered {status}")
                 return
+            fault = f"the server answered {status}" if status not in (0, 200) else _AWAY
+            if status == 200 and results is None:
+                fault = "what answered is no Propend server"
             asked = str(answer_headers.get("retry-after", ""))
             pause = (
                 float(asked)
@@ -176,7 +225,7 @@ class Client:
             )
             if self._stop.wait(min(pause, 300.0)):
                 break
-        self.dropped += [{**e, "reason": "the server could not be reached"} for e in waiting]
+        self._drop(self._sending, fault)
 
     def _post(
         self, url: str, body: bytes, headers: Mapping[str, str]
@@ -248,6 +297,14 @@ class Client:
             raise DataError(f"the server refused: {reason}") from None
         except OSError as error:
             raise DataError(f"the server {self.url} cannot be reached ({error})") from None
+
+
+def _results(answer: bytes) -> dict[str, dict[str, Any]] | None:
+    """Return the result per event id; ``None`` for an answer that is not the server's."""
+    try:
+        return {str(r["id"]): dict(r) for r in json.loads(answer)["results"]}
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _quoted(text: str) -> str:

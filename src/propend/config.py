@@ -192,6 +192,10 @@ class FunnelConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
     by: str | None = None
     who: str | None = None
     session_gap: str = "30min"
+    since: str | None = None
+    """Entries from this day on."""
+    until: str | None = None
+    """Entries before this day."""
 
 
 class TrendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,6 +255,14 @@ class AttributionConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields
     half_life: str = "7d"
 
 
+class ForecastConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The funnel ahead, by name."""
+
+    name: str
+    horizon: str = "30d"
+    memory: str = "90d"
+
+
 class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a push costs and earns, and how many may be sent."""
 
@@ -276,8 +288,11 @@ class DecideConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True
 class RecommendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How offers are put together: where they come from, and the shop's rules for the list."""
 
-    mix: Literal["ranker", "weights", "order"] = "ranker"
-    """How the sources are brought together: a learned ranker, learned weights, or one after the other."""
+    mix: Literal["best", "ranker", "weights", "order"] = "best"
+    """How the sources are brought together: by a learned ranker, learned weights, one after the other, or whichever of
+    these (or of the sources alone) did best on the log's last tenth."""
+    sources: tuple[dict[str, Any], ...] = ()
+    """Recommenders of the catalogue, each ``name`` and its settings, in place of the house's own sources."""
     segment: str | None = None
     """User attribute whose groups have a popularity of their own."""
     category: str | None = None
@@ -379,6 +394,7 @@ class Config(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trends: tuple[TrendConfig, ...] = ()
     lifecycle: tuple[LifecycleConfig, ...] = ()
     attribution: tuple[AttributionConfig, ...] = ()
+    forecasts: tuple[ForecastConfig, ...] = ()
     stages: dict[str, tuple[str, ...]] = {}
     """Event types of each stage (attention, interest, desire, action); empty: proposed by the names of the types."""
     recommend: RecommendConfig = RecommendConfig()

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from tests.analytics.conftest import START, TYPES, as_log, write_store
 
-from propend.analytics.attribution import attribution, removal_effects, shapley
+from propend.analytics.attribution import (
+    _shapley_exact,
+    _shapley_sampled,
+    attribution,
+    removal_effects,
+    shapley,
+)
 from propend.analytics.funnel import funnel
 from propend.analytics.funnel_plan import Funnel
 from propend.analytics.statistics import benjamini_hochberg
@@ -68,25 +74,60 @@ def test_rules(make_log):
         assert total == pytest.approx(counts[0] - counts[1])
 
 
-def test_shapley_is_the_mean_over_all_orders(make_log):
-    log = make_log(12)
-    found = attribution(*log.asked, "purchase")
-    names = [c["channel"] for c in found["channels"]]
-    sets = [
-        {c for c, _ in touches}
-        for touches, e in paths_of(log, 30 * DAY)
-        if e is not None and touches
-    ]
+def shapley_over_all_orders(paths, names):
+    """Return each channel's mean gain in the rate over all orders; paths are (channels, gain), lost ones have none."""
 
     def worth(coalition):
-        return sum(s <= coalition for s in sets)
+        within = [gain for channels, gain in paths if channels <= coalition]
+        return sum(within) / len(within) if within else 0.0
 
-    for row in found["channels"]:
+    found = {}
+    for name in names:
         gains = []
         for order in permutations(names):
-            at = order.index(row["channel"])
+            at = order.index(name)
             gains.append(worth(set(order[: at + 1])) - worth(set(order[:at])))
-        assert row["conversions"]["shapley"] == pytest.approx(np.mean(gains))
+        found[name] = np.mean(gains) * len(paths)
+    return found
+
+
+def test_shapley_is_the_mean_over_all_orders(make_log):
+    log = make_log(12)
+    found = attribution(*log.asked, "purchase", lookback="4d")
+    names = [c["channel"] for c in found["channels"]]
+    paths = [({c for c, _ in touches}, e) for touches, e in paths_of(log, 4 * DAY) if touches]
+    assert any(e is None for _, e in paths)
+    won = shapley_over_all_orders([(c, e is not None) for c, e in paths], names)
+    worth = shapley_over_all_orders([(c, e.value if e else 0.0) for c, e in paths], names)
+    for row in found["channels"]:
+        assert row["conversions"]["shapley"] == pytest.approx(won[row["channel"]])
+        assert row["value"]["shapley"] == pytest.approx(worth[row["channel"]])
+
+
+def test_a_channel_that_brings_nothing_earns_nothing():
+    """The rate of the others is the same with it; an equal split would have paid it half of its conversions."""
+    sets, paths = np.array([0b01, 0b11]), np.array([100, 100])
+    assert shapley(sets, paths, np.array([20, 20]), 2).tolist() == [40.0, 0.0]
+    assert shapley(sets, paths, np.array([20, 0]), 2) == pytest.approx([30.0, -10.0])
+
+
+def test_sampled_orders_are_near_all_of_them():
+    rng = np.random.default_rng(4)
+    sets = np.unique(rng.integers(1, 1 << 10, 200))
+    paths = rng.integers(1, 40, len(sets))
+    gain = rng.binomial(paths, 0.1 + 0.4 * (sets >> 3 & 1))
+    members = np.stack([sets >> c & 1 for c in range(10)], axis=1)
+    exact = _shapley_exact(members, paths, gain, 0, 0)
+    sampled = _shapley_sampled(members, paths, gain, 2000, 7)
+    assert sampled.sum() == pytest.approx(exact.sum()) == pytest.approx(gain.sum() / paths.sum())
+    assert np.abs(sampled - exact).max() < 0.02
+    assert exact.argmax() == 3
+    wide = shapley(sets << 7, paths, gain, 20)  # ten channels in use, whatever their codes
+    assert wide[7:17] == pytest.approx(exact * paths.sum())
+    many = np.append(sets, np.int64(1) << np.arange(40, 50, dtype=np.int64))
+    more = shapley(many, np.append(paths, np.full(10, 5)), np.append(gain, np.full(10, 2)), 60)
+    assert more.sum() == pytest.approx(gain.sum() + 20)
+    assert not more[10:40].any()
 
 
 def test_removal_by_power_iteration(make_log):
@@ -117,7 +158,8 @@ def test_removal_by_power_iteration(make_log):
         expected = 1 - converted(names.index(row["channel"])) / converted(None)
         assert row["removal_effect"] == pytest.approx(expected, abs=1e-9)
     assert removal_effects(np.zeros((4, 4))).tolist() == [0.0]
-    assert shapley({}, 2)[0].tolist() == [0, 0]
+    none = np.zeros(0, np.int64)
+    assert shapley(none, none, none, 2).tolist() == [0, 0]
 
 
 def test_bad_attribution(make_log):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from propend.analytics.funnel_plan import Funnel
 from propend.analytics.kept import Kept, ask
 from propend.analytics.kept_funnel import funnel_question
 from propend.analytics.lifecycle import LifecycleQuestion, StickinessQuestion
-from propend.analytics.nodes import nodes_of
+from propend.analytics.nodes import Nodes, NodesQuestion, nodes_of
 from propend.analytics.paths import PathsQuestion
 from propend.analytics.retention import ElapsedQuestion, RetentionQuestion
 from propend.analytics.sankey import SankeyQuestion
@@ -21,6 +22,7 @@ from propend.analytics.survival import SurvivalQuestion
 from propend.analytics.trend import TrendQuestion
 from propend.errors import ConfigError
 from propend.events.store import Store
+from propend.events.timelines import Column
 from propend.features.schema import Schema
 
 STEPS = ["view", "cart", "purchase"]
@@ -117,6 +119,8 @@ def add_runs(log, store, runs):
 
 
 def plain(answer):
+    if isinstance(answer, Nodes):
+        return [list(answer.names), list(answer.ranked)]
     return answer.to_dict() if isinstance(answer, FunnelResult) else answer
 
 
@@ -261,3 +265,109 @@ def test_what_is_not_kept_says_so(make_log, make, words):
     with pytest.raises(ConfigError, match=words) as caught:
         Kept(make(*make_log(21).asked))
     assert str(caught.value).endswith("leave out 'incremental'")
+
+
+def kinds(colours):
+    return replace_schema(items={"colour": Column(np.array(colours, np.int32), ("red", "blue"))})
+
+
+def replace_schema(**words):
+    return lambda schema: dataclasses.replace(schema, **words)
+
+
+READ_ATTRIBUTES = {
+    "funnel filter": lambda s, *_: funnel_question(
+        Funnel.of(["view where item.colour = 'red'", "purchase"], "3d"), s
+    ),
+    "funnel by": lambda s, *_: funnel_question(
+        Funnel.of(["view", "purchase"], "3d"), s, "item.colour"
+    ),
+    "funnel hold": lambda s, *_: funnel_question(
+        Funnel.of(["view", "purchase"], "3d", hold=["item.colour"]), s
+    ),
+    "retention": lambda s, *_: RetentionQuestion(s, "day", "view where colour = 'red'"),
+    "brackets": lambda s, *_: ElapsedQuestion(s, [(0, 3)], "view where colour = 'red'", "cart"),
+    "survival": lambda s, *_: SurvivalQuestion(s, "view where colour = 'red'", "purchase"),
+    "lifecycle": lambda s, *_: LifecycleQuestion(s, "day", "view where colour = 'red'"),
+    "stickiness": lambda s, *_: StickinessQuestion(s, "view where colour = 'red'"),
+    "trend by": lambda s, log: TrendQuestion(
+        s,
+        "count(view)",
+        "day",
+        nodes_of(log.store, s, log.engine, "item.colour"),
+        profile=lambda _: {},
+    ),
+    "trend ratio": lambda s, *_: TrendQuestion(
+        s, "count(view where colour = 'red') / count(view)", profile=lambda _: {}
+    ),
+    "nodes": lambda s, log: NodesQuestion(log.store, s, "item.colour"),
+    "paths": lambda s, log: PathsQuestion(nodes_of(log.store, s, log.engine, "item.colour"), s),
+    "attribution": lambda s, log: AttributionQuestion(
+        nodes_of(log.store, s, log.engine, "item.colour"), s
+    ),
+}
+READ_ZONE = {
+    "funnel by day": lambda s, *_: funnel_question(Funnel.of(["view", "cart"], "3d"), s, "day"),
+    "retention": lambda s, *_: RetentionQuestion(s, "day", "view", "cart"),
+    "brackets": lambda s, *_: ElapsedQuestion(s, [(0, 3)], "view where hour < 9", "cart"),
+    "survival": lambda s, *_: SurvivalQuestion(s, "view where hour < 9", "purchase"),
+    "lifecycle": lambda s, *_: LifecycleQuestion(s, "day"),
+    "trend": lambda s, *_: TrendQuestion(
+        s, "count(view where hour < 9)", "month", profile=lambda _: {}
+    ),
+    "attribution": lambda s, log: AttributionQuestion(
+        nodes_of(log.store, s, log.engine, "channel"), s, "purchase where hour < 9"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "before", "after"),
+    [
+        *(
+            pytest.param(q, kinds([0, 0, 1]), kinds([1, 0, 0]), id=f"attributes {name}")
+            for name, q in READ_ATTRIBUTES.items()
+        ),
+        *(
+            pytest.param(
+                q,
+                replace_schema(zone="UTC"),
+                replace_schema(zone="Asia/Kolkata"),
+                id=f"zone {name}",
+            )
+            for name, q in READ_ZONE.items()
+        ),
+    ],
+)
+def test_what_changed_beside_the_events_is_read_afresh(make_log, tmp_path, make, before, after):
+    log, file = make_log(21, runs=5), tmp_path / "kept.npz"
+    kept = Kept(make(before(log.schema), log))
+    old = plain(kept.update(log.store, log.engine))
+    kept.save(file)
+    same = Kept(make(before(log.schema), log)).load(file)
+    assert_same(plain(same.update(log.store, log.engine)), old)
+    assert same.rows_read == 0
+    question = make(after(log.schema), log)
+    again = Kept(question).load(file)
+    found = again.update(log.store, log.engine)
+    assert_same(plain(found), plain(ask(question, log.store, log.engine)))
+    assert again.rows_read == log.store.rows
+
+
+def test_items_that_are_new_leave_a_state_as_it_is(make_log, tmp_path):
+    log, file = make_log(21, runs=5), tmp_path / "kept.npz"
+    make = READ_ATTRIBUTES["funnel filter"]
+    kept = Kept(make(kinds([0, 0, 1])(log.schema)))
+    kept.update(log.store, log.engine)
+    kept.save(file)
+    more = Kept(make(kinds([0, 0, 1, 1])(log.schema))).load(file)
+    more.update(log.store, log.engine)
+    assert more.rows_read == 0
+    for words in ({"hold": ["item"]}, {}):  # attributes that are not read do not matter
+        asked = Funnel.of(["view", "cart"], "3d", **words)
+        kept = Kept(funnel_question(asked, kinds([0, 0, 1])(log.schema)))
+        kept.update(log.store, log.engine)
+        kept.save(file)
+        other = Kept(funnel_question(asked, kinds([1, 1, 1])(log.schema))).load(file)
+        other.update(log.store, log.engine)
+        assert other.rows_read == 0

@@ -110,16 +110,88 @@ def test_breakdowns_of_events_add_up(make_log, by):
         assert total.tolist() == found["values"]
 
 
-def test_quiet_series_seldom_alarm():
+def quiet_counts(rng):
+    return rng.poisson(np.tile(WEEK, 9) * 80).astype(float)
+
+
+def quiet_echoes(phi, days=90):
+    def draw(rng):
+        noise = rng.normal(size=days + 50)
+        for t in range(1, len(noise)):
+            noise[t] += phi * noise[t - 1]
+        return 1000 + 10 * noise[50:]
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [quiet_counts, *(quiet_echoes(phi) for phi in (0.0, 0.4, 0.7))],
+    ids=["counts", "echo 0", "echo 0.4", "echo 0.7"],
+)
+def test_quiet_series_seldom_alarm(draw):
+    """Odd values and changes together keep to 5 %, whether a day echoes the day before or not."""
     rng = np.random.default_rng(5)
-    odd = moved = 0
+    alarms = 0
     for _ in range(150):
-        d = decompose(rng.poisson(np.tile(WEEK, 9) * 80).astype(float))
+        d = decompose(draw(rng))
         assert d.period == 7
-        odd += bool(anomalies(d))
-        moved += bool(changes(d, draws=199))
-    assert odd <= 15  # 5 % of 150 is 7.5; 15 is beyond the 99 % point
-    assert moved <= 15
+        alarms += bool(anomalies(d, 0.025)) or bool(changes(d, 0.025, draws=399))
+    assert alarms <= 15  # 5 % of 150 is 7.5; 15 is beyond the 99 % point
+
+
+@pytest.mark.parametrize(
+    ("measure", "figure"),
+    [
+        ("users(view)", "mean per period"),
+        ("count(view)", "sum"),
+        ("mean(view.value)", "over all events"),
+        ("median(view.value)", "mean per period"),
+    ],
+)
+def test_periods_are_compared_by_a_figure_that_is_said(make_log, measure, figure):
+    """Users of several weeks are not added up: 100 users a week are 100, not 400."""
+    log = make_log(14, days=60)
+    found = trend(*log.asked, measure, "week", "item", compared=3)
+    last = found["whole"][1]
+    change = found["change"]
+    assert change["figure"] == figure
+    series = {"(all)": found["values"], **found["groups"]}
+    rows = {"(all)": change, **{g["group"]: g for g in change["groups"]}}
+    for name, values in series.items():
+        for side, periods in (
+            ("after", values[last - 3 : last]),
+            ("before", values[last - 6 : last - 3]),
+        ):
+            if figure == "sum":
+                assert rows[name][side] == pytest.approx(sum(periods))
+            elif figure == "mean per period":
+                assert rows[name][side] == pytest.approx(np.mean(periods))
+            else:
+                assert min(periods) <= rows[name][side] <= max(periods)
+    if measure.startswith("users"):
+        assert change["after"] <= len(log.users)
+
+
+def test_the_rate_is_of_any_alarm(make_log):
+    found = trend(*make_log(14, days=60).asked, "count(view)", rate=0.5)
+    assert found["false_alarm_rate"] == 0.5
+    series = decompose(np.array(found["values"][slice(*found["whole"])]))
+    assert len(found["anomalies"]) == len(anomalies(series, 0.25))
+    assert len(found["changes"]) == len(changes(series, 0.25))
+    for rate in (0, -0.1, 0.7, 5.0, float("nan")):
+        with pytest.raises(PropendError, match="a false-alarm rate lies from"):
+            trend(*make_log(14, days=60).asked, "count(view)", rate=rate)
+
+
+def test_a_change_is_found_in_spite_of_echoes():
+    rng = np.random.default_rng(8)
+    found = 0
+    for _ in range(20):
+        x = quiet_echoes(0.4)(rng)
+        x[45:] += 40
+        found += any(abs(c["at"] - 45) <= 3 for c in changes(decompose(x), 0.025, draws=399))
+    assert found >= 18
 
 
 def test_planted_anomaly_and_change_are_found():

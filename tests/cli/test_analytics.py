@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from propend.cli import main
+from propend.errors import PropendError
+from propend.pipeline.pictures import table_of
 from propend.pipeline.workspace import open_workspace
 
 
@@ -49,6 +52,12 @@ name = "buying"
 steps = ["view", "cart?", "purchase"]
 within = "10d"
 by = "channel"
+[[funnels]]
+name = "in january"
+steps = ["view", "purchase"]
+within = "10d"
+since = "2024-01-10"
+until = "2024-01-20"
 [[trends]]
 name = "sales"
 measure = "sum(purchase.value)"
@@ -76,6 +85,10 @@ before = "purchase"
 [[lifecycle]]
 name = "viewers"
 of = "view"
+[[forecasts]]
+name = "a week"
+horizon = "5d"
+memory = "5d"
 [[attribution]]
 name = "credit"
 lookback = "5d"
@@ -152,6 +165,17 @@ def test_every_verb_three_ways(shop, capsys, tmp_path, args):
     assert ask(capsys, verb, shop, *rest)
 
 
+def test_a_trend_shows_its_groups(shop, capsys):
+    words = ask(capsys, "trend", shop, "users(view)", "--by", "channel", "--unit", "week")
+    found = open_workspace(shop).trend("users(view)", "week", "channel")
+    header, *lines = (line.split() for line in words.splitlines()[1:])
+    assert header == ["week", "all", *found["groups"]]
+    for start, line in zip(found["start"], lines, strict=False):
+        at = found["start"].index(start)
+        shown = [found["values"][at], *(g[at] for g in found["groups"].values())]
+        assert line[: 2 + len(found["groups"])] == [start, *(f"{v:.0f}" for v in shown)]
+
+
 def test_audience_file(shop, capsys, tmp_path):
     file = tmp_path / "left.csv"
     ask(
@@ -205,6 +229,16 @@ def test_audience_file(shop, capsys, tmp_path):
         (["trend", "nothing at all"], "no measure over time"),
         (["attribution", "credits"], "did you mean 'credit'"),
         (["trend", "sum(purchase.valeu)"], "valeu"),
+        (["trend", "count(view)", "--rate", "0"], "lies from 0.001 to 0.5"),
+        (["paths", "--top", "-3"], "ask for at least 1"),
+        (["retention", "to the first sale", "--recurring"], "leave out unit, mode"),
+        (["retention", "to the first sale", "--mode", "unbounded"], "leave out unit, mode"),
+        (["retention", "to the first sale", "--brackets", "1-2"], "leave out unit, mode"),
+        (["retention", "to the first sale", "--unit", "week"], "leave out unit, mode"),
+        (["funnel", "in january", "--incremental"], "has no period and no segment"),
+        (["retention", "--start", "view x 2"], "each event counts by itself"),
+        (["lifecycle", "--of", "view?"], "each event counts by itself"),
+        (["attribution", "--conversion", "count(view) >= 2"], "each event counts by itself"),
         (["attribution", "--channel", "chanel"], "did you mean 'channel'"),
     ],
 )
@@ -246,6 +280,59 @@ def test_kept_answers_and_erasure(shop, capsys, tmp_path, args):
     open_workspace(copy).forget("u3")
     assert not list((copy / "kept").glob("*.npz"))
     assert json.loads(ask(capsys, *asked, "--incremental")) == json.loads(ask(capsys, *asked))
+
+
+def test_a_saved_period(shop):
+    workspace = open_workspace(shop)
+    steps, within = ["view", "purchase"], "10d"
+    saved = workspace.funnel("in january").to_dict()
+    given = workspace.funnel(steps, within, since="2024-01-10", until="2024-01-20").to_dict()
+    assert saved == given
+    assert saved != workspace.funnel(steps, within).to_dict()
+    later = workspace.funnel("in january", until="2024-01-25").to_dict()
+    assert (
+        later == workspace.funnel(steps, within, since="2024-01-10", until="2024-01-25").to_dict()
+    )
+
+
+def test_a_funnel_table_has_the_whole_answer(shop, capsys, tmp_path):
+    file = tmp_path / "funnel.csv"
+    document = json.loads(ask(capsys, "funnel", shop, "buying", "--json", "--csv", file))
+    with file.open() as source:
+        rows = list(csv.DictReader(source))
+    steps = len(document["steps"])
+    assert len(rows) == steps * (1 + len(document["groups"]))
+    for row, step in zip(rows, document["steps"], strict=False):
+        first, third = (row[f"{n}_quartile_seconds"] for n in ("first", "third"))
+        assert [float(first), float(third)] == step["quartile_seconds"]
+    took = [int(v) for k, v in rows[steps - 1].items() if k.startswith("took_")]
+    assert took == document["time_to_convert"]["counts"]
+    for i, group in enumerate(document["groups"], start=1):
+        mine = rows[steps * i : steps * (i + 1)]
+        assert {row["group"] for row in mine} == {group["group"]}
+        q = {float(row["q_value_against_rest"]) for row in mine}
+        assert q == {group["against_rest"]["q_value"]}
+
+
+def test_nothing_found_is_a_table_with_its_header():
+    assert table_of("why", {"differences": []}) == (
+        ["feature", "words", "value", "effect", "low", "high", "measure", "converters", "others", "p_value", "q_value"],
+        [],
+    )  # fmt: skip
+    assert table_of("paths", {"paths": []})[0][:2] == ["path", "sessions"]
+
+
+def test_a_saved_forecast_is_asked_by_name(shop, capsys):
+    words = ask(capsys, "stages", shop, "a week")
+    assert "next in 5d" in words
+    assert "chance said" in words
+    assert "Days: concordance" in words
+    saved = open_workspace(shop).forecast_funnel(name="a week").to_dict()
+    assert saved == open_workspace(shop).forecast_funnel("5d", "5d").to_dict()
+    answers = {s["name"]: s for s in open_workspace(shop).saved()}
+    assert (answers["a week"]["kind"], answers["a week"]["answer"]) == ("aida", saved)
+    with pytest.raises(PropendError, match="did you mean 'a week'"):
+        open_workspace(shop).forecast_funnel(name="a weak")
 
 
 def test_a_saved_definition_is_the_same_question(shop):

@@ -12,6 +12,7 @@ import pytest
 
 from propend.cli import main
 from propend.cli.predict import _words
+from propend.pipeline.rows import row_models
 from propend.pipeline.workspace import open_workspace
 
 KINDS = ("view", "cart", "purchase")
@@ -82,20 +83,28 @@ def test_yes_no_with_everything_a_person_may_ask(
     ask = "any(purchase) next 10d for any(*) last 30d"
     document = call(
         capsys, "predict", shop, ask, "--name", "buys", "--segment", "profile.country", "--value", 10,
-        "--cost", 1, "--budget", 100, "--abstain", 0.05, "--balance", "--folds", 2, "--explain", "u7",
+        "--cost", 1, "--budget", 100, "--model", "logistic", "--model", "trees", "--abstain", 0.05, "--balance", "--folds", 2, "--explain", "u7",
     )  # fmt: skip
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     assert "metrics inside each fold" in document["protocol"]
+    assert set(document["models"]) == {"logistic", "trees"}
     assert document["metrics"]["auroc"] > 0.6
     assert document["metrics"]["ece"] < 0.1  # weights in training, calibrated on unweighted rows
     assert "state" not in document["uncertainty"]
     assert document["future"]["features"] > 50
     assert {e["segment"] for e in document["segments"]["profile.country"]} == {"DE", "FR"}
-    assert document["profit"]["best_profit"] >= 0
+    profit = document["profit"]
+    assert profit["best_profit"] >= 0
     scores = pq.read_table(document["scores"])
-    assert scores.column_names == ["user", "score", "low", "high", "answer", "reasons"]
+    assert scores.column_names == ["user", "score", "low", "high", "answer", "reasons", "verdict"]
+    assert set(scores["verdict"].to_pylist()) == {document["verdict"]["answer"]}
     answers = scores["answer"].to_pylist()
     assert set(answers) <= {"yes", "no", "not enough data"}
+    assert profit["people"] == len(answers)
+    reached = np.array(scores["score"]) >= profit["cut"]
+    assert reached.sum() == profit["contacts"] <= 100  # one each, out of a budget of 100
+    sure = np.array(answers) != "not enough data"
+    assert (np.array(answers)[sure] == np.where(reached, "yes", "no")[sure]).all()
     assert document["abstained"]["users"] == answers.count("not enough data") > 0
     wide = np.array(scores["high"]) - np.array(scores["low"]) > 0.05
     assert [a == "not enough data" for a in answers] == wide.tolist()
@@ -109,7 +118,7 @@ def test_yes_no_with_everything_a_person_may_ask(
         )
     _words(document)
     said = capsys.readouterr().out
-    for words in ("stay the same when everything", "profit on the forward tests", "by profile.country", "verdict:"):  # fmt: skip
+    for words in ("stay the same when everything", "profit, judged on the forward tests", "by profile.country", "verdict:"):  # fmt: skip
         assert words in said
 
 
@@ -154,12 +163,32 @@ def test_other_answers(
 def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = call(
         capsys, "predict", shop, "--impression", "view", "--click", "purchase", "--within", "5d", "--folds", 2,
+        "--name", "taken", "--segment", "view.weekday", "--value", 10, "--cost", 1,
     )  # fmt: skip
+    assert document["name"] == "taken"
+    assert 1 < len(document["segments"]["view.weekday"]) <= 7
+    assert document["profit"]["best_profit"] >= 0
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     scores = pq.read_table(document["scores"])
-    assert scores.column_names == ["user", "item", "time", "taken", "score"]
+    assert scores.column_names == ["user", "item", "time", "taken", "score", "verdict"]
     assert scores.num_rows == document["tested"] == document["scored"]
     assert "metrics inside each fold" in document["protocol"]
+    assert document["version"] == 1
+    listed = {m["task"]: m for m in call(capsys, "models", shop)["models"]}
+    assert listed["taken"]["verdict"] == document["verdict"]["answer"]
+    assert "taken" not in {
+        e.task for e in open_workspace(shop).registry.entries()
+    }  # no task of users
+    made = call(capsys, "score", shop, "taken", "--reasons", 2)
+    open_now = pq.read_table(made["file"])
+    assert open_now.column_names == ["user", "item", "time", "score", "verdict", "reasons"]
+    last = open_workspace(shop).schema.last
+    moments = np.array(open_now["time"]).astype("datetime64[us]").astype(np.int64)
+    assert made["rows"] == len(moments) > 0
+    assert (moments + 5 * 86_400_000_000 > last + 1).all()  # none whose five days are over
+    kept = row_models(shop).load("taken")
+    assert [str(f) for f in kept.features][-1] == "item.itself"
+    assert "leave --rows out" in sentence(capsys, "score", shop, "taken", "--rows", "x.csv")
     assert "needs a workspace and two event types" in sentence(
         capsys, "predict", shop, "--impression", "view"
     )
@@ -194,15 +223,39 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     Path("new.csv").write_text("x,shop\n0.5,a\n-1,z\n")
     document = call(
         capsys, "predict", "--table", "t.csv", "--label", "bought", "--score", "new.csv", "--segment",
-        "shop", "--value", 5, "--cost", 1, "--folds", 3,
+        "shop", "--value", 5, "--cost", 1, "--folds", 3, "--explain", 3, "--model", "logistic",
     )  # fmt: skip
+    _words(document)
+    said = capsys.readouterr().out
+    assert "profit, judged on the folds:" in said  # stratified folds are not forward
+    explained = document["explained"]
+    assert explained["user"] == "row 3"
+    assert explained["reasons"][0]["feature"] == "x"
+    assert explained["reasons"][0]["value"] == round(float(x[3]), 3)
+    assert "takes a row" in sentence(
+        capsys, "predict", "--table", "t.csv", "--label", "bought", "--folds", 2, "--explain", "u7"
+    )
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     assert document["new"]["noted"] == {
         "shop": "1 rows hold a value never seen before, read as missing"
     }
+    assert document["profit"]["people"] == 2  # a budget is for the rows to come
+    assert pq.read_table(document["scores"])["verdict"].to_pylist() == ["use"] * 500
     new = pq.read_table(document["new"]["scores"])["score"].to_pylist()
     assert new[0] > 0.5 > new[1]
     assert len(document["segments"]["shop"]) == 2
+    (entry,) = call(capsys, "models", ".")["models"]
+    assert (entry["task"], entry["version"], entry["current"]) == ("bought", 1, True)
+    made = call(capsys, "score", ".", "bought", "--rows", "new.csv", "--reasons", 1)
+    again = pq.read_table(made["file"])
+    assert again["score"].to_pylist() == pq.read_table(document["new"]["scores"])["score"].to_pylist()  # fmt: skip
+    assert again["reasons"].to_pylist()[0].startswith("x: 0.5 (raises)")
+    assert made["noted"] == document["new"]["noted"]
+    assert "with --rows FILE" in sentence(capsys, "score", ".", "bought")
+    pytest.importorskip("onnxruntime", reason="writing ONNX needs the extra 'onnx'")
+    written = call(capsys, "export", ".", "bought", "--rows", "t.csv")
+    assert written["largest_difference"] < 1e-9
+    Path(written["file"]).unlink()
     assert "state" not in document["uncertainty"]
 
 
@@ -213,7 +266,28 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
         ([yes_no, "--quantile", "2"], "a quantile lies between 0 and 1"),
         ([yes_no, "--cost", "2"], "needs --value"),
         ([yes_no, "--search", "soon"], "soon"),
-        ([yes_no, "--score", "x.csv"], "--score is for --table"),
+        ([yes_no, "--score", "x.csv"], "--score does nothing for a log; it is for a table"),
+        ([yes_no, "--model", "blend"], "'blend' is the mean of logistic and trees; name them too"),
+        ([yes_no, "--model", "treees"], "did you mean 'trees'"),
+        ([amount, "--quantile", "0.5", "--model", "trees"], "leave --model out"),
+        ([yes_no, "--label", "x"], "--label does nothing for a log"),
+        ([yes_no, "--fuse", "tiny", "--abstain", "0.1"], "--abstain does nothing for --fuse"),
+        (
+            ["--impression", "view", "--click", "purchase", "--abstain", "0.1"],
+            "--abstain does nothing for impressions",
+        ),
+        (
+            ["--impression", "view", "--click", "purchase", "--explain", "u7"],
+            "--explain does nothing for impressions",
+        ),
+        (
+            ["--table", "x.csv", "--label", "y", "--abstain", "0.1"],
+            "--abstain does nothing for a table",
+        ),
+        (
+            ["--table", "x.csv", "--label", "y", "--within", "2d"],
+            "--within does nothing for a table",
+        ),
         ([yes_no, "--quantile", "0.5"], "a quantile is of an amount or a count"),
         ([amount, "--folds", "0"], "at least 1 forward fold"),
         ([amount, "--value", "3"], "a profit curve is of a yes/no question"),

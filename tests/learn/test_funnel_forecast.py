@@ -12,8 +12,13 @@ from propend.analytics.stages import LAPSED, Stages, stage_now
 from propend.engine import connect
 from propend.errors import ConfigError, NotEnoughDataError
 from propend.events.store import Store, event_schema
+from propend.expression.duration import Duration
 from propend.features.schema import Schema
-from propend.learn.funnel_forecast import forecast_funnel
+from propend.learn.funnel_forecast import (
+    _expected_days,
+    _judged_days,
+    forecast_funnel,
+)
 from propend.names import DAY
 
 START = 1_704_067_200_000_000
@@ -97,6 +102,10 @@ def test_forecast_is_calibrated_and_beats_the_last_rate(log):
     assert v["brier"] < v["brier_same_rate"]
     assert v["ece"] < 0.06
     assert v["coverage"] >= 0.75
+    assert v["days"]["concordance"] > v["days"]["concordance_same_rate"] + 0.02
+    assert v["days"]["by_median_rows"] > 200
+    assert 0.35 < v["days"]["by_median"] < 0.65
+    assert sum(v["reliability"]["rows"]) == v["rows"]
     assert found.to_dict()["protocol"].startswith(f"{v['cutoffs']} forward cutoffs")
     assert ((found.advance > 0) & (found.advance < 1)).all()
     assert (found.days > 0).all()
@@ -104,6 +113,22 @@ def test_forecast_is_calibrated_and_beats_the_last_rate(log):
     assert len(gone) == found.to_dict()["stages"][0]["likely_to_leave"]
     again = forecast_funnel(*log, Stages.of(log[1], None, "30d"), "20d")
     assert np.array_equal(again.advance, found.advance)
+
+
+def test_days_are_judged_by_what_came():
+    """A planted constant hazard is met at its median; one that is said to be twice as slow is not."""
+    rng = np.random.default_rng(2)
+    p = rng.uniform(0.1, 0.9, 4000)
+    expected = _expected_days(p, Duration.parse("30d"))
+    days = rng.exponential(expected)
+    until = np.where(days <= 120, days, -120.0)
+    rows = [{"_until": until, "_watched": 120.0, "_y": until}]
+    found = _judged_days(rows, p, np.full(4000, 0.5), Duration.parse("30d"))
+    assert found["by_median"] == pytest.approx(0.5, abs=0.03)
+    assert found["concordance"] > 0.6
+    assert found["concordance_same_rate"] == pytest.approx(0.5)
+    slow = _judged_days(rows, p / 2, np.full(4000, 0.5), Duration.parse("30d"))
+    assert slow["by_median"] > 0.6
 
 
 def test_bad_stages(log):

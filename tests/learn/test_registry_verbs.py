@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from propend.errors import ModelError
 from propend.expression.parse import parse
+from propend.learn import registry as kept
 from propend.learn.calibration import Identity
-from propend.learn.registry import Registry
+from propend.learn.registry import Registry, code_state
 from propend.learn.train import Fitted
 from propend.models import create
 from propend.tasks.task import Task
@@ -20,7 +24,12 @@ def fitted(auroc: float, data: str) -> Fitted:
     X = np.arange(40.0).reshape(-1, 1)
     model = create("logistic", "yes_no", bends=0).fit(X, X[:, 0] > 20)
     task = Task.parse("buys", "any(purchase) next 30d for any(*) last 90d")
-    card = {"metrics": {"auroc": auroc}, "intervals": {}, "data_hash": data}
+    card = {
+        "metrics": {"auroc": auroc},
+        "intervals": {},
+        "data_hash": data,
+        "verdict": {"answer": "use" if auroc > 0.6 else "use the rule"},
+    }
     return Fitted(task, "logistic", model, Identity(), (parse("count(view)"),), {}, 0.5, card)
 
 
@@ -38,3 +47,94 @@ def test_compare_and_roll_back(tmp_path: Path) -> None:
         registry.rollback("buys")
     with pytest.raises(ModelError, match="no earlier version"):
         registry.rollback("unknown")
+
+
+def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.save(fitted(0.8, "a"))
+    worse = registry.save(fitted(0.55, "a"))
+    assert not worse.current
+    assert "on the same rows its auroc is 0.8000, the new one's 0.5500" in worse.remark
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.8
+    assert [e.verdict for e in registry.entries()] == ["use", "use the rule"]
+    assert registry.save(fitted(0.8, "a")).current  # as good: the newer code answers
+    other = registry.save(fitted(0.7, "b"))  # other rows tell nothing about the two
+    assert other.current
+    assert other.remark == ""
+    assert not registry.save(fitted(float("nan"), "b")).current
+    registry.promote("buys", 2)
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.55
+
+
+def _altered(version: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    data = json.loads((version / "fitted.json").read_text())
+    change(data)
+    (version / "fitted.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(calibrator={"calibrator": "platt", "slope": -3.0, "intercept": 9.0}),
+        lambda d: d.update(threshold=0.0),
+        lambda d: d.update(features=["count(purchase)"]),
+        lambda d: d["card"]["metrics"].update(auroc=0.99),
+        lambda d: d.pop("calibrator"),
+    ],
+)
+def test_an_altered_version_never_loads(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    registry = Registry(tmp_path)
+    version = registry.save(fitted(0.7, "a")).folder
+    _altered(version, change)
+    with pytest.raises(ModelError, match="was changed after it was fitted"):
+        registry.load("buys")
+    (version / "seal").unlink()
+    with pytest.raises(ModelError, match="was changed after it was fitted"):
+        registry.load("buys")
+
+
+def test_a_key_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    from propend.learn import registry as module
+
+    registry = Registry(tmp_path)
+    version = registry.save(fitted(0.7, "a")).folder
+    _altered(version, lambda d: d.pop("calibrator"))
+    (version / "seal").write_text(module._seal(version))  # sealed so, as another version might
+    with pytest.raises(ModelError, match=r"incomplete \('calibrator'\)"):
+        registry.load("buys")
+
+
+def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    first = registry.save(fitted(0.7, "a")).folder
+    registry.save(fitted(0.8, "b"))
+    text = (first / "fitted.json").read_text()
+    (first / "fitted.json").write_text(text[: len(text) // 2])
+    listed = registry.entries()
+    assert [(e.version, e.champion, bool(e.fault)) for e in listed] == [
+        (1, "damaged", True),
+        (2, "logistic", False),
+    ]
+    assert "missing or damaged" in listed[0].fault
+    with pytest.raises(ModelError, match="damaged"):
+        registry.load("buys", 1)
+    assert registry.load("buys").name == "logistic"
+
+
+def test_other_code_does_not_reuse_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    (package / "part").mkdir(parents=True)
+    source = package / "part" / "model.py"
+    source.write_text("STEPS = 10\n")
+    before = code_state(package)
+    source.write_text("STEPS = 11\n")
+    code_state.cache_clear()
+    assert code_state(package) != before
+
+    registry = Registry(tmp_path / "models")
+    made = fitted(0.8, "a")
+    made.card["seed"] = 7
+    registry.save(made)
+    assert registry.matching(made.task, "a", 7) is not None
+    monkeypatch.setattr(kept, "code_state", lambda: "another")
+    assert registry.matching(made.task, "a", 7) is None

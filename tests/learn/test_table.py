@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from propend.engine import connect
 from propend.errors import ConfigError, DataError, ModelError, NotEnoughDataError, PropendError
-from propend.learn import metrics
+from propend.learn import metrics, rivals, search
 from propend.learn.fitting import Rows
 from propend.learn.labelled import read_like
 from propend.learn.leaks import LeakError
+from propend.learn.rivals import Candidate, table_candidates
 from propend.learn.search import best_settings
-from propend.learn.table import Candidate, LabelledTable, _fold_of, cross_validate, read_table
+from propend.learn.table import LabelledTable, TableFit, _fold_of, cross_validate, read_table
 from propend.learn.train import Options
 from propend.models import create, load
 
@@ -55,7 +59,30 @@ def test_the_champion_is_judged_beside_its_baseline(tmp_path: Path) -> None:
     assert set(card["seconds"]) == {"logistic", "tree", "base_rate"}
     assert card["verdict"]["answer"] == "use"
     assert "600 test rows" in card["power"]["sentence"]
+    assert "positive" in card["power"]["sentence"]
     assert cross_validate(table, folds=3, draws=20, models=("logistic",)).card["metrics"] == card["metrics"]  # fmt: skip
+
+
+def test_the_usual_candidates_are_those_of_the_published_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.quality.prediction import NESTED
+
+    assert table_candidates("yes_no") == NESTED
+    monkeypatch.setattr(rivals, "find_spec", lambda _: None)
+    bare = {c.label: c for c in table_candidates("yes_no")}
+    assert list(bare) == ["logistic", "trees", "trees, more leaves and smaller steps", "blending"]
+    assert bare["blending"].settings["models"] == ("logistic", "trees")
+    table = read(write(tmp_path, 300))
+    card = cross_validate(table, folds=2, draws=5).card
+    assert card["nested"] == list(bare)
+    only = Options(models=("naive_bayes", "trees"))
+    card = cross_validate(table, folds=2, draws=5, options=only).card
+    assert card["nested"] == ["naive_bayes", "trees"]
+    with pytest.raises(ModelError, match="did you mean 'trees'"):
+        cross_validate(table, folds=2, options=Options(models=("treees",)))
+    with pytest.raises(ModelError, match="does not answer 'yes_no'"):
+        cross_validate(table, folds=2, options=Options(models=("two_part",)))
 
 
 def test_groups_stay_whole_and_time_goes_forward(tmp_path: Path) -> None:
@@ -163,6 +190,8 @@ def test_one_of_many_is_judged_by_what_stands_first(tmp_path: Path) -> None:
     card = fit.card
     assert card["metrics"]["top_1"] > card["baseline"]["base_rate"]["top_1"]
     assert card["margins"]["base_rate"]["log_loss"]["high"] < 0
+    assert card["positives"] is None  # no class of many is the positive one
+    assert "positive" not in card["power"]["sentence"]
     assert card["verdict"]["answer"] == "use"
     told = LabelledTable(
         np.column_stack([table.X, table.y == 0]), table.y, (*table.columns, "echo"), table.categories,
@@ -235,18 +264,32 @@ def test_options_of_training(tmp_path: Path) -> None:
         cross_validate(table, options=Options(quantile=0.8))
 
 
-def test_the_search_chooses_nothing_on_test_rows(tmp_path: Path) -> None:
+def test_the_search_chooses_nothing_on_test_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other labels in the last test fold change neither the settings found for it nor any of its scores, to the bit."""
     pytest.importorskip("optuna", reason="searching settings needs the extra 'search'")
-    table = read(write(tmp_path, 500))
-    options = Options(search=1.0)
-    fit = cross_validate(table, folds=2, draws=5, models=("logistic",), options=options)
-    assert set(fit.card["search"]["chosen"]) == {"logistic"}
-    assert fit.card["metrics"]["auroc"] > 0.6
-    # a fold's settings come from its training rows alone: other test labels, the same proposals and losses
+    table = read(write(tmp_path, 600, day=lambda i: f"2024-{1 + i // 60:02d}-01"), order="day")
+    test = _fold_of(table, 2, 7) == 1
+    other = table.y.copy()
+    other[test] = np.random.default_rng(1).permutation(other[test])
+    assert (other != table.y).sum() > 20
+
+    def run(y: np.ndarray) -> TableFit:
+        clock = count()  # a second a look: the number of proposals does not depend on the machine
+        monkeypatch.setattr(search, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        options = Options(search=24.0, models=("logistic", "trees"))
+        return cross_validate(replace(table, y=y), folds=2, draws=5, options=options)
+
+    before, after = run(table.y), run(other)
+    assert before.card["search"]["chosen"] == after.card["search"]["chosen"]
+    assert before.card["champions"] == after.card["champions"]
+    for name, scores in before.by_model.items():
+        assert np.array_equal(scores[test], after.by_model[name][test]), name
+    assert before.card["by_fold"]["champion"][1] != after.card["by_fold"]["champion"][1]
     X, y = table.X, table.y
     rows = [Rows(X[a], y[a], table.columns, {1: 3}) for a in (slice(0, 200), slice(200, 400))]
-    found = best_settings("logistic", {}, "yes_no", *rows, "log_loss", 0.0)
-    assert found == {}
+    assert best_settings("logistic", {}, "yes_no", *rows, "log_loss", 0.0) == {}
 
 
 def test_a_hundred_thousand_categories_are_read_and_fitted() -> None:

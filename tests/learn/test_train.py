@@ -9,6 +9,7 @@ import pytest
 
 from propend.errors import ModelError, NotEnoughDataError
 from propend.expression import parse
+from propend.learn.leaks import LeakError
 from propend.learn.registry import Registry
 from propend.learn.train import Options, train
 from propend.names import DAY
@@ -92,6 +93,10 @@ def test_test_rows_choose_nothing() -> None:
         draws=2,
     )
     assert before.card["champions"] == after.card["champions"]
+    last = before.tests["fold"] == 2
+    assert not np.array_equal(before.tests["truth"][last], after.tests["truth"][last])
+    for name in ("champion", *before.card["models"], *before.card["baseline"]):
+        assert np.array_equal(before.tests[name][last], after.tests[name][last]), name
     assert after.card["by_fold"][-1]["auroc"] < 0.6 < before.card["by_fold"][-1]["auroc"]
 
 
@@ -236,3 +241,35 @@ def test_weights_selection_and_quantiles() -> None:
     card = train(alike(y, frame), amounts, plan, options=options, draws=10).card
     assert abs(card["metrics"]["below"] - 0.9) < 0.05
     assert card["margins"]["constant_quantile"]["pinball"]["high"] < 0
+
+
+def test_each_user_stands_inside_the_interval_learnt_for_the_model_that_serves() -> None:
+    frame, plan = make(users=200)
+    fitted = train(frame, BUYS, plan, draws=2)
+    scores = fitted.score(frame.X)
+    low, high = fitted.bounds(frame.X)
+    assert ((low <= scores) & (scores <= high)).all()
+    # learnt from the served model's own raw scores through the served calibration
+    name = fitted.card["champion"]
+    assert name in fitted.tests
+    x = np.array(fitted.card["uncertainty"]["state"]["x"])
+    served = fitted.calibrator.apply(np.array([0.0, 1.0]))
+    assert served.min() - 1e-12 <= x.min()
+    assert x.max() <= served.max() + 1e-12
+    assert fitted.card["uncertainty"]["width"] < 0.35
+
+
+def test_an_attribute_of_the_item_that_knows_the_answer_is_refused() -> None:
+    frame, plan = make(users=150)
+    X = frame.X.copy()
+    X[:, 4] = np.where(frame.y > 0, 0, 1)
+    features = (*FEATURES[:4], parse("last(view.item.colour)"))
+    leaky = Frame(X, frame.y, frame.user, frame.cutoff, features, {4: ("sold", "free")})
+    with pytest.raises(LeakError, match=r"last\(view.item.colour\).*--known"):
+        train(leaky, BUYS, plan, suspects=["last(view.item.colour)"], draws=2)
+    profile = Frame(X, frame.y, frame.user, frame.cutoff, FEATURES, {4: ("sold", "free")})
+    with pytest.raises(LeakError, match=r"profile\.country"):
+        train(profile, BUYS, plan, draws=2)
+    quick = (("logistic", {"bends": 0}),)
+    known = Options(known=("profile.country",))
+    assert train(profile, BUYS, plan, models=quick, options=known, draws=2).card["leaks"] == []

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.isotonic import isotonic_regression
 
 from propend.errors import ConfigError, DataError, NotEnoughDataError
@@ -14,8 +16,9 @@ from propend.expression.parse import parse
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.learn.calibration import VennAbers, from_state
+from propend.learn.future import check_future
 from propend.learn.intervals import Conformal, bounds, forward_coverage, uncertainty
-from propend.learn.leaks import LeakError, check_future, leak_report, refuse
+from propend.learn.leaks import LeakError, leak_report, refuse
 from propend.learn.power import auroc_error, power_of, stated, verdict
 from propend.learn.segments import by_segment
 from propend.learn.threshold import profit_curve
@@ -101,7 +104,16 @@ def test_power_and_verdict_in_words() -> None:
     better = {"low": -9.0, "value": -5.0, "high": -1.0}
     assert verdict({"answer": "amount", "margins": {"mean": {"rmse": better}}})["answer"] == "use"
     card = {**none, "rows": 100, "positives": 9, "intervals": {"auroc": margin}}
-    assert "9 positives in 100 test rows" in stated(card, "auroc")["sentence"]
+    assert "100 test rows, 9 positive, the auroc" in stated(card, "auroc")["sentence"]
+    many = {**card, "answer": "which", "positives": None, "margins": {}}
+    assert stated(many, "auroc")["sentence"].startswith("with 100 test rows the auroc")
+    amount = {**card, "answer": "amount"}
+    assert "9 above zero" in stated(amount, "auroc")["sentence"]
+    worse = {"low": 1.0, "value": 5.0, "high": 9.0}
+    lost = verdict({"answer": "amount", "margins": {"mean": {"rmse": worse}}})
+    assert lost["answer"] == "use the rule"
+    assert "worse than the simple rule" in lost["why"]
+    assert "within noise" not in lost["why"]
 
 
 # ---- leaks
@@ -143,8 +155,69 @@ def test_each_leak_is_found() -> None:
     assert kinds(np.column_stack([X, late]), y, [*columns, "callDuration"], known_before=["callDuration"]) == []  # fmt: skip
     gaps = np.where((y > 0) | (rng.random(len(y)) < 0.02), rng.normal(size=len(y)), np.nan)
     assert ("paid", "missing tells", True) in kinds(np.column_stack([X, gaps]), y, [*columns, "paid"])  # fmt: skip
-    some = y + rng.normal(0, 0.75, len(y))
+    some = y + rng.normal(0, 0.65, len(y))
     assert ("some", "too good alone", False) in kinds(np.column_stack([X, some]), y, [*columns, "some"])  # fmt: skip
+
+
+def test_two_leaks_do_not_hide_each_other_and_an_ordinary_name_does_not_help() -> None:
+    X, y, columns = market()
+    rng = np.random.default_rng(4)
+    pair = [y + rng.normal(0, 0.42, len(y)) for _ in range(2)]  # each about .95 alone
+    found = kinds(np.column_stack([X, *pair]), y, [*columns, "balance", "minutes"])
+    assert {(name, blocks) for name, _, blocks in found} == {("balance", True), ("minutes", True)}
+    alone = kinds(np.column_stack([X, pair[0]]), y, [*columns, "balance"])
+    assert alone == [("balance", "too good alone", True)]
+    assert kinds(np.column_stack([X, pair[0]]), y, [*columns, "balance"], known_before=["balance"]) == []  # fmt: skip
+
+
+def test_an_easy_table_is_no_leak() -> None:
+    """Where every column tells much, one that tells .92 does not stand out."""
+    rng = np.random.default_rng(5)
+    y = (rng.random(2000) < 0.4).astype(float)
+    X = np.column_stack([y + rng.normal(0, 0.55, 2000) for _ in range(6)])
+    assert leak_report(X, y, list("abcdef")) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["通话时长", "退款金额", "Gesprächsdauer", "Kündigungsgrund", "call_seconds", "talk_time", "unsubscribed_at",
+     "callduration", "dateClosed"],
+)  # fmt: skip
+def test_words_for_afterwards_in_three_languages(name: str) -> None:
+    X, y, columns = market()
+    late = y + np.random.default_rng(1).normal(0, 0.9, len(y))
+    assert kinds(np.column_stack([X, late]), y, [*columns, name]) == [
+        (name, "after the fact", True)
+    ]
+
+
+@pytest.mark.parametrize("name", ["created_at", "purchases", "postcode", "residents", "afternoon"])
+def test_honest_names_are_left_alone(name: str) -> None:
+    X, y, columns = market()
+    strong = y + np.random.default_rng(1).normal(0, 0.9, len(y))
+    assert kinds(np.column_stack([X, strong]), y, [*columns, name]) == []
+
+
+def test_a_column_that_knows_a_rare_answer_of_many_is_found() -> None:
+    rng = np.random.default_rng(6)
+    y = rng.choice(4, 3000, p=[0.5, 0.3, 0.15, 0.05]).astype(float)
+    refund = (y == 3) + rng.normal(0, 0.1, 3000)
+    found = leak_report(
+        np.column_stack([refund, rng.normal(size=3000)]), y, ["ticket", "age"], classes=("a", "b", "c", "returned"),
+    )  # fmt: skip
+    assert [(leak.column, leak.blocks) for leak in found] == [("ticket", True)]
+    assert "telling 'returned' from the rest" in found[0].sentence
+
+
+@pytest.mark.parametrize("size", [50.0, 1e6])
+def test_two_columns_whose_difference_is_the_label(size: float) -> None:
+    X, y, columns = market()
+    due = np.random.default_rng(7).normal(0, size, len(y))
+    found = kinds(np.column_stack([X, due, due + y]), y, [*columns, "due", "paid"])
+    assert found == [("due", "echo", True)]
+    value = np.random.default_rng(8).gamma(2, 10, len(y))
+    found = kinds(np.column_stack([X, due, due + value]), value, [*columns, "due", "paid"])
+    assert ("due", "echo", True) in found
 
 
 def test_amounts_leak_too() -> None:
@@ -188,6 +261,48 @@ def test_the_derived_features_do_not_read_the_future() -> None:
     ]
 
 
+def test_coarse_columns_make_honest_twins() -> None:
+    rng = np.random.default_rng(9)
+    X = np.column_stack([rng.integers(0, k, 2000) for k in (3, 4, 5)]).astype(float)
+    y = (rng.random(2000) < 0.1 + 0.1 * X[:, 0]).astype(float)
+    fold = rng.integers(0, 5, 2000)
+    assert leak_report(X, y, list("abc"), {0: 3, 1: 4, 2: 5}, fold_of=fold) == []
+    alike = np.column_stack(
+        [X, X[:, 0] * 5 + X[:, 2]]
+    )  # tied to the others, so chance is underrated
+    found = leak_report(alike, y, list("abcd"), {0: 3, 1: 4, 2: 5, 3: 25}, fold_of=fold)
+    assert not any(leak.blocks for leak in found)
+
+
+# ---- intervals around scores
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["yes_no", "amount"]), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_an_interval_holds_its_own_score(seed: int, answer: str, through_json: bool) -> None:
+    rng = np.random.default_rng(seed)
+    p = rng.beta(1, 3, 150) if answer == "yes_no" else rng.gamma(2, 10, 150)
+    y = (
+        (rng.random(150) < p).astype(float)
+        if answer == "yes_no"
+        else p * rng.lognormal(0.5, 1, 150)
+    )
+    kept = uncertainty(answer, [(y[:80], p[:80]), (y[80:], p[80:])])
+    kept = json.loads(json.dumps(kept)) if through_json else kept
+    asked = np.r_[p, rng.random(50) * p.max() * 1.2, 0.0, 1.0]
+    low, high = bounds(kept, asked)
+    assert ((low <= asked) & (asked <= high)).all()
+
+
+def test_the_interval_around_a_score_holds_venn_abers() -> None:
+    p, y = drawn(500, 11)
+    low, high = bounds(uncertainty("yes_no", [(y, p)]), p)
+    inner = VennAbers().fit(p, y).bounds(p)
+    assert (low <= inner[0]).all()
+    assert (high >= inner[1]).all()
+    assert (high - low).mean() == pytest.approx(uncertainty("yes_no", [(y, p)])["width"])
+
+
 # ---- threshold and segments
 
 
@@ -202,6 +317,26 @@ def test_the_cut_is_the_brute_force_one() -> None:
     assert (p >= tight.cut).sum() <= 50
     assert "do not send" in profit_curve(y, p, value=0.5, cost=1.0).sentence
     assert "contact the best" in curve.sentence
+
+
+def test_a_budget_is_spent_on_people_and_not_on_test_rows() -> None:
+    p, y = drawn(500, 6)
+    rng = np.random.default_rng(3)
+    for size, budget in ((20, 5.0), (20_000, 130.0), (20_000, 1e9)):
+        people = np.round(rng.choice(p, size), 3)
+        curve = profit_curve(y, p, value=5.0, cost=1.0, budget=budget, people=people)
+        assert curve.people == size
+        assert curve.contacts == (people >= curve.cut).sum() <= budget
+        if (
+            budget < 1e9
+        ):  # a better cut exists only beyond the budget: all of it is spent but for ties
+            lower = people[people < curve.cut].max()
+            assert (people >= lower).sum() > budget or curve.share[curve.best] * size < budget - 1
+        assert curve.profit[-1] == pytest.approx((5 * y - 1).mean() * size)
+    assert f"of {size:,}" in curve.sentence
+    none = profit_curve(y, p, value=5.0, cost=10.0, budget=5.0, people=people)
+    assert none.contacts == 0
+    assert none.cut == np.inf
 
 
 def test_values_may_differ_by_row_and_bad_ones_are_refused() -> None:

@@ -17,6 +17,9 @@ def test_they_are_lightgbms_own(answer: str) -> None:
     ours = Attribution.of(model._text, 4).of_rows(rows["X"])
     theirs = model._booster.predict(rows["X"], pred_contrib=True, num_threads=1)
     assert np.abs(ours - theirs).max() < 1e-10
+    one = Attribution.of(model._text, 4)
+    alone = np.concatenate([one.of_rows(rows["X"][i : i + 1]) for i in range(200)])
+    assert np.array_equal(alone, ours[:200])  # a row by itself has a kernel of its own
     odd = np.array([[np.nan] * 4, [0.0, 0.0, 0.0, 9.0]])
     theirs = model._booster.predict(odd, pred_contrib=True, num_threads=1)
     assert np.abs(Attribution.of(model._text, 4).of_rows(odd) - theirs).max() < 1e-10
@@ -48,6 +51,10 @@ def test_zero_as_missing_goes_the_way_of_missing() -> None:
     booster = lightgbm.train(settings, lightgbm.Dataset(X, y), 10)
     ours = Attribution.of(booster.model_to_string(), 3).of_rows(X)
     assert np.abs(ours - booster.predict(X, pred_contrib=True)).max() < 1e-10
+    of = Attribution.of(booster.model_to_string(), 3)
+    assert np.array_equal(
+        np.concatenate([of.of_rows(X[i : i + 1]) for i in range(100)]), ours[:100]
+    )
 
 
 def test_trees_of_several_classes_are_refused() -> None:
@@ -55,3 +62,17 @@ def test_trees_of_several_classes_are_refused() -> None:
     model = create("trees", "which", trees=3, threads=1).fit(**rows)
     with pytest.raises(ValueError, match="several classes"):
         Attribution.of(model._text, 4)
+
+
+def test_a_row_alone_reads_unknown_codes_as_missing_too() -> None:
+    rng = np.random.default_rng(4)
+    X = np.column_stack(
+        [rng.integers(0, 3, 400), rng.integers(0, 5, 400), rng.normal(size=400)]
+    ).astype(float)
+    y = (X[:, 0] + X[:, 1] > 3).astype(float)
+    model = create("trees", "yes_no", trees=10, threads=1).fit(X, y, categories={0: 3, 1: 5})
+    odd = np.array([[7.0, 1.0, 0.0], [1.0, 2.5, 0.0], [np.nan, -1.0, 0.0], [2.0, 4.0, 1.0]])
+    given = odd.copy()
+    alone = np.concatenate([model.predict(odd[i : i + 1]) for i in range(4)])
+    assert np.array_equal(alone, model.predict(odd))
+    assert np.array_equal(odd, given, equal_nan=True)

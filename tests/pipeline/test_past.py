@@ -51,3 +51,15 @@ def test_saved_definitions_channels_and_stages():
     assert "no event type &#39;vew&#39; in the log" in page
     assert "&lt;mail&gt;" in page
     assert "Where users stand now" in page
+    assert "Move on in" not in page
+    ahead = {
+        "horizon": "30d",
+        "stages": [{"stage": "action", "advance": 5.2, "advance_low": 3.0, "advance_high": 8.0, "likely_to_leave": 4}],
+        "validation": {"tests": [{}], "cutoffs": 4, "brier": 0.168, "brier_same_rate": 0.188, "ece": 0.024, "coverage": 0.92},
+    }  # fmt: skip
+    page = as_html({**results, "forecast": ahead})
+    assert "Move on in 30d" in page
+    assert "3 to 8" in page
+    assert "Brier 0.168 (same rate as last period 0.188)" in page
+    page = as_html({**results, "forecast": {"missing": "the log is <too> short"}})
+    assert "the log is &lt;too&gt; short" in page

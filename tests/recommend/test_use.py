@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,11 @@ import pytest
 
 from propend.config import RecommendConfig
 from propend.errors import ConfigError, DataError, ModelError, NotEnoughDataError
-from propend.events.store import Store, Writer
+from propend.events.store import Store, Writer, event_schema
 from propend.events.timelines import Column
 from propend.features.schema import Schema
 from propend.names import DAY
-from propend.recommend import batch
+from propend.recommend import batch, house
 from propend.recommend.blend import Blend
 from propend.recommend.catalog import create, load
 from propend.recommend.evaluate import evaluate
@@ -138,27 +139,6 @@ def test_blending_weights_find_the_source_that_knows() -> None:
     assert shelf.at > cut, "the weights saw the past of the cut, the sources all of it"
 
 
-def test_blending_never_sees_its_label() -> None:
-    log, _ = sample(users=200, seed=1)
-    split = forward(log, 9.0, seen="allowed")
-    last = log.time >= split.at
-    rng = np.random.default_rng(0)
-    noise = Interactions(
-        log.user,
-        np.where(last, rng.permutation(log.item), log.item).astype(np.int32),
-        log.time,
-        log.weight,
-        log.n_items,
-    )
-    stages = [create("item_neighbours"), create("popularity")]
-    honest = Blend(stages, horizon=9.0, repeats=True).fit(log)
-    blind = Blend([create("item_neighbours"), create("popularity")], horizon=9.0, repeats=True)
-    blind.fit(noise)
-    assert sum(blind.weights.values()) < sum(honest.weights.values()), (
-        "labels that are noise cannot be foretold, so nothing that knew them leaked into the sources"
-    )
-
-
 def test_onboarding_asks_what_tells_most() -> None:
     rng = np.random.default_rng(0)
     log = Interactions.of(rng.integers(0, 50, 400), rng.integers(0, 20, 400))
@@ -214,7 +194,12 @@ def test_audience_is_who_would_like_it() -> None:
     log, _ = sample()
     shelf = create("item_neighbours").fit(log)
     users, scores = shelf.audience(3, 5)
-    everyone = shelf.scores(log.users, [3])[:, 0]
+    known = shelf.scores(log.users).astype(float)
+    filled = np.where(np.isfinite(known), known, np.nan)
+    filled = np.where(np.isnan(filled), np.nanmin(filled, axis=1, keepdims=True), filled)
+    level = (filled[:, 3] - filled.mean(axis=1)) / filled.std(axis=1)
+    busy = [0.5 ** ((shelf.at - log.time[log.user == u]) / DAY / 30) for u in log.users]
+    everyone = level + np.log(1e-3 + np.array([values.sum() for values in busy]))
     met = {int(u) for u in log.user[log.item == 3]}
     order = [int(u) for u in log.users[np.argsort(-everyone, kind="stable")] if int(u) not in met]
     assert users.tolist() == order[:5]
@@ -265,8 +250,13 @@ def _fill(writer: Writer, rng: np.random.Generator, bucket: int) -> None:
             item = None if name == "u39" else int(rng.integers(0, 12))
             kind = 2 if item is None else int(rng.random() < 0.4)
             rows.append((place * 4 + bucket, int(rng.integers(0, 100)) * DAY, kind, item))
+    _add(writer, bucket, rows)
+
+
+def _add(writer: Writer, bucket: int, rows: list[Any]) -> None:
+    """Add events: user, time, type and item, and a rating where there is one."""
     rows.sort(key=lambda row: row[:2])
-    user, time, kind, item = zip(*rows, strict=True)
+    user, time, kind, item, *rating = zip(*rows, strict=True)
     events = {
         "user": pa.array(user, pa.int32()),
         "time": pa.array(time, pa.timestamp("us", "UTC")),
@@ -274,7 +264,9 @@ def _fill(writer: Writer, rng: np.random.Generator, bucket: int) -> None:
         "type": pa.array(kind, pa.int16()),
         "item": pa.array(item, pa.int32()),
     }
-    schema = writer.store.schema()
+    schema = event_schema(writer.next.properties)
+    if rating:
+        events["rating"] = pa.array(rating[0], pa.float64())
     table = pa.table(
         {f.name: events.get(f.name, pa.nulls(len(rows), f.type)) for f in schema}, schema=schema
     )
@@ -295,7 +287,11 @@ def test_a_whole_store(store: Store) -> None:
     some = batch.recommend_for(store, schema, ["u1", "never seen"], 3).to_pylist()
     assert [row["user"] for row in some] == ["u1"] * 3 + ["never seen"] * 3
     assert batch.recommend_session(store, schema, ["i1", "i2"], 2).num_rows == 2
+    nobody = batch.recommend_for(store, schema, ["never seen"], 2)["item"].to_pylist()
+    assert batch.recommend_session(store, schema, [], 2)["item"].to_pylist() == nobody
     alike = batch.similar_items(store, schema, "i1", 2)
+    assert alike["reason"].to_pylist() == ["chosen by the same users as i1"] * 2
+    assert alike["source"].to_pylist() == ["item_neighbours"] * 2
     assert alike["rank"].to_pylist() == [1, 2]
     assert "i1" not in alike["item"].to_pylist()
     with pytest.raises(DataError, match="no item 'i99'"):
@@ -313,7 +309,8 @@ def test_nothing_after_the_cutoff_is_read(store: Store) -> None:
 
 def test_the_house_chain_survives_saving(tmp_path: Path) -> None:
     log, items = sample()
-    chain = batch.default_chain(log).fit(log, items=items)
+    ranker = RecommendConfig(mix="ranker")
+    chain = batch.default_chain(log, rules=ranker).fit(log, items=items)
     chain.save(tmp_path / "chain")
     again = load(tmp_path / "chain")
     shown = again.recommend(k=5)
@@ -370,6 +367,54 @@ def test_a_wrong_rule_is_one_sentence(store: Store, rules: RecommendConfig, sent
     assert "\n" not in str(raised.value)
 
 
+def test_a_fitted_recommender_is_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema, kept = Schema.of(store), tmp_path / "kept"
+    rules = RecommendConfig(mix="order")
+    first = house.fit_default(store, schema, rules=rules, kept=kept)
+    house.fit_default(store, schema, rules=rules, sessions=True, kept=kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(Interactions, "from_store", None)  # nothing is fitted anew
+        again = house.fit_default(store, schema, rules=rules, kept=kept)
+    assert np.array_equal(again.recommend(k=4).items, first.recommend(k=4).items)
+    assert len(list(kept.iterdir())) == 2
+    house.fit_default(store, schema, rules=RecommendConfig(mix="order", pin=("i3",)), kept=kept)
+    assert len(list(kept.iterdir())) == 2, "the older one is gone"
+    before = {path.name for path in kept.iterdir()}
+    with store.writing() as writer:
+        _add(writer, 0, [(0, 101 * DAY, 0, 4)])
+        writer.commit()
+    store = Store(store.folder)
+    house.fit_default(store, schema, rules=RecommendConfig(mix="order", pin=("i3",)), kept=kept)
+    assert {path.name for path in kept.iterdir()} != before, "the log has changed"
+
+
+def test_a_rating_is_the_weight(tmp_path: Path) -> None:
+    made = Store.create(tmp_path / "rated", 1)
+    rows = [
+        (0, DAY, 0, 0, 1.0),
+        (0, 2 * DAY, 0, 1, 5.0),
+        (1, DAY, 0, 0, 3.0),
+        (1, 3 * DAY, 0, 2, None),
+    ]
+    with made.writing() as writer:
+        writer.next.types = ["rating"]
+        writer.next.properties = {"rating": "number"}
+        writer.add_items(["a", "b", "c"])
+        writer.add_users(0, pa.array(["u0", "u1"], pa.string()))
+        _add(writer, 0, rows)
+        writer.commit()
+    made = Store(tmp_path / "rated")
+    log = Interactions.from_store(made)
+    assert log.weight.tolist() == pytest.approx([2 / 3, 10 / 3, 2.0, 2.0]), (
+        "2 × rating / mean rating"
+    )
+    assert set(Interactions.from_store(made, types={"rating": 1.0}).weight.tolist()) == {1.0}
+    shelf = create("item_neighbours", measure="adjusted_cosine", weighting="given").fit(log)
+    assert shelf.history.weight.max() == pytest.approx(10 / 3), "values that differ can be centred"
+
+
 def test_exposures_of_the_log_are_counted(store: Store) -> None:
     schema = Schema.of(store)
     rules = RecommendConfig(at_most=1, shown=("view",), within="400d", mix="order")
@@ -383,8 +428,17 @@ def test_exposures_of_the_log_are_counted(store: Store) -> None:
 
 
 def test_others_of_the_catalogue_are_judged_beside(store: Store) -> None:
-    table = batch.judge(store, Schema.of(store), others=("blend", "ease"))
-    assert {"popularity", "blend", "ease", "served"} <= {m["name"] for m in table["models"]}
+    others = ("blend", "ease", "ease:strength=2,item_power=0.5")
+    table = batch.judge(store, Schema.of(store), others=others, ties="random")
+    assert {"popularity", *others, "served"} <= {m["name"] for m in table["models"]}
+    assert (table["ties"], table["chosen"] in table["judged"]) == ("random", True)
+    figures = {m["name"]: m["ndcg@20"] for m in table["models"]}
+    assert figures["ease"] != figures[others[-1]], "the settings are read"
+    assert all(m["audience"] is None or 0 < m["audience"]["auc"] < 1 for m in table["models"])
+    with pytest.raises(ModelError, match="did you mean 'strength'"):
+        batch.judge(store, Schema.of(store), others=("ease:strenght=2",))
+    with pytest.raises(ConfigError, match="write settings as"):
+        batch.judge(store, Schema.of(store), others=("ease:strength",))
     with pytest.raises(ModelError, match="did you mean 'ease'"):
         batch.judge(store, Schema.of(store), others=("eese",))
 

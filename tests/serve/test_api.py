@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +17,16 @@ import numpy as np
 import pytest
 
 from propend.client import Client
+from propend.features.program import Program
+from propend.learn.calibration import Platt
 from propend.learn.intervals import bounds
 from propend.pipeline.workspace import open_workspace
 from propend.serve.answers import Answers
 from propend.serve.api import Api
 from propend.serve.collect import Collector
 from propend.serve.live import Live
+from propend.serve.log import AnswerLog
+from propend.serve.models import Served
 from propend.serve.server import Both
 
 ALL = {"Authorization": "Bearer all"}
@@ -28,8 +35,8 @@ ALL = {"Authorization": "Bearer all"}
 class Site:
     """A running server over a copy of the shop."""
 
-    def __init__(self, folder: Path, url: str, live: Live) -> None:
-        self.folder, self.url, self.live = folder, url, live
+    def __init__(self, folder: Path, url: str, live: Live, collector: Collector) -> None:
+        self.folder, self.url, self.live, self.collector = folder, url, live, collector
         self.http = httpx.Client(base_url=url, headers=ALL, timeout=30)
 
     def send(self, **event: Any) -> None:
@@ -53,14 +60,13 @@ def site(shop: Path, tmp_path_factory: pytest.TempPathFactory, running: Any) -> 
     shutil.copytree(shop, folder)
     live = Live(open_workspace(folder))
     live.start()
-    with running(
-        Both(Collector(live.inbox, live.workspace.config.live.keys), Api(live).app)
-    ) as url:
+    collector = Collector(live.inbox, live.workspace.config.live.keys)
+    with running(Both(collector, Api(live, collector).app)) as url:
         for _ in range(600):
             if live.recommender is not None:
                 break
             time.sleep(0.05)
-        site = Site(folder, url, live)
+        site = Site(folder, url, live, collector)
         yield site
         site.http.close()
     live.stop()
@@ -206,6 +212,14 @@ def test_decisions_are_logged_with_their_propensity(site: Site) -> None:
     assert [d["propensity"] for d in logged] == [got["propensity"]]
 
 
+def test_nobody_is_pushed_who_refused_consent(site: Site) -> None:
+    for n in range(3):
+        site.send(id=f"c{n}", type="cart", user="refuses", item="i1", consent=False)
+    got = site.http.post("/v1/users/refuses/decision").json()
+    assert got["group"] == "excluded"
+    assert "consent" in got["reason"]
+
+
 def test_faults_are_one_sentence(site: Site) -> None:
     cases = [
         ("/v1/users/u1/value?expression=any(purchse)", 400, "purchase"),
@@ -244,19 +258,23 @@ def test_keys_scopes_and_rates(site: Site) -> None:
 
 def test_models_swap_without_dropping_a_request(site: Site) -> None:
     stop, seen, faults = threading.Event(), set(), []
+    scores: dict[int, set[float]] = {}
 
     def ask() -> None:
         with httpx.Client(base_url=site.url, headers=ALL) as http:
             while not stop.is_set():
-                got = http.get("/v1/users/u1/predictions/buys", params={"reasons": 0})
+                asked = {"reasons": 0, "at": "2026-04-20T00:00:00Z"}
+                got = http.get("/v1/users/u1/predictions/buys", params=asked)
                 if got.status_code != 200:
                     faults.append(got.text)
                 seen.add(got.json().get("version"))
+                scores.setdefault(got.json().get("version"), set()).add(got.json().get("score"))
 
     thread = threading.Thread(target=ask)
     thread.start()
     registry = open_workspace(site.folder).registry
-    registry.save(registry.load("buys", 1))
+    other = dataclasses.replace(registry.load("buys", 1), calibrator=Platt(3.0, 0.5))
+    registry.save(other)
     for _ in range(400):
         if 2 in seen:
             break
@@ -265,6 +283,14 @@ def test_models_swap_without_dropping_a_request(site: Site) -> None:
     thread.join()
     assert seen == {1, 2}
     assert not faults
+    assert all(len(of) == 1 for of in scores.values())  # each version answers with its own scores
+    assert scores[1] != scores[2]
+    at = 1_776_643_200_000_000
+    expected = {v: Served(registry.load("buys", v), v).answer(site.live.state, "u1", at, 0).score for v in (1, 2)}  # fmt: skip
+    assert {v: of.pop() for v, of in scores.items()} == pytest.approx(expected)
+    assert not any(
+        p.at == at for p in site.live.log.predictions("buys")
+    )  # the past is no live answer
     site.live.models._shadow_versions["buys"] = 1
     registry.save(registry.load("buys", 1))
     for _ in range(400):
@@ -316,8 +342,85 @@ def test_health_metrics_description(site: Site) -> None:
     text = site.http.get("/metrics").text
     assert "propend_state_active_users" in text
     assert 'propend_requests_total{route="prediction",status="200"}' in text
+    assert 'propend_events_accepted_total{source="web",dialect="own"}' in text
+    assert "propend_commits_total" in text
     paths = site.http.get("/openapi.json").json()["paths"]
     assert "/v1/users/{user}/predictions/{task}" in paths
+
+
+def test_health_tells_of_the_collector_the_models_and_the_log(site: Site) -> None:
+    assert site.http.get("/health").status_code == 200
+    try:
+        site.collector.healthy = False
+        site.live.models.faults["buys"] = "a damaged model"
+        site.live.log.fault = "the disk is full"
+        got = site.http.get("/health")
+    finally:
+        site.collector.healthy = True
+        site.live.models.faults.clear()
+        site.live.log.fault = ""
+    assert got.status_code == 503
+    assert set(got.json()["faults"]) == {"inbox", "model buys", "log"}
+
+
+def test_an_answer_compiles_for_the_schema_it_reads(site: Site) -> None:
+    """While one thread compiles for a new schema, another does not run the old program on it."""
+    served = Served(site.live.models.of("buys").fitted, 1)
+    state = site.live.state
+    old = served._program(state)
+    state.schema_version += 1
+    building, go = threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> Program:
+        building.set()
+        go.wait(10)
+        return Program(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("propend.serve.models.Program", slow)
+        thread = threading.Thread(target=served._program, args=(state,))
+        thread.start()
+        building.wait(10)
+        patch.setattr("propend.serve.models.Program", Program)
+        assert served._program(state) is not old
+        go.set()
+        thread.join()
+
+
+def test_answers_are_as_described(site: Site) -> None:
+    jsonschema = pytest.importorskip(
+        "jsonschema", reason="needs jsonschema (pip install jsonschema)"
+    )
+    site.send(id="d1", type="view", user="known-7", anonymous="anon-7", item="i1")
+    site.send(id="d2", type="cart", user="known-7", item="i1")
+    paths = site.http.get("/openapi.json").json()["paths"]
+    asked: list[tuple[str, str, str, dict[str, Any]]] = [
+        ("get", path, path.replace("{user}", user).replace("{task}", "buys"), {"params": {"expression": "count(cart)"}})
+        for path in paths if "get" in paths[path] for user in ("u1", "known-7")
+    ]  # fmt: skip
+    many = {"users": ["u1", "known-7", "nobody"]}
+    asks = ({"task": "buys", "reasons": 2}, {"expression": "count(cart)"}, {"ask": "profile"}, {"ask": "identity"}, {"ask": "recommendations"}, {"ask": "member", "expression": "any(cart)"})  # fmt: skip
+    asked += [("post", "/v1/answers", "/v1/answers", {"json": {**many, **ask}}) for ask in asks]
+    asked += [("post", "/v1/decisions", "/v1/decisions", {"json": many})]
+    asked += [("post", "/v1/users/{user}/decision", f"/v1/users/{user}/decision", {}) for user in ("u1", "known-7")]  # fmt: skip
+    asked += [("post", "/v1/recommendations", "/v1/recommendations", {"json": {"items": ["i1"]}})]
+    fact = site.http.get("/v1/users/known-7/identity").json()["facts"][0]["number"]
+    asked += [("post", "/v1/identity/{number}/undo", f"/v1/identity/{fact}/undo", {})]
+    event = {"type": "view", "user": "known-7", "item": "i1"}
+    asked += [("post", "/v1/events", "/v1/events", {"json": {"events": [event, {"type": ""}]}, "headers": {"Authorization": "Bearer key"}})]  # fmt: skip
+    seen = set()
+    for method, path, url, given in asked:
+        got = site.http.request(method.upper(), url, **given)
+        assert got.status_code == 200, (url, got.text)
+        content = paths[path][method]["responses"]["200"]["content"]
+        if "application/json" in content:
+            schema = content["application/json"]["schema"]
+            assert schema != {"type": "object"}
+            jsonschema.validate(got.json(), schema)
+        else:
+            assert got.headers["content-type"].startswith(*content)
+        seen.add((method, path))
+    assert seen == {(method, path) for path, of in paths.items() for method in of}
 
 
 def test_a_process_of_its_own_moves_what_was_seen_and_no_further(site: Site) -> None:
@@ -351,3 +454,25 @@ def test_a_mover_that_fails_says_why(site: Site) -> None:
         site.live.move_apart()
     assert site.live.inbox.read(0)
     site.live.move_apart()
+
+
+def test_a_signal_stops_everything_in_order(shop: Path, tmp_path: Path) -> None:
+    """SIGTERM: what was answered a moment before is in the log, and the server says it ended well."""
+    folder = tmp_path / "shop"
+    shutil.copytree(shop, folder)
+    server = subprocess.Popen([sys.executable, "-m", "propend", "serve", str(folder), "--port", "0"], stderr=subprocess.PIPE, text=True)  # fmt: skip
+    assert server.stderr is not None
+    try:
+        line = server.stderr.readline()
+        while line and "listening on" not in line:
+            line = server.stderr.readline()
+        url = line.split("listening on ")[1].split()[0]
+        got = httpx.get(f"{url}/v1/users/u1/predictions/buys", headers=ALL, timeout=60)
+        assert got.status_code == 200
+    finally:
+        server.terminate()
+    assert server.wait(60) == 0
+    server.stderr.close()
+    log = AnswerLog(folder / "live" / "log.db")
+    assert [p.user for p in log.predictions("buys")] == ["u1"]
+    log.close()

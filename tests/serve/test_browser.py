@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import shutil
 import subprocess
 import threading
@@ -27,6 +28,40 @@ CHROMIUM = (
 def test_the_snippet_is_small() -> None:
     print(f"the snippet has {len(snippet()):,} bytes as served")  # noqa: T201
     assert len(snippet()) <= 3_000
+
+
+BLOCKED = """
+const sent = [];
+const w = {navigator: {sendBeacon: (to, b) => b.size <= 65536 && (sent.push(["beacon", b.size]), true)}, crypto};
+Object.defineProperty(w, "localStorage", {get() { throw new Error("Access is denied for this document."); }});
+globalThis.location = {origin: "http://shop", pathname: "/"};
+globalThis.fetch = (to, o) => o.keepalive && o.body.size > 65536 ? Promise.reject(new TypeError("Failed to fetch"))
+  : (sent.push([o.keepalive ? "keepalive" : "fetch", o.body.size]), Promise.resolve({ok: true, status: 200}));
+const heard = {};
+const d = {currentScript: null, title: "", referrer: "", visibilityState: "visible", addEventListener: (name, f) => { heard[name] = f; }};
+new Function("window", "document", require("fs").readFileSync(0, "utf8"))(w, d);
+w.propend.page();
+for (let n = 0; n < 29; n++) w.propend.track("view", {text: "x".repeat(4000)});
+setTimeout(() => {
+  for (let n = 0; n < 40; n++) w.propend.track("view", {text: "x".repeat(4000)});
+  d.visibilityState = "hidden";
+  heard.visibilitychange();
+  console.log(JSON.stringify(sent));
+  process.exit(0);
+}, 900);
+"""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_blocked_storage_and_large_batches_stop_nothing() -> None:
+    """A page without storage keeps working; what is beyond the 64 kB that may outlive a page goes another way, or in part."""
+    done = subprocess.run(["node", "-e", BLOCKED], input=snippet(), capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    first, last = json.loads(done.stdout)
+    assert first[0] == "fetch"
+    assert first[1] > 29 * 4_000
+    assert last[0] == "beacon"
+    assert 4_000 < last[1] <= 65_536
 
 
 @pytest.fixture
@@ -105,4 +140,23 @@ def test_what_is_done_last_leaves_with_a_beacon(tmp_path: Path, running: Any, pa
                 break
             time.sleep(0.05)
     assert [(a.event.type, a.event.item) for a in take(inbox, 0).events] == [("cart", "last")]
+    inbox.close()
+
+
+@pytest.mark.live
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
+def test_chromium_sends_more_than_may_outlive_a_page(
+    tmp_path: Path, running: Any, page: Any
+) -> None:
+    inbox = SqliteInbox(tmp_path / "inbox")
+    with running(Collector(inbox, {"key": "shop"})) as url:
+        script = f'<script src="{url}/propend.js" data-host="{url}" data-key="key"></script>'
+        calls = 'for (var n = 0; n < 29; n++) propend.track("view", {text: "x".repeat(4000)});'
+        page(f"{script}<script>{calls}</script>", "four")
+        for _ in range(100):
+            if inbox.last():
+                break
+            time.sleep(0.05)
+    assert len(take(inbox, 0).events) == 29
     inbox.close()

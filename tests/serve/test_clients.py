@@ -21,6 +21,15 @@ from propend.serve.move import Mover
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
+TRAITS = {"segment_py.py", "rudder.py", "posthog_v0.py", "posthog_v1.py", "mixpanel_track.py", "amplitude_py.py", "segment_node.cjs", "rudder_node.cjs",
+          "posthog_node.cjs", "mixpanel_node.cjs", "amplitude_node.cjs", "jitsu_node.cjs"}  # fmt: skip
+"""Clients that say where their first user lives; the others cannot say such a thing."""
+LINKS = {
+    **{name: {("a0", "u0")} for name in TRAITS - {"amplitude_py.py", "amplitude_node.cjs", "jitsu_node.cjs"}},
+    **{key: {("device-0", "user-0")} for key in ("amplitude_py.py", "amplitude_node.cjs")},
+    **{key: {(f"a{n}", f"u{n}") for n in range(10)} for key in ("snowplow_py.py", "snowplow_node.cjs")},
+}  # fmt: skip
+"""Which ids each client says are one person."""
 HERE = Path(__file__).parent / "clients"
 NODE = Path(os.environ.get("PROPEND_NODE_CLIENTS", "/tmp/clients-live/node_modules"))
 """Where npm put the Node clients (``npm install`` there first)."""
@@ -38,7 +47,9 @@ SCRIPTS = {
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    (tmp_path / "propend.toml").write_text('[workspace]\nzone = "UTC"\n[live.keys]\nkey = "shop"\n')
+    (tmp_path / "propend.toml").write_text(
+        '[workspace]\nzone = "UTC"\n[live]\ntraits = ["country"]\n[live.keys]\nkey = "shop"\n'
+    )
     return tmp_path
 
 
@@ -118,9 +129,14 @@ def test_every_event_is_in_the_store_once(name: str, workspace: Path, collector:
     assert users == expected
     assert len(views) == 10
     assert all(abs(r["time"].timestamp() - started) < 90 for r in views)
-    if "snowplow" not in name:
-        ids = store.item_ids()
-        assert sorted(ids[r["item"]] for r in views) == [f"p{n}" for n in range(10)]
+    ids = store.item_ids()
+    assert sorted(ids[r["item"]] for r in views) == [f"p{n}" for n in range(10)]
+    linked = {(f["one"], f["other"]) for n in range(10) for f in identity.facts(f"{prefix}{n}")}
+    assert LINKS.get(name, set()) <= linked
+    if name in TRAITS:
+        table = store.table("users")
+        assert table is not None
+        assert {"user": f"{prefix}0", "country": "DE"} in table.to_pylist()
     inbox.close()
     identity.close()
 

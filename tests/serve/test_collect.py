@@ -356,7 +356,7 @@ def test_hostile_bodies_never_stop_it(server: Server, name: str) -> None:
 
 
 def _calm(batch: Any) -> Iterator[Any]:
-    from propend.serve.move import meaning
+    from propend.serve.meaning import meaning
 
     yield from meaning(batch)
 

@@ -135,7 +135,7 @@ def test_no_byte_of_a_person_stays_and_nobody_else_loses_any(user: str, other: s
         assert live.state.value(parse("count(*)"), "bob", START + 10) == bob == 3.0
         assert live.state.value(parse("count(*)"), user, START + 10) == 0.0
         assert {p.user for p in live.log.predictions("buys")} == {"bob"}
-        assert {f["user"] for f in live.triggers.outbox()} == {"bob"}
+        assert {f["user"] for f in live.triggers.outbox.rows()} == {"bob"}
         kept = [r.body for r in live.inbox.rejected()]
         assert sorted(len(b) > 0 and b"bob" in b for b in kept) == [True, True]
         live.stop()
@@ -151,17 +151,18 @@ def test_a_running_server_writes_the_erased_no_more(tmp_path: Path) -> None:
     live = open_live(tmp_path / "shop")
     fill(live, "ada@x.org", "anon-1")
     live.log.predicted(Predicted(START, "ada@x.org", "buys", 1, 0.5, 0, 0))  # waits in memory
-    live.triggers._watched["ada@x.org"] = START + 100
     open_workspace(tmp_path / "shop").forget("ada@x.org")
     live.log.flush()
-    live.triggers.sweep(START + 3_600_000_000)  # quiet() holds for whoever has no purchase any more
+    # a sweep that read whom it watches before; quiet() holds for whoever has no purchase any more
+    live.triggers._swept(["ada@x.org", "bob"], START + 3_600_000_000)
+    live.triggers.sweep(START + 3_600_000_000)
     live.inbox.append([batch(9, event("z", "ada@x.org", anonymous="anon-2"), event("y", "bob"))])
     live.tail()
     assert live.state.value(parse("count(*)"), "ada@x.org", START + 100) == 0.0
     live.move()
     assert live.identity.facts("ada@x.org") == []
     assert {p.user for p in live.log.predictions("buys")} == {"bob"}
-    assert "ada@x.org" not in {f["user"] for f in live.triggers.outbox()}
+    assert "ada@x.org" not in {f["user"] for f in live.triggers.outbox.rows()}
     store = Store(tmp_path / "shop" / "store")
     names = {str(n) for b in range(2) for n in store.user_ids(b).to_pylist() if n}
     assert names == {"bob"}

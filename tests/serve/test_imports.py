@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from propend.errors import ConfigError, DataError
+from propend.serve import imports
 from propend.serve.imports import _GA4_KEY, _SNOWPLOW, SHAPES, import_files
 from propend.serve.inbox import SqliteInbox
 from propend.serve.move import take
@@ -246,4 +248,38 @@ def test_faults_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_text("no")
     with pytest.raises(DataError, match="no Parquet"):
         import_files(inbox, [tmp_path / "x.parquet"], "posthog", "x")
+    inbox.close()
+
+
+def test_files_are_read_as_they_go(tmp_path: Path) -> None:
+    """Sixty megabytes, plain, gzipped and in a zip, take a few of memory."""
+    row = json.dumps(ga4_row()).encode() + b"\n"
+    data = row + (b"x" * (1 << 20) + b"\n") * 60 + row
+    (tmp_path / "a.json").write_bytes(data)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(data, 1))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as whole:
+        whole.writestr("1/a.json.gz", gzip.compress(data, 1))
+        whole.write(tmp_path / "a.json", "1/a.json", zipfile.ZIP_DEFLATED)
+    del data
+    inbox = SqliteInbox(tmp_path / "inbox")
+    for name, rows in (("a.json", 2), ("a.json.gz", 2), ("a.zip", 4)):
+        tracemalloc.start()
+        counts = import_files(inbox, [tmp_path / name], "ga4", "x")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert (counts["rows"], counts["unreadable"]) == (rows, 30 * rows)
+        assert peak < 12 << 20, name
+    inbox.close()
+
+
+def test_a_line_without_end_is_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "_LONGEST", 2_000)
+    row = json.dumps(ga4_row())
+    (tmp_path / "a.json").write_text(f"{row}\n{'[' * 7_000}\n{row}\n{'x' * 2_000}")
+    inbox = SqliteInbox(tmp_path / "inbox")
+    counts = import_files(inbox, [tmp_path / "a.json"], "ga4", "x")
+    assert (counts["rows"], counts["unreadable"]) == (2, 2)
+    (tmp_path / "t.csv").write_text('id,user_id\n1,"' + "u\n" * 3_000)
+    with pytest.raises(DataError, match="no CSV"):
+        import_files(inbox, [tmp_path / "t.csv"], "segment", "x")
     inbox.close()

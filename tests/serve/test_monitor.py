@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ from propend.pipeline.run import _live
 from propend.pipeline.workspace import Workspace, open_workspace
 from propend.serve.inbox import Batch, SqliteInbox
 from propend.serve.log import AnswerLog, Predicted
-from propend.serve.monitor import _retrain, benjamini_hochberg, monitor, psi
+from propend.serve.monitor import _lag, _retrain, benjamini_hochberg, monitor, psi
 from propend.tasks.frame import build_frame
 
 
@@ -69,6 +70,57 @@ def test_bad_predictions_are_fitted_again(workspace: Workspace) -> None:
     done = report["retrained"][0]
     assert done["new_version"] == 2
     assert current(workspace) == (2 if done["promoted"] else 1)
+
+
+def test_the_current_version_is_judged_by_its_own_answers(workspace: Workspace) -> None:
+    """A bad version answered before; the current one is good: nothing is due for it. Strangers to the task are not counted."""
+    n = predict_live(workspace, honest=False)
+    workspace.registry.save(workspace.registry.load("buys", 1))
+    fitted = workspace.registry.load("buys")
+    log = AnswerLog(workspace.folder / "live" / "log.db")
+    at = workspace.now - 16 * DAY
+    made = score(workspace.store, workspace.schema, workspace.engine, fitted, at)
+    for user, s in zip(made.users, made.score, strict=True):
+        log.predicted(Predicted(at, str(user), "buys", 2, float(s), 0, 0))
+        log.predicted(Predicted(at + DAY, str(user), "buys", 2, float(1 - s), 0, 0, asked=0))
+        log.predicted(Predicted(at, str(user), "buys", 1, float(1 - s), 1, 0))
+    log.close()
+    task = monitor(workspace)["tasks"][0]
+    assert task["version"] == 2
+    assert (task["predictions"], task["matured"]) == (len(made.users), len(made.users))
+    assert task["outside"] == len(made.users)
+    assert task["overall"]["auroc"] > 0.6
+    assert "fit again: live AUROC" not in task["verdict"]
+    others = {(o["version"], o["shadow"]): o for o in task["others"]}
+    assert others[(1, False)]["matured"] == n
+    assert others[(1, False)]["overall"]["auroc"] < 0.5
+    assert others[(1, True)]["overall"]["auroc"] < 0.5
+
+
+def test_amounts_have_a_live_quality(workspace: Workspace) -> None:
+    from propend.serve.monitor import _periods, _quality, _verdict
+
+    fitted = workspace.registry.load("buys")
+    amount = SimpleNamespace(
+        task=SimpleNamespace(answer="amount"),
+        card={"metrics": {"gini": 0.9}},
+        features=fitted.features,
+    )
+    rng = np.random.default_rng(2)
+    y = rng.gamma(2.0, 10.0, 300) * (rng.random(300) < 0.6)
+    rows = [Predicted(n % 3 * 7 * DAY, f"u{n}", "spends", 1, float(v), 0, 0) for n, v in enumerate(rng.gamma(2.0, 10.0, 300))]  # fmt: skip
+    found = _quality(amount, rows, y)  # type: ignore[arg-type]
+    assert found is not None
+    assert found["gini_low"] < 0.1 < 0.9
+    assert found["mae"] > found["baseline_mae"] > 0
+    report = {"drift": [], "overall": found}
+    assert _verdict(amount, report)[0]  # type: ignore[arg-type]
+    assert "live Gini" in _verdict(amount, report)[1]  # type: ignore[arg-type]
+    good = _quality(amount, [r._replace(score=float(v)) for r, v in zip(rows, y, strict=True)], y)  # type: ignore[arg-type]
+    assert not _verdict(amount, {"drift": [], "overall": good})[0]  # type: ignore[arg-type]
+    periods = _periods(amount, rows, y, 7 * DAY)  # type: ignore[arg-type]
+    assert [p["predictions"] for p in periods] == [100, 100, 100]
+    assert all(p["auroc"] is None and p["mae"] > 0 for p in periods)
 
 
 def current(workspace: Workspace) -> int:
@@ -196,6 +248,26 @@ def test_drift_missing_features_volume_and_lag(shop: Path, tmp_path: Path) -> No
     assert report["lag"]["oldest_seconds"] > 1e9
     assert any(d["unusual"] for d in report["volume"])
     assert any("unusual volume" in n for n in report["notes"])
+
+
+def test_the_lag_of_a_declared_inbox_is_told(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is declared under ``live.inbox`` is opened, a PostgreSQL URL as well as the file."""
+    inbox = SqliteInbox(tmp_path / "elsewhere")
+    inbox.append([Batch(1, "web", "own", "/", "", "", "", b"[]")] * 2)
+    asked = []
+
+    def opened(where: object) -> SqliteInbox:
+        asked.append(where)
+        return inbox
+
+    monkeypatch.setattr("propend.serve.monitor.open_inbox", opened)
+    url = "postgresql://db.example/inbox"
+    live = msgspec.structs.replace(workspace.config.live, inbox=url)
+    workspace.config = msgspec.structs.replace(workspace.config, live=live)
+    assert _lag(workspace, workspace.store)["waiting"] == 2
+    assert asked == [url]
 
 
 def test_an_empty_log_is_said(workspace: Workspace) -> None:

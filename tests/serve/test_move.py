@@ -18,9 +18,12 @@ import pytest
 from propend.config import Config, parse
 from propend.engine import connect
 from propend.events.store import Store
+from propend.serve.dialects import BY_NAME
+from propend.serve.dialects.port import Request
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, Rejected, SqliteInbox
-from propend.serve.move import Mover, moved_to, replay_rejected
+from propend.serve.move import Mover, moved_to, take
+from propend.serve.refused import replay_rejected
 
 START = 1_767_000_000_000_000
 CONFIG = parse(
@@ -152,6 +155,46 @@ def test_identity_facts_are_dated_and_idempotent(tmp_path: Path) -> None:
     table = Store(tmp_path / "store").table("users")
     assert table is not None
     assert table.to_pylist() == [{"user": "u1", "country": "DE"}]
+
+
+UNNAMED: dict[str, tuple[str, str, bytes, bytes]] = {
+    "segment": ("/v1/track", "timestamp", b'{"type":"track","event":"click","userId":"u"%}', b'"2025-12-29"'),
+    "own": ("/v1/events", "time", b'{"events":[{"type":"click","user":"u"%}]}', b'"2025-12-29"'),
+    "posthog": ("/capture", "timestamp", b'{"api_key":"key","event":"click","distinct_id":"u"%}', b'"2025-12-29"'),
+    "mixpanel": ("/track", "time", b'[{"event":"click","properties":{"token":"key","distinct_id":"u"%}}]', b"1767000000"),
+    "amplitude": ("/2/httpapi", "time", b'{"api_key":"key","events":[{"event_type":"click","user_id":"u"%}]}', b"1767000000000"),
+    "ga4": ("/mp/collect", "timestamp_micros", b'{"client_id":"u"%,"events":[{"name":"click"}]}', b"1767000000000000"),
+    "snowplow": ("/com.snowplowanalytics.snowplow/tp2", "dtm", b'{"data":[{"e":"pv","uid":"u"%}]}', b'"1767000000000"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_events_without_id_and_time_are_all_kept(tmp_path: Path, name: str) -> None:
+    """Three that look alike are three; where they say when it was, they are one that was sent three times."""
+    route, field, body, when = UNNAMED[name]
+    for expected, filled in (
+        (3, body.replace(b"%", b"")),
+        (1, body.replace(b"%", b',"' + field.encode() + b'":' + when)),
+    ):
+        inbox = SqliteInbox(tmp_path / str(expected))
+        for n in range(3):
+            accepted = BY_NAME[name].accept(Request(route, {}, {}, filled))
+            inbox.append([Batch(START + n * 86_400_000_000, "shop", name, route, "", "", "", accepted.body)])  # fmt: skip
+        taken = take(inbox, 0)
+        assert (len(taken.events), taken.repeats) == (expected, 3 - expected)
+        assert [a.event.message for a in take(inbox, 0).events] == [a.event.message for a in taken.events]  # fmt: skip
+        inbox.close()
+
+
+def test_two_alike_in_one_batch_are_two(tmp_path: Path) -> None:
+    inbox, mover = make(tmp_path)
+    one = b'{"type":"track","event":"click","userId":"u"}'
+    inbox.append([Batch(START, "shop", "segment", "/v1/batch", "", "", "", b'{"batch":[%b,%b]}' % (one, one))])  # fmt: skip
+    own = BY_NAME["own"].accept(Request("/v1/events", {}, {}, b'{"events":[{"id":{},"type":"v","user":"u"},{"id":"null","type":"v","user":"u"}]}'))  # fmt: skip
+    inbox.append([Batch(START, "shop", "own", "/v1/events", "", "", "", own.body)])
+    assert mover.drain() == 4
+    inbox.append([Batch(START, "shop", "segment", "/import/segment", "", "", "import", b'{"batch":[%b]}' % one)] * 2)  # fmt: skip
+    assert mover.drain() == 1  # the same file again
 
 
 def test_a_mended_key_brings_refused_requests_in(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 
 from propend.pipeline.workspace import open_workspace
 from propend.serve.api import Api
+from propend.serve.collect import Collector
 from propend.serve.live import Live
+from propend.serve.server import Both
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -26,7 +28,8 @@ def test_schemathesis(shop: Path, tmp_path: Path, running: Any) -> None:
     live = Live(open_workspace(folder))
     live.start()
     try:
-        with running(Api(live).app) as url:
+        collector = Collector(live.inbox, live.workspace.config.live.keys)
+        with running(Both(collector, Api(live, collector).app)) as url:
             done = subprocess.run(
                 [str(tool), "run", f"{url}/openapi.json", "-H", "Authorization: Bearer all", "-n", "25", "--seed", "7", "--workers", "1",
                  "--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance", "--no-color"],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,15 +12,18 @@ import pytest
 
 from propend.config import parse as parse_config
 from propend.engine import connect
+from propend.events.people import join, links_of, resolve
 from propend.events.store import Store
+from propend.events.timelines import Column, Timelines
+from propend.expression.parse import parse
 from propend.features.derive import derive_features
-from propend.features.evaluate import Rows, matrix
+from propend.features.evaluate import Rows, evaluate, matrix
 from propend.features.program import Program
 from propend.features.schema import Schema
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, SqliteInbox
 from propend.serve.move import Mover
-from propend.serve.state import LiveState
+from propend.serve.state import LiveState, plain_value
 
 DAY = 86_400_000_000
 START = 1_767_000_000_000_000
@@ -28,6 +33,15 @@ CONFIG = parse_config(
         "live": {"properties": {"depth": "number"}, "traits": ["plan"]},
     }
 )
+WORDS = (
+    "count(* where marks = 'denied') last 90d",
+    "count(* where text = 't 3')",
+    "last(*.channel) = 'mail'",
+    "last(*.channel)",
+    "last(*.text)",
+    "count(* where channel is missing)",
+)
+"""Asked beside the derived features: what those leave out."""
 NAMES = ("Product Viewed", "Product Added", "Order Completed")
 
 
@@ -44,6 +58,7 @@ def log(n: int, users: int, seed: int) -> list[Batch]:
             "id": f"e{i if rng.random() > 0.05 else max(0, i - 1)}", "type": NAMES[rng.integers(3)], "user": f"u{rng.integers(users)}",
             "time": tick, "item": f"i{rng.integers(12)}", "value": round(float(rng.normal(20, 5)), 2), "quantity": int(rng.integers(1, 4)),
             "session": f"s{rng.integers(5)}", "properties": {"depth": float(rng.random())},
+            "text": f"t {rng.integers(6)}", "channel": ["mail", "web", ""][rng.integers(3)], "consent": bool(rng.random() < 0.8),
         }  # fmt: skip
         found.append(
             Batch(
@@ -74,7 +89,7 @@ def parts(folder: Path) -> tuple[SqliteInbox, Mover, LiveState]:
 def batch_side(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Schema, list[Batch]]:
     """The whole log in a store, as batch sees it."""
     folder = tmp_path_factory.mktemp("batch")
-    events = log(260, 5, 3)
+    events = log(260, 12, 3)
     inbox, mover, _ = parts(folder)
     inbox.append(events)
     mover.drain()
@@ -84,7 +99,15 @@ def batch_side(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Schema,
 
 def test_replay_gate(tmp_path: Path, batch_side: tuple[Store, Schema, list[Batch]]) -> None:
     store, schema, events = batch_side
-    features = tuple(f for f in derive_features(schema) if "profile." not in str(f))
+    every = (
+        *(f for f in derive_features(schema) if "profile." not in str(f)),
+        *map(parse, WORDS),
+    )
+    probe = evaluate(every, store.timelines(0, [*schema.numbers, *schema.texts]), Rows.of([0], [START]), schema)  # fmt: skip
+    # a text's code is its own in each schema: texts are compared as what they say
+    features = tuple(f for f, v in zip(every, probe, strict=True) if not isinstance(v, Column))
+    texts = [f for f in every if f not in features]
+    assert {"last(*.text)", "last(*.channel)"} <= {str(f) for f in texts}
     whole = {}
     for bucket in range(store.buckets):
         t = store.timelines(bucket, [*schema.numbers, *schema.texts])
@@ -109,7 +132,10 @@ def test_replay_gate(tmp_path: Path, batch_side: tuple[Store, Schema, list[Batch
             assert same.all(), [
                 (str(features[i]), live[i], expected[i]) for i in np.flatnonzero(~same)
             ][:5]
-            compared += len(features)
+            said = evaluate(texts, whole[arrived.event.user], Rows.of([0], [at]), schema)
+            for text, value in zip(texts, said, strict=True):
+                assert state.value(text, arrived.event.user, at) == plain_value(value), str(text)
+            compared += len(every)
         if number % 60 == 59:  # the mover comes by
             mover.drain()
         if number % 97 == 96:  # the server restarts
@@ -187,3 +213,123 @@ def test_another_process_moves_behind_our_back(tmp_path: Path) -> None:
     state.refresh()
     store = Store(tmp_path / "store")
     assert sum(len(state.timelines(f"u{i}")) for i in range(4)) == store.rows
+
+
+def plain(values: dict[str, Any]) -> dict[str, float | str | None]:
+    return {name: plain_value(v) for name, v in values.items()}
+
+
+def test_attributes_are_those_of_batch_before_and_after_each_move(tmp_path: Path) -> None:
+    """Traits of linked ids, told again and again: live says before a move what the people store says after it."""
+    inbox = SqliteInbox(tmp_path / "live" / "inbox")
+    identity = Identity(tmp_path / "live" / "identity.db")
+    config = parse_config({"workspace": {"zone": "UTC"}, "live": {"traits": ["plan", "country"]}})
+    mover = Mover(config, tmp_path, tmp_path / "store", connect("local"), inbox, identity)
+    state = LiveState(tmp_path / "store", inbox, identity, traits=config.live.traits)
+    rng = np.random.default_rng(11)
+    at, compared = START, 0
+    for turn in range(6):
+        for _ in range(25):
+            at += 1_000_000
+            who = int(rng.integers(8))
+            event: dict[str, Any] = {"id": str(at), "type": "view", "time": at}
+            event |= {"anonymous": f"a{who}"} if rng.random() < 0.6 else {"user": f"u{who}"}
+            if rng.random() < 0.1:
+                event |= {"anonymous": f"a{who}", "user": f"u{who}"}
+            if rng.random() < 0.5:
+                plan = str(rng.choice(["pro", "free", " "]))
+                event["traits"] = {"plan": plan} | ({"country": "de"} if turn > 2 else {})
+            body = msgspec.json.encode({"events": [event]})
+            inbox.append([Batch(at, "shop", "own", "/v1/events", "", "", "", body)])
+        state.refresh()
+        names = [f"{kind}{n}" for kind in "au" for n in range(8)]
+        before = {name: plain(state.profile(name, at + 1)) for name in names}
+        assert "plan" in state.schema.users
+        mover.drain()
+        state.refresh()
+        assert {name: plain(state.profile(name, at + 1)) for name in names} == before
+        people = join(
+            Store(tmp_path / "store"),
+            links_of(tmp_path / "live" / "identity.db"),
+            tmp_path / "people",
+        )
+        table = people.table("users")
+        known = {} if table is None else {row["user"]: row for row in table.to_pylist()}
+        person = {
+            i: p for i, (p, _) in resolve(links_of(tmp_path / "live" / "identity.db")).items()
+        }
+        for name in names:
+            row = known.get(person.get(name, name), {})
+            assert before[name] == {n: row.get(n) for n in ("plan", "country")}, name
+            compared += before[name]["plan"] is not None
+    assert compared > 20
+
+
+def test_a_trait_is_seen_at_once_under_every_id(tmp_path: Path) -> None:
+    inbox = SqliteInbox(tmp_path / "live" / "inbox")
+    state = LiveState(
+        tmp_path / "store", inbox, Identity(tmp_path / "live" / "identity.db"), traits=("plan",)
+    )
+    events = [
+        {"id": "1", "type": "view", "anonymous": "a", "time": START, "traits": {"plan": "pro"}},
+        {"id": "2", "type": "view", "anonymous": "a", "user": "u", "time": START + 1},
+    ]
+    body = msgspec.json.encode({"events": events})
+    inbox.append([Batch(START + 2, "shop", "own", "/", "", "", "", body)])
+    state.refresh()
+    for user in ("a", "u"):
+        assert plain(state.profile(user, START + 9)) == {"plan": "pro"}
+        assert state.value(parse("profile.plan = 'pro'"), user, START + 9) == 1
+
+
+def test_marks_can_be_asked_for_and_refused_consent_is_known(tmp_path: Path) -> None:
+    inbox, mover, state = parts(tmp_path)
+    events = [
+        {"id": "1", "type": "view", "user": "u", "time": START, "consent": False},
+        {"id": "2", "type": "view", "user": "v", "time": START},
+    ]
+    body = msgspec.json.encode({"events": events})
+    inbox.append([Batch(START + 2, "shop", "own", "/", "", "", "gpc", body)])
+    state.refresh()
+    asked = parse("count(* where marks = 'gpc denied')")
+    for _ in range(2):  # waiting, then stored
+        assert [state.value(asked, user, START + 9) for user in "uv"] == [1, 0]
+        assert [state.denied(user, START + 9) for user in "uv"] == [True, False]
+        assert not state.denied("u", START + 31 * DAY)
+        mover.drain()
+        state.refresh()
+    assert Schema.of(Store(tmp_path / "store")).is_text("marks")
+
+
+def test_reading_somebody_from_the_disk_holds_up_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, mover, state = parts(tmp_path)
+    inbox.append(log(60, 4, 9))
+    mover.drain()
+    state.refresh()
+    length = len(state.timelines("u1"))
+    state.timelines("u2")
+    del state._slices["u1"]
+    read, reading, go = state._read, threading.Event(), threading.Event()
+
+    def slow(store: Store, user: str) -> Timelines | None:
+        reading.set()
+        go.wait(20)
+        return read(store, user)
+
+    monkeypatch.setattr(state, "_read", slow)
+    cold = threading.Thread(target=state.timelines, args=("u1",))
+    cold.start()
+    assert reading.wait(20)
+    hot = threading.Thread(target=state.timelines, args=("u2",))
+    hot.start()
+    hot.join(10)
+    answered = not hot.is_alive()
+    send = {"id": "late", "user": "u1", "type": "view", "time": START}
+    inbox.append([Batch(START + 400 * DAY, "shop", "own", "/", "", "", "", msgspec.json.encode({"events": [send]}))])  # fmt: skip
+    state.refresh()  # an event of the one who is being read
+    go.set()
+    cold.join(20)
+    assert answered
+    assert len(state.timelines("u1")) == length + 1

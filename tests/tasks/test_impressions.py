@@ -11,7 +11,9 @@ from propend.engine import connect
 from propend.errors import ExpressionError, NotEnoughDataError
 from propend.expression.duration import Duration
 from propend.learn import metrics
+from propend.learn.leaks import LeakError
 from propend.learn.train import train
+from propend.pipeline.predict import predict_impressions
 from propend.pipeline.workspace import Workspace, open_workspace
 from propend.tasks.impressions import Impressions, build_impressions
 
@@ -24,7 +26,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[Even
     """120 users see items for 40 days; cheap items in the slot on top are taken more often."""
     folder: Path = tmp_path_factory.mktemp("impressions")
     rng = np.random.default_rng(0)
-    lines, events = ["user,time,event,item,slot"], []
+    lines, events = ["user,time,event,item,slot,dwell"], []
     start = np.datetime64("2024-03-01T00:00:00")
     for u in range(120):
         at = rng.uniform(0, 48)
@@ -33,9 +35,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[Even
             rows = [(at, "impression")]
             if rng.random() < 0.05 + 0.05 * (item % 4) + 0.25 * (slot == 0):
                 rows.append((at + rng.uniform(0.01, 2), "click"))
+            dwell = f"{rng.random() * (300 if len(rows) > 1 else 30):.0f}"  # written when the visit was over
             for hour, kind in rows:
                 second = int(hour * 3600)
-                lines.append(f"u{u},{start + np.timedelta64(second, 's')},{kind},i{item},s{slot}")
+                at_ = start + np.timedelta64(second, "s")
+                lines.append(
+                    f"u{u},{at_},{kind},i{item},s{slot},{dwell if kind == 'impression' else ''}"
+                )
                 events.append((u, second, kind, f"i{item}"))
             at += rng.exponential(20)
     (folder / "log.csv").write_text("\n".join(lines))
@@ -46,6 +52,33 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[Even
     workspace = open_workspace(folder)
     workspace.ingest()
     return workspace, events
+
+
+def test_a_field_written_afterwards_is_refused(
+    shop: tuple[Workspace, list[Event]], tmp_path: Path
+) -> None:
+    declared = (
+        (shop[0].folder / "propend.toml")
+        .read_text()
+        .replace("log.csv", str(shop[0].folder / "log.csv"))
+    )
+    (tmp_path / "propend.toml").write_text(
+        declared.replace('slot = "slot"', 'slot = "slot", dwell = "dwell"').replace(
+            "[events.roles]", 'numbers = ["dwell"]\n[events.roles]'
+        )
+    )
+    late = open_workspace(tmp_path)
+    late.ingest()
+    with pytest.raises(LeakError, match=r"'impression.dwell' alone reaches .*--known"):
+        predict_impressions(
+            late.store,
+            late.schema,
+            late.engine,
+            "impression",
+            "click",
+            Duration.parse("2h"),
+            folds=2,
+        )
 
 
 def build(workspace: Workspace, **options: int) -> Impressions:
@@ -76,6 +109,36 @@ def test_rows_agree_with_plain_loops(shop: tuple[Workspace, list[Event]]) -> Non
         before = [e[2] for e in same if e[1] < second]
         assert X[column['item."times shown"']] == before.count("impression")
         assert X[column['item."times taken"']] == before.count("click")
+
+
+def test_nothing_after_an_impression_is_in_its_row(
+    shop: tuple[Workspace, list[Event]], tmp_path: Path
+) -> None:
+    """The same log, ended after 30 days: every row before the end is the same, to the bit."""
+    workspace, _ = shop
+    end = np.datetime64("2024-03-31T00:00:00")
+    header, *lines = (workspace.folder / "log.csv").read_text().splitlines()
+    early = [line for line in lines if np.datetime64(line.split(",")[1]) < end]
+    assert len(early) < 0.9 * len(lines)
+    (tmp_path / "log.csv").write_text("\n".join([header, *early]))
+    (tmp_path / "propend.toml").write_text((workspace.folder / "propend.toml").read_text())
+    short = open_workspace(tmp_path)
+    short.ingest()
+
+    def rows(of: Workspace) -> dict[tuple[str, int, str], list[float | str]]:
+        made = build(of)
+        users = of.store.names_of(made.frame.user)
+        found = {}
+        for i, (user, time, item) in enumerate(zip(users, made.time, made.item, strict=True)):
+            told: list[float | str] = [float(v) for v in made.frame.X[i]]
+            for j, texts in made.frame.categories.items():
+                told[j] = texts[int(made.frame.X[i, j])]
+            found[user, int(time), of.schema.item_ids[item]] = [str(v) for v in told]
+        return found
+
+    whole, cut = rows(workspace), rows(short)
+    assert len(cut) > 500
+    assert {key: whole[key] for key in cut} == cut
 
 
 def test_training_is_forward_and_purged(shop: tuple[Workspace, list[Event]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -28,9 +29,11 @@ MODELS: Final = {
     "linear": "equal shares to every touch",
     "time_decay": "a touch weighs half as much for every half-life before the conversion",
     "markov": "in proportion to the conversions lost when the channel is removed from the chain of touches",
-    "shapley": "a conversion is shared equally among the distinct channels of its path (its Shapley value)",
+    "shapley": "by what the channel adds to the share of paths that convert, on average over all orders of joining",
 }
 """Every model with its meaning."""
+EXACT: Final = 12
+"""Most channels whose every coalition is looked at."""
 
 
 @nb.njit(cache=True, nogil=True)
@@ -47,13 +50,14 @@ def collect(
     moves: Any,
     sets: Any,
     set_value: Any,
+    set_won: Any,
     totals: Any,
 ) -> int:
     """Walk each user's touches (bit 1) to each conversion (bit 0) and past the last one.
 
     ``credit`` and ``money`` [4, channels] are first, last, linear, time decay; ``moves`` [c + 3, c + 3] counts the chain
-    (start, converted, lost at the end); ``sets`` and ``set_value`` list each conversion's channels as bits and its value;
-    ``totals`` [3]: conversions, without any touch, paths lost. Returns the length of ``sets``.
+    (start, converted, lost at the end); ``sets``, ``set_value`` and ``set_won`` list each path's channels as bits, its value
+    and whether it converted; ``totals`` [3]: conversions, without any touch, paths lost. Returns the length of ``sets``.
     """
     channels = credit.shape[1]
     start = channels
@@ -92,6 +96,10 @@ def collect(
                 if touches > 0:
                     moves[before, lost] += 1
                     totals[2] += 1
+                    sets[found] = seen
+                    set_value[found] = 0.0
+                    set_won[found] = 0
+                    found += 1
                 break
             totals[0] += 1
             if touches == 0:
@@ -114,6 +122,7 @@ def collect(
                     money[3, c] += share * worth
                 sets[found] = seen
                 set_value[found] = worth
+                set_won[found] = 1
                 found += 1
             begin = i + 1
     return found
@@ -133,7 +142,7 @@ class AttributionQuestion(Adding):
         half_life: str | Duration = "7d",
     ) -> None:
         self.nodes, self.schema = nodes, schema
-        self.goal, touching = Step.parse(conversion), Step.parse(touch)
+        self.goal, touching = Step.single(conversion), Step.single(touch)
         self.goal.check(schema)
         touching.check(schema)
         self.lookback, self.half_life = (
@@ -143,10 +152,8 @@ class AttributionQuestion(Adding):
         self.valued = VALUE in schema.numbers
         columns = [*columns_for(schema, self.selections), *nodes.columns]
         self.columns = list(dict.fromkeys([*columns, *([VALUE] if self.valued else [])]))
-        self.context = repr(nodes.names)
-        self.key = (
-            f"attribution {nodes.of} {[str(s) for s in self.selections]} {lookback} {half_life}"
-        )
+        self.rest_on(schema, self.selections, [nodes.of], nodes.names)
+        self.key = f"attribution by rates {nodes.of} {[str(s) for s in self.selections]} {lookback} {half_life}"
 
     def fits(self, timelines: Timelines) -> bool:
         """Whether the channels are still the same."""
@@ -164,31 +171,31 @@ class AttributionQuestion(Adding):
         return later & (bits & 1 == 0) & (bits & 2 > 0)
 
     def whole(self, timelines: Timelines) -> Part:
-        """Return credits and money [4, channels], moves, totals, and each set of channels with its conversions and value."""
+        """Return credits and money [4, channels], moves, totals, and each set of channels with its paths, conversions and value."""
         n = len(self.nodes.names)
         bits = masks(self.schema, timelines, self.selections)
         credit, money = np.zeros((4, n)), np.zeros((4, n))
         moves, totals = np.zeros((n + 3, n + 3), np.int64), np.zeros(3, np.int64)
-        most = int((bits & 1).sum())
-        sets, worth = np.empty(most, np.int64), np.empty(most)
+        most = int((bits & 1).sum()) + len(timelines.users)
+        sets, worth, won = np.empty(most, np.int64), np.empty(most), np.empty(most, np.int64)
         value = timelines.numbers.get(VALUE, np.zeros(0))
         found = collect(
             timelines.offsets, timelines.time, bits, self.nodes.codes(timelines), value,
             self.lookback.microseconds, float(self.half_life.microseconds), credit, money, moves,
-            sets, worth, totals,
+            sets, worth, won, totals,
         )  # fmt: skip
         return {
             "credit": credit,
             "money": money,
             "moves": moves,
             "totals": totals,
-            **_by_set(sets[:found], np.ones(found, np.int64), worth[:found]),
+            **_by_set(sets[:found], np.ones(found, np.int64), won[:found], worth[:found]),
         }
 
     def add(self, a: Part, b: Part) -> Part:
         """Return the sum of two parts."""
         plain = {name: a[name] + b[name] for name in ("credit", "money", "moves", "totals")}
-        joined = (np.concatenate([a[name], b[name]]) for name in ("sets", "counts", "worth"))
+        joined = (np.concatenate([a[name], b[name]]) for name in ("sets", "paths", "won", "worth"))
         return {**plain, **_by_set(*joined)}
 
     def document(self, parts: Iterable[Part]) -> dict[str, Any]:
@@ -201,15 +208,14 @@ class AttributionQuestion(Adding):
         worth = float(part["worth"].sum())
         removal = removal_effects(part["moves"])
         weight = removal / removal.sum() if removal.sum() > 0 else np.zeros(len(names))
-        sets = {
-            int(k): (int(n), float(v))
-            for k, n, v in zip(part["sets"], part["counts"], part["worth"], strict=True)
-        }
-        equal, equal_money = shapley(sets, len(names))
-        credit = dict(zip(MODELS, [*part["credit"], weight * shared, equal], strict=True))
-        money = dict(zip(MODELS, [*part["money"], weight * worth, equal_money], strict=True))
+        joined, joined_money = (
+            shapley(part["sets"], part["paths"], part[gain], len(names))
+            for gain in ("won", "worth")
+        )
+        credit = dict(zip(MODELS, [*part["credit"], weight * shared, joined], strict=True))
+        money = dict(zip(MODELS, [*part["money"], weight * worth, joined_money], strict=True))
         touches = part["moves"][:, : len(names)].sum(axis=0)
-        order = sorted(range(len(names)), key=lambda c: (-round(equal[c], 6), names[c]))
+        order = sorted(range(len(names)), key=lambda c: (-round(joined[c], 6), names[c]))
         return {
             "conversion": self.goal.label,
             "channel": self.nodes.of,
@@ -234,11 +240,14 @@ class AttributionQuestion(Adding):
         }
 
 
-def _by_set(sets: Any, counts: Any, worth: Any) -> Part:
-    """Return conversions and their value by distinct set of channels."""
+def _by_set(sets: Any, paths: Any, won: Any, worth: Any) -> Part:
+    """Return paths, conversions and their value by distinct set of channels."""
     keys, inverse = np.unique(sets, return_inverse=True)
-    sizes = np.bincount(inverse, counts, len(keys)).astype(np.int64)
-    return {"sets": keys, "counts": sizes, "worth": np.bincount(inverse, worth, len(keys))}
+    counted = {
+        name: np.bincount(inverse, n, len(keys)).astype(np.int64)
+        for name, n in (("paths", paths), ("won", won))
+    }
+    return {"sets": keys, **counted, "worth": np.bincount(inverse, worth, len(keys))}
 
 
 def attribution(
@@ -256,8 +265,8 @@ def attribution(
 
     A path is a user's touches (events of ``touch`` with a known ``channel``) since the conversion before, at most
     ``lookback`` before this one; the conversion's own channel is its last touch. Conversions without a touch are counted and
-    not shared. What follows a user's last conversion is a lost path (Markov). The sums of each model equal the conversions
-    shared. All of it describes; what a channel *causes* needs a hold-out. Sources: Anderl et al. 2016 (Markov removal);
+    not shared. What follows a user's last conversion is a lost path (Markov, Shapley). The sums of each model equal the
+    conversions shared. Shapley's may be negative: fewer paths convert with the channel than without. All of it describes; what a channel *causes* needs a hold-out. Sources: Anderl et al. 2016 (Markov removal);
     Zhao, Mahboobi and Bagheri 2018 (Shapley). Raises ``NotEnoughDataError`` where nobody converted.
     """
     check_channel(schema, channel)
@@ -306,18 +315,61 @@ def _converted(chain: Any, n: int) -> float:
     return float(reach[np.searchsorted(used, n)])
 
 
-def shapley(sets: dict[int, tuple[int, float]], n: int) -> tuple[Any, Any]:
-    """Return each channel's Shapley value of conversions and of money.
+def shapley(sets: Any, paths: Any, gain: Any, n: int, *, orders: int = 2000, seed: int = 7) -> Any:
+    """Return each channel's Shapley value [n] of the gain per path, times all paths; the sum is the whole gain.
 
-    The worth of a coalition is what paths within it converted; that game is a sum of unanimity games, whose Shapley value
-    splits each path's conversions equally among its channels.
+    The worth of a coalition is the gain (conversions, or their value) of the paths within it divided by their number, lost
+    ones among them; 0 where there is no such path. ``sets`` [k] are the paths' channels as bits, ``paths`` [k] their number,
+    ``gain`` [k] what they brought. Exact up to ``EXACT`` channels, above over ``orders`` random orders, each with its reverse.
 
-    >>> shapley({0b11: (4, 8.0), 0b01: (1, 1.0)}, 2)[0].tolist()
-    [3.0, 2.0]
+    >>> shapley(np.array([0b01, 0b11]), np.array([4, 4]), np.array([1, 3]), 2).tolist()
+    [3.0, 1.0]
     """
-    credit, money = np.zeros(n), np.zeros(n)
-    for bits, (count, worth) in sorted(sets.items()):
-        members = [c for c in range(n) if bits >> c & 1]
-        credit[members] += count / len(members)
-        money[members] += worth / len(members)
-    return credit, money
+    used = [c for c in range(n) if (sets >> np.int64(c) & 1).any()]
+    found = np.zeros(n)
+    if not used:
+        return found
+    members = np.stack([sets >> np.int64(c) & 1 for c in used], axis=1)
+    of = _shapley_exact if len(used) <= EXACT else _shapley_sampled
+    found[used] = of(members, paths, gain, orders, seed) * paths.sum()
+    return found
+
+
+def _shapley_exact(members: Any, paths: Any, gain: Any, orders: int, seed: int) -> Any:
+    """Return Shapley values by the worth of every coalition; ``members`` [k, m] is 1 where a channel is in a set."""
+    del orders, seed
+    m = members.shape[1]
+    codes = members @ (1 << np.arange(m))
+    within = np.stack([np.bincount(codes, x, 1 << m) for x in (gain, paths)])
+    for c in range(m):  # sums over all subsets, channel by channel
+        halves = within.reshape(2, -1, 2, 1 << c)
+        halves[:, :, 1] += halves[:, :, 0]
+    worth = np.divide(within[0], within[1], out=np.zeros(1 << m), where=within[1] > 0)
+    size = np.bitwise_count(np.arange(1 << m))
+    factorial = [math.factorial(i) for i in range(m + 1)]
+    weight = np.array([factorial[i] * factorial[m - i - 1] / factorial[m] for i in range(m)])
+    found = np.empty(m)
+    for c in range(m):
+        without = np.flatnonzero(np.arange(1 << m) >> c & 1 == 0)
+        found[c] = (weight[size[without]] * (worth[without | 1 << c] - worth[without])).sum()
+    return found
+
+
+def _shapley_sampled(members: Any, paths: Any, gain: Any, orders: int, seed: int) -> Any:
+    """Return Shapley values as means over random orders of joining, each with its reverse."""
+    rng = np.random.default_rng(seed)
+    m = members.shape[1]
+    members = members.astype(np.uint8)
+    found = np.zeros(m)
+    for _ in range(orders // 2):
+        drawn = rng.permutation(m)
+        for order in (drawn, drawn[::-1]):
+            place = np.empty(m, np.uint8)
+            place[order] = np.arange(m)
+            last = (members * place).max(
+                axis=1
+            )  # a path is within the coalition once its last channel joined
+            won, all_ = (np.cumsum(np.bincount(last, x, m)) for x in (gain, paths))
+            worth = np.divide(won, all_, out=np.zeros(m), where=all_ > 0)
+            found[order] += np.diff(worth, prepend=0.0)
+    return found / (2 * (orders // 2))

@@ -54,7 +54,7 @@ class Exclusion:
         if isinstance(text, Exclusion):
             return text
         numbered = re.match(r"\s*(\d+)\s*:(.*)$", text, re.DOTALL)
-        step = Step.parse(numbered.group(2) if numbered else text)
+        step = Step.single(numbered.group(2) if numbered else text)
         return cls(step.select, int(numbered.group(1)) if numbered else None)
 
     @property

@@ -28,6 +28,8 @@ from propend.errors import ConfigError
 from propend.events.durable import sync_file
 from propend.events.store import Store, lean_timelines
 from propend.events.timelines import Column, Timelines, offsets_of
+from propend.expression.nodes import Expression
+from propend.features.schema import Attribute, Schema
 
 __all__ = [
     "Adding",
@@ -53,7 +55,20 @@ class Question(ABC):
     key: str
     columns: list[str]
     context: str = ""
-    """What else a state depends on (the first period, the names of the nodes): where it changed, all is read afresh."""
+    """What else a state depends on (the zone, the first period, the names of the nodes): where it changed, all is read afresh."""
+    attributes: Mapping[str, Attribute] = {}
+    """The items' attributes that were read into a state; where one of an item that was known changed, all is read afresh."""
+
+    def rest_on(
+        self,
+        schema: Schema,
+        selections: Iterable[Expression] = (),
+        fields: Iterable[str] = (),
+        more: object = None,
+    ) -> None:
+        """Say what a state depends on beside the events: zone, types, the items' attributes that are read, and ``more``."""
+        self.context = repr((schema.zone, schema.types, more))
+        self.attributes = schema.attributes_of(selections, fields)
 
     @abstractmethod
     def take(self, state: Part | None, timelines: Timelines) -> Part:
@@ -200,7 +215,16 @@ class Kept:
     def save(self, file: Path) -> None:
         """Write the states, whole or not at all (arrays and JSON, nothing that can run)."""
         about = {str(b): [kept.files, kept.high] for b, kept in self.buckets.items()}
-        head = json.dumps({"context": self.question.context, "buckets": about})
+        attributes = self.question.attributes
+        items = min(map(_length, attributes.values()), default=0)
+        head = json.dumps(
+            {
+                "context": self.question.context,
+                "items": items,
+                "attributes": _fingerprint(attributes, items),
+                "buckets": about,
+            }
+        )
         arrays = {
             f"{b}/{name}": value
             for b, kept in self.buckets.items()
@@ -220,6 +244,9 @@ class Kept:
         try:
             with np.load(file, allow_pickle=False) as data:
                 head = json.loads(str(data["about"]))
+                same = head["context"] == self.question.context and head[
+                    "attributes"
+                ] == _fingerprint(self.question.attributes, head["items"])
                 states: dict[str, Part] = {b: {} for b in head["buckets"]}
                 for key in data.files:
                     bucket, _, name = key.partition("/")
@@ -227,12 +254,42 @@ class Kept:
                         states[bucket][name] = data[key]
         except (ValueError, KeyError, OSError, TypeError, zipfile.BadZipFile):
             return self
-        if head["context"] == self.question.context:
+        if same:
             self.buckets = {
                 int(b): _Bucket(files, high, states[b])
                 for b, (files, high) in head["buckets"].items()
             }
         return self
+
+
+def _length(attribute: Attribute) -> int:
+    return len(attribute.codes if isinstance(attribute, Column) else attribute)
+
+
+def _fingerprint(attributes: Mapping[str, Attribute], items: int) -> str:
+    """Return a hash of the first ``items`` items' attributes: items that came later were in no state.
+
+    >>> colours = Column(np.array([0, 1, -1], np.int32), ("red", "blue"))
+    >>> again = Column(np.array([1, 0, -1, 2], np.int32), ("blue", "red", "green"))
+    >>> _fingerprint({"colour": colours}, 3) == _fingerprint({"colour": again}, 3)
+    True
+    >>> _fingerprint({"colour": colours}, 2) == _fingerprint({"colour": again}, 4)
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(attributes):
+        digest.update(f"{name}\n".encode())
+        values = attributes[name]
+        if not isinstance(values, Column):
+            digest.update(np.ascontiguousarray(values[:items], np.float64).tobytes())
+            continue
+        used, codes = np.unique(values.codes[:items], return_inverse=True)
+        texts = [None if c < 0 else values.values[c] for c in used.tolist()]
+        order = sorted(range(len(texts)), key=lambda i: (texts[i] is not None, texts[i] or ""))
+        place = np.argsort(np.array(order, np.int64))
+        digest.update(json.dumps([texts[i] for i in order]).encode())
+        digest.update(place[codes].astype(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 # ---- states that grow

@@ -65,7 +65,8 @@ class _OfFunnel(Question):
             more, label = labeller(by, schema, lambda _: {})
         self.plan = Plan(definition, schema, label=label)
         self.columns = list(dict.fromkeys([*self.plan.columns(), *more]))
-        self.context = repr(schema.types)
+        fields = [*definition.hold, *([] if by is None else [by])]
+        self.rest_on(schema, definition.selections, fields)
         self.key = f"{type(self).__name__} {definition!r} {by}"
 
     def refused(self) -> str:

@@ -103,11 +103,11 @@ class _Active(Question):
         self, schema: Schema, unit: str, of: str | Expression | Step | None, name: str
     ) -> None:
         self.schema, self.unit = schema, unit
-        self.step = Step.parse("*" if of is None else of)
+        self.step = Step.single("*" if of is None else of)
         self.step.check(schema)
         self.columns = columns_for(schema, [self.step.select])
         self.bounds = boundaries(schema.first, schema.last, unit, schema.zone)
-        self.context = f"{self.bounds[0]} {schema.types}"
+        self.rest_on(schema, [self.step.select], more=int(self.bounds[0]))
         self.key = f"{name} {unit} {self.step.select}"
 
     @property

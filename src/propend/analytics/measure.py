@@ -168,7 +168,7 @@ class Measure:
             if cut is not None:
                 inner, share = cut.group(1), float(cut.group(2))
         if function == "users":
-            return cls("users", Step.parse(inner).select) if _balanced(inner) else None
+            return cls("users", Step.single(inner).select) if _balanced(inner) else None
         try:
             found = parse(f"mean({inner})" if function else inner)
         except ExpressionError:
@@ -216,6 +216,16 @@ class Measure:
                 found.append("item" if column.startswith("item") else column)
         known = ("item", *schema.numbers, *schema.texts)
         return [c for c in dict.fromkeys(found) if c in known]
+
+    def reads(self) -> tuple[list[Expression], list[str]]:
+        """Return the selections and the event fields that the measure reads."""
+        selections: list[Expression] = [e for e in (self.select, self.asked) if e is not None]
+        fields = [] if self.field is None else [self.field]
+        for side in (self.top, self.over):
+            if side is not None:
+                more, names = side.reads()
+                selections, fields = selections + more, fields + names
+        return selections, fields
 
     @property
     def sums(self) -> bool:

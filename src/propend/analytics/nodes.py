@@ -66,6 +66,7 @@ class NodesQuestion(Question):
     def __init__(self, store: Store, schema: Schema, of: str, most: int = 60) -> None:
         self.of, self.most = of, most
         self.columns, self._labels = labeller(of, schema, profiles(store, schema))
+        self.rest_on(schema, fields=[of])
         self.key = f"nodes {of} {most}"
 
     def label(self, timelines: Timelines) -> Column:

@@ -121,7 +121,7 @@ class Sessions(Adding):
         self.length_of_silence = gap if isinstance(gap, Duration) else Duration.parse(gap)
         self.silence = self.length_of_silence.microseconds
         self.columns = [*nodes.columns, *([SESSION] if declared else [])]
-        self.context = repr(nodes.names)
+        self.rest_on(schema, fields=[nodes.of], more=nodes.names)
         self.key = f"{type(self).__name__} {nodes.of} {gap} {declared} {collapse}"
 
     def session(self, timelines: Timelines) -> Any:
@@ -158,6 +158,8 @@ class PathsQuestion(Sessions):
         collapse: bool = True,
     ) -> None:
         super().__init__(nodes, schema, gap, declared, collapse)
+        if top < 1:
+            raise ConfigError(f"{top} paths cannot be shown; ask for at least 1 with top")
         self.base, self.length, self.top = len(nodes.names) + 1, length, top
         most = int(62 / np.log2(max(self.base, 2)))
         if not 1 <= length <= most:

@@ -98,13 +98,13 @@ class _Sides(Question):
         unit: str,
     ) -> None:
         self.schema, self.unit = schema, check_unit(unit)
-        self.sides = [Step.parse("*" if side is None else side) for side in (start, back)]
+        self.sides = [Step.single("*" if side is None else side) for side in (start, back)]
         for side in self.sides:
             side.check(schema)
         self.selections = [side.select for side in self.sides]
         self.columns = columns_for(schema, self.selections)
         self.bounds = boundaries(schema.first, schema.last, unit, schema.zone)
-        self.context = f"{self.bounds[0]} {schema.types}"
+        self.rest_on(schema, self.selections, more=int(self.bounds[0]))
         self.key = f"{type(self).__name__} {unit} {[str(s) for s in self.selections]}"
 
 

@@ -14,6 +14,12 @@ __all__ = ["Decomposed", "anomalies", "changes", "contribution", "decompose"]
 
 F64 = npt.NDArray[np.float64]
 DRAWS: Final = 400
+PHI: Final = np.arange(0.0, 0.96, 0.05)
+"""Autocorrelations from one step to the next that are told apart."""
+WARM: Final = 40
+"""Values after which a simulated series has forgotten its start."""
+LEAST: Final = 5
+"""Fewest values of a level."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,61 @@ def _spread(rest: F64) -> Any:
     return 1.4826 * np.median(np.abs(rest), axis=-1)
 
 
+def _autoregressive(noise: F64, phi: float) -> F64:
+    """Return y[t] = φ y[t − 1] + noise[t] of each row, less the first ``WARM`` values.
+
+    >>> _autoregressive(np.ones((1, WARM + 2)), 0.0).tolist()
+    [[1.0, 1.0]]
+    """
+    from scipy.signal import lfilter
+
+    y: F64 = lfilter([1.0], [1.0, -phi], noise, axis=1)[:, WARM:]
+    return y
+
+
+def _echo(rest: F64) -> F64:
+    """Return each row's correlation with itself a step later; values beyond three spreads are drawn in."""
+    edge = 3 * _spread(rest)[:, None]
+    r = np.where(edge > 0, np.clip(rest, -edge, edge), rest)
+    r = r - r.mean(axis=1, keepdims=True)
+    found: F64 = (r[:, 1:] * r[:, :-1]).sum(axis=1) / np.maximum((r**2).sum(axis=1), 1e-300)
+    return found
+
+
+@lru_cache(maxsize=256)
+def _echoes(n: int, least: int) -> F64:
+    """Return the median :func:`_echo` after :func:`_split` of simulated series, by the φ of ``PHI`` they were made with.
+
+    Short series show less of their autocorrelation than there is; read backwards, this is the correction.
+    """
+    rng = np.random.default_rng(n)
+    noise = rng.normal(size=(200, n + WARM))
+    found = [np.median(_echo(_split(_autoregressive(noise, p), least)[2])) for p in PHI.tolist()]
+    return np.maximum.accumulate(found) + 1e-9 * np.arange(len(PHI))
+
+
+def _split(y: F64, least: int) -> tuple[npt.NDArray[np.intp], F64, F64]:
+    """Return for each row the best split, its size, and what is left of the row without the two levels."""
+    at, size = _cusum(y, least)
+    n = y.shape[1]
+    first = np.arange(n) < at[:, None]
+    one = (y * first).sum(axis=1) / at
+    other = (y * ~first).sum(axis=1) / (n - at)
+    return at, size, y - np.where(first, one[:, None], other[:, None])
+
+
+def _sized(size: F64, rest: F64, least: int) -> tuple[F64, F64]:
+    """Return each row's split size in units of its long-run spread, and its φ."""
+    phi = np.interp(_echo(rest), _echoes(rest.shape[1], least), PHI)
+    innovation = (rest[:, 1:] - phi[:, None] * rest[:, :-1]).std(axis=1)
+    return size * (1 - phi) / np.maximum(innovation, 1e-300), phi
+
+
 @lru_cache(maxsize=64)
-def _limit(n: int, period: int, rate: float, seed: int) -> float:
-    """Return the size of the largest |z| that a quiet series of this length exceeds with probability ``rate``."""
-    y = np.random.default_rng(seed).normal(size=(DRAWS, n))
+def _limit(n: int, period: int, rate: float, phi: float, seed: int) -> float:
+    """Return the size of the largest |z| that a quiet series of this length and φ exceeds with probability ``rate``."""
+    draws = max(DRAWS, int(10 / rate))
+    y = _autoregressive(np.random.default_rng(seed).normal(size=(draws, n + WARM)), phi)
     if period > 1:
         y = y - _season(y, period)
     rest = y - _running_median(y, _width(n, period))
@@ -106,8 +163,9 @@ def _limit(n: int, period: int, rate: float, seed: int) -> float:
 def anomalies(d: Decomposed, rate: float = 0.05, seed: int = 7) -> list[dict[str, Any]]:
     """Return the positions that stand out from trend and season: value, expected value and z.
 
-    A quiet series (even normal noise) gives any alarm at all with probability ``rate``: the limit is the quantile of the
-    largest |z| over simulated quiet series that went through the same steps. Fewer than 14 values give none.
+    A quiet series (even normal noise, each value an echo of the one before as strong as this series') gives any alarm at all
+    with probability ``rate``: the limit is the quantile of the largest |z| over simulated quiet series that went through the
+    same steps. Fewer than 14 values give none.
 
     >>> x = np.random.default_rng(0).poisson(100, 60).astype(float); x[30] = 190
     >>> [a["at"] for a in anomalies(decompose(x))]
@@ -118,7 +176,10 @@ def anomalies(d: Decomposed, rate: float = 0.05, seed: int = 7) -> list[dict[str
     if n < 14 or spread == 0:
         return []
     z = d.rest / spread
-    limit = _limit(n, d.period, rate, seed)
+    y = (d.scaled - d.seasonal)[None]
+    _, size, rest = _split(y, LEAST)
+    phi = round(20 * float(_sized(size, rest, LEAST)[1][0])) / 20
+    limit = _limit(n, d.period, rate, phi, seed)
     value, expected = d.back(d.scaled), d.expected
     return [
         {"at": int(i), "value": float(value[i]), "expected": float(expected[i]), "z": float(z[i])}
@@ -127,12 +188,14 @@ def anomalies(d: Decomposed, rate: float = 0.05, seed: int = 7) -> list[dict[str
 
 
 def changes(
-    d: Decomposed, rate: float = 0.05, least: int = 5, draws: int = 499, seed: int = 7
+    d: Decomposed, rate: float = 0.05, least: int = LEAST, draws: int = 999, seed: int = 7
 ) -> list[dict[str, Any]]:
-    """Return the positions at which the level changed, by binary segmentation with permutation tests.
+    """Return the positions at which the level changed, by binary segmentation with bootstrap tests.
 
-    A split is kept where its CUSUM is larger than in all but a share ``rate`` / 2^depth of shufflings of the segment, so a
-    series without a change gives any with probability ``rate`` (values exchangeable; slow drifts are found as steps).
+    A split is kept where its CUSUM, in units of the segment's long-run spread, is larger than in all but a share ``rate`` /
+    2^depth of series without a change, so these give any with probability ``rate``. Series without a change are first-order
+    autoregressive with the segment's own φ and its own innovations, drawn anew (sieve bootstrap, Bühlmann 1997), and each is
+    measured by its own φ. A slow drift is no step: it looks like a strong echo, and is seldom found.
 
     >>> x = np.r_[np.full(30, 50.0), np.full(30, 80.0)] + np.random.default_rng(1).normal(size=60)
     >>> [c["at"] for c in changes(decompose(x))]
@@ -140,6 +203,7 @@ def changes(
     """
     y = d.scaled - d.seasonal
     rng = np.random.default_rng(seed)
+    draws = max(draws, int(20 / rate))  # enough to tell a share of rate / 8
     found: list[tuple[int, float]] = []
     queue = [(0, len(y), 0)]
     while queue:
@@ -147,10 +211,12 @@ def changes(
         if high - low < 2 * least:
             continue
         segment = y[low:high]
-        at, size = _cusum(segment[None], least)
-        shuffled = rng.permuted(np.tile(segment, (draws, 1)), axis=1)
-        _, noise = _cusum(shuffled, least)
-        p = (1 + int((noise >= size[0] - 1e-12).sum())) / (draws + 1)
+        at, size, rest = _split(segment[None], least)
+        sized, phi = _sized(size, rest, least)
+        innovation = rest[0, 1:] - phi[0] * rest[0, :-1]
+        drawn = rng.choice(innovation - innovation.mean(), (draws, high - low + WARM))
+        _, noise, left = _split(_autoregressive(drawn, float(phi[0])), least)
+        p = (1 + int((_sized(noise, left, least)[0] >= sized[0] * (1 - 1e-12)).sum())) / (draws + 1)
         if p <= rate / 2**depth:
             split = low + int(at[0])
             found.append((split, p))

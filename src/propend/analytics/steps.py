@@ -106,6 +106,23 @@ class Step:
             f"{e} is no step; a step is events of one user, for example: view where category = 'shoes'"
         )
 
+    @classmethod
+    def single(cls, event: str | Expression | Step) -> Step:
+        """Read what counts one event at a time: no repeats, no ``?``, no bounds, which only mean something in a funnel.
+
+        Raises ``ExpressionError``.
+
+        >>> Step.single("view where price > 9").label
+        'view where price > 9'
+        """
+        found = cls.parse(event)
+        if found.times > 1 or found.optional or found.least or found.most:
+            raise ExpressionError(
+                f"{str(event)!r} is a step of a funnel, but here each event counts by itself; "
+                f"write {cls(found.select).label} without a repeat, '?' or bounds (a funnel has steps that repeat)"
+            )
+        return found
+
     @property
     def label(self) -> str:
         """The step as text."""

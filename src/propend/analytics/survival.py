@@ -85,11 +85,12 @@ class SurvivalQuestion(Question):
         points: int = 60,
     ) -> None:
         self.schema, self.points = schema, points
-        self.sides = [Step.parse(start), Step.parse(end)]
+        self.sides = [Step.single(start), Step.single(end)]
         for side in self.sides:
             side.check(schema)
         self.selections = [side.select for side in self.sides]
         self.columns = columns_for(schema, self.selections)
+        self.rest_on(schema, self.selections)
         self.key = f"survival {[str(s) for s in self.selections]}"
 
     def take(self, state: Part | None, timelines: Timelines) -> Part:

@@ -15,6 +15,7 @@ from propend.analytics.periods import boundaries, check_unit, iso
 from propend.analytics.series import anomalies, changes, contribution, decompose
 from propend.analytics.steps import masks
 from propend.engine import Engine
+from propend.errors import ConfigError
 from propend.events.store import Store
 from propend.events.timelines import Timelines
 from propend.features.schema import Schema
@@ -42,6 +43,8 @@ class TrendQuestion(Question):
         compared: int | None = None,
     ) -> None:
         check_unit(unit)
+        if not 0.001 <= rate <= 0.5:
+            raise ConfigError(f"a false-alarm rate lies from 0.001 to 0.5, not at {rate:g}")
         self.measure = Measure.parse(measure) if isinstance(measure, str) else measure
         self.measure.check(schema)
         self.schema, self.unit, self.groups, self.profile = schema, unit, groups, profile
@@ -52,7 +55,10 @@ class TrendQuestion(Question):
         self.columns = list(dict.fromkeys(columns))
         self.bounds = boundaries(schema.first, schema.last, unit, schema.zone)
         self.shape = (len(self.bounds) - 1, len(self.names) + 1)
-        self.context = f"{self.bounds[0]} {schema.types} {self.names}"
+        selections, fields = self.measure.reads()
+        if groups is not None:
+            fields.append(groups.of)
+        self.rest_on(schema, selections, fields, (int(self.bounds[0]), self.names))
         self.key = f"trend {self.measure} {unit} {None if groups is None else groups.of}"
 
     def refused(self) -> str:
@@ -157,7 +163,9 @@ def trend(
     the period as of its end, and averaged (of a condition: the share of users). ``by`` is whatever
     :func:`propend.analytics.breakdown.labeller` knows. The last ``compared`` whole periods are set against as many before
     (days: 7, weeks: 4, months: 1); with ``by`` the change is given by group, for a mean or ratio split into mix and rate.
-    ``rate`` is the chance that a quiet series raises any alarm. Periods that the log does not cover whole are not judged.
+    ``change["figure"]`` says what is compared: the ``sum`` of the periods (counts and sums), the measure ``over all events``
+    of the periods (means and ratios), or the ``mean per period``: a user of two weeks is not two users.
+    ``rate`` is the chance that a quiet series raises any alarm, half of it for odd values and half for changes. Periods that the log does not cover whole are not judged.
     """
     groups = None if by is None else nodes_of(store, schema, engine, by, most)
     question = TrendQuestion(
@@ -183,8 +191,8 @@ def _document(q: TrendQuestion, total: Part) -> dict[str, Any]:
         "adjusted": d.adjusted.tolist(),
         "season": d.period if d.period > 1 else None,
         "false_alarm_rate": rate,
-        "anomalies": [{"start": start[first + a.pop("at")], **a} for a in anomalies(d, rate)],
-        "changes": [{"start": start[first + c.pop("at")], **c} for c in changes(d, rate)],
+        "anomalies": [{"start": start[first + a.pop("at")], **a} for a in anomalies(d, rate / 2)],
+        "changes": [{"start": start[first + c.pop("at")], **c} for c in changes(d, rate / 2)],
     }
     if q.groups is not None:
         document["by"] = q.groups.of
@@ -204,8 +212,11 @@ def _change(q: TrendQuestion, total: Part, values: Any, last: int, span: int) ->
     m, names = q.measure, q.names
     rows: list[dict[str, Any]]
     weighted = _weighted(q, total)
+    figure = "sum"
     if m.sums or m.function == "users":
         a, b = values[before].sum(axis=0), values[after].sum(axis=0)
+        if m.function == "users":
+            figure, a, b = "mean per period", a / span, b / span
         rows = [
             {
                 "group": n,
@@ -218,6 +229,7 @@ def _change(q: TrendQuestion, total: Part, values: Any, last: int, span: int) ->
         whole = {"before": float(a[-1]), "after": float(b[-1])}
     elif weighted is not None:
         (t0, t1), (w0, w1) = ([x[before].sum(axis=0), x[after].sum(axis=0)] for x in weighted)
+        figure = "over all events"
         whole = {"before": _mean(t0[-1], w0[-1]), "after": _mean(t1[-1], w1[-1])}
         # events of no shown group are a group of their own, so that mix and rate add up
         w0[-1], w1[-1] = w0[-1] - w0[:-1].sum(), w1[-1] - w1[:-1].sum()
@@ -236,11 +248,13 @@ def _change(q: TrendQuestion, total: Part, values: Any, last: int, span: int) ->
             if w0[g] or w1[g] or t0[g] or t1[g]
         ]
     else:  # periods cannot be added: their average, group by group
+        figure = "mean per period"
         a, b = (_average(values[s]) for s in (before, after))
         rows = [{"group": n, "before": a[g], "after": b[g]} for g, n in enumerate(names)]
         whole = {"before": a[-1], "after": b[-1]}
     rows.sort(key=lambda r: (-abs(r.get("contribution", r["after"] - r["before"])), r["group"]))
-    return {"periods": span, **whole, "change": whole["after"] - whole["before"], "groups": rows}
+    change = whole["after"] - whole["before"]
+    return {"periods": span, "figure": figure, **whole, "change": change, "groups": rows}
 
 
 def _weighted(q: TrendQuestion, total: Part) -> tuple[Any, Any] | None:

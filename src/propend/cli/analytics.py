@@ -399,13 +399,21 @@ def _trend(d: dict[str, Any]) -> None:
     )
     first, last = d["whole"]
     told = list(enumerate(zip(d["start"], d["values"], strict=True)))[-14:]
+    groups = dict(list(d.get("groups", {}).items())[:5])  # the commonest; --csv and --json have all
     rows(
-        [d["unit"], "value", ""],
+        [d["unit"], "all" if groups else "value", *groups, ""],
         [
-            [start, _figure(v), "" if first <= i < last else "the log covers a part of it"]
+            [
+                start, _figure(v), *(_figure(g[i]) for g in groups.values()),
+                "" if first <= i < last else "the log covers a part of it",
+            ]
             for i, (start, v) in told
         ],
-    )
+    )  # fmt: skip
+    if len(groups) < len(d.get("groups", {})):
+        click.echo(
+            f"  … and {len(d['groups']) - len(groups)} rarer groups; --csv or --json has them all"
+        )
     for a in d["anomalies"]:
         click.echo(
             f"  odd: {a['start']} was {_figure(a['value'])}, expected {_figure(a['expected'])} (z {a['z']:+.1f})"
@@ -419,9 +427,13 @@ def _trend(d: dict[str, Any]) -> None:
 
 
 def _moved(c: dict[str, Any], unit: str) -> None:
-    span = f"last {c['periods']} {unit}s" if c["periods"] > 1 else f"last {unit}"
+    several = c["periods"] > 1
+    span = f"last {c['periods']} {unit}s" if several else f"last {unit}"
+    how = {"sum": "in all", "mean per period": f"per {unit} on average"}.get(
+        c["figure"], c["figure"]
+    )
     click.echo(
-        f"The {span} against as many before: {_figure(c['before'])} to {_figure(c['after'])} ({_figure(c['change'], sign='+')})"
+        f"The {span} against as many before{f', {how}' if several else ''}: {_figure(c['before'])} to {_figure(c['after'])} ({_figure(c['change'], sign='+')})"
     )
     for g in c["groups"][:8]:
         said = f"  {g['group']}: {_figure(g['before'])} to {_figure(g['after'])}"
@@ -516,26 +528,22 @@ def _attribution(d: dict[str, Any]) -> None:
 
 @click.command()
 @folder_argument
-@click.option("--horizon", default="30d", show_default=True, help="How far ahead.")
-@click.option(
-    "--memory",
-    default="90d",
-    show_default=True,
-    help="How long a stage lasts without a sign of life.",
-)
+@_NAME
+@click.option("--horizon", help="How far ahead (30d).")
+@click.option("--memory", help="How long a stage lasts without a sign of life (90d).")
 @click.option(
     "--out", type=click.Path(dir_okay=False), help="Write each user's stage and chances (Parquet)."
 )
 @_outputs
 def stages(
-    folder: str, horizon: str, memory: str, out: str | None,
+    folder: str, name: str | None, horizon: str | None, memory: str | None, out: str | None,
     as_json: bool, csv_: str | None, html: str | None,
 ) -> None:  # fmt: skip
     """Where each user stands (attention to loyalty), the chance of the next stage, and totals ahead, validated forward."""
     from propend.pipeline.predict import write_table
 
     workspace = _open(folder)
-    forecast = workspace.forecast_funnel(horizon, memory)
+    forecast = workspace.forecast_funnel(horizon, memory, name=name)
     document = forecast.to_dict()
     if out:
         write_table(workspace.stage_table(forecast), Path(out))
@@ -543,7 +551,7 @@ def stages(
 
     def words() -> None:
         rows(
-            ["stage", "users", f"next in {horizon}", "95 % interval", "median days", "likely to leave"],
+            ["stage", "users", f"next in {document['horizon']}", "95 % interval", "median days", "likely to leave"],
             [
                 [
                     s["stage"], f"{s['users']:,}", f"{s['advance']:,.0f}",
@@ -561,6 +569,25 @@ def stages(
                 f"calibration error {v['ece']:.3f} ({v['ece_same_rate']:.3f}), totals off by {v['total_error']:,.0f} users in all ({v['total_error_same_rate']:,.0f}), "
                 f"{percent(v['coverage'], 0)} of totals inside their interval."
             )
+            days, bins = v["days"], v["reliability"]
+            by_median = (
+                "the log is too short to judge how long it takes"
+                if days["by_median"] is None
+                else f"{percent(days['by_median'], 0)} of {days['by_median_rows']:,} were there by the expected median (50 % would be right)"
+            )
+            click.echo(
+                f"Days: concordance {days['concordance']:.3f} (same rate {days['concordance_same_rate']:.3f}); {by_median}."
+            )
+            rows(
+                ["chance said", "came", "95 % interval", "users"],
+                [
+                    [percent(a), percent(b), f"{percent(low)} to {percent(high)}", f"{n:,}"]
+                    for a, b, low, high, n in zip(
+                        *(bins[k] for k in ("predicted", "observed", "low", "high", "rows")),
+                        strict=True,
+                    )
+                ],
+            )
         click.echo(document["protocol"])
 
-    _hand_out("aida", "The funnel as it will be", document, as_json, csv_, html, words)
+    _hand_out("aida", name or "The funnel as it will be", document, as_json, csv_, html, words)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from propend.cli.output import emit, json_option, progress_bar, rows
+from propend.cli.wishes import refuse_idle
 from propend.errors import ConfigError
 
 if TYPE_CHECKING:
+    from propend.learn.registry import Registry
     from propend.pipeline.workspace import Workspace
 
 __all__ = ["models", "predict"]
@@ -39,7 +41,7 @@ __all__ = ["models", "predict"]
     "--known",
     multiple=True,
     metavar="COLUMN",
-    help="A column confirmed to be known in time, in spite of the leak report.",
+    help="A column (or a feature of a log) confirmed to be known in time, in spite of the leak report.",
 )
 @click.option("--folds", default=None, type=int, help="Forward folds (3), or folds of a table (5).")
 @click.option(
@@ -60,6 +62,10 @@ __all__ = ["models", "predict"]
 )
 @click.option("--balance", is_flag=True, help="Let both answers weigh the same in training.")
 @click.option("--select", is_flag=True, help="Use only features that prove stable.")
+@click.option(
+    "--model", "chosen", multiple=True, metavar="NAME",
+    help="Let this model compete instead of the usual ones; repeat it, from simple to flexible.",
+)  # fmt: skip
 @click.option("--quantile", type=float, help="Predict this quantile of an amount, 0 to 1.")
 @click.option("--segment", "segments", multiple=True, metavar="FEATURE", help="Judge by segment.")
 @click.option("--value", type=float, help="What a positive contacted is worth: a profit curve.")
@@ -96,7 +102,10 @@ __all__ = ["models", "predict"]
 )
 @click.argument("more", nargs=-1, type=click.Path())
 @json_option
+@click.pass_context
 def predict(
+    context: click.Context,
+    /,
     folder: str | None,
     ask: str | None,
     name: str | None,
@@ -109,6 +118,7 @@ def predict(
     search: str | None,
     balance: bool,
     select: bool,
+    chosen: tuple[str, ...],
     quantile: float | None,
     segments: tuple[str, ...],
     value: float | None,
@@ -130,20 +140,38 @@ def predict(
     """
     from propend.learn.train import Options
 
-    options = Options(_seconds(search), balance, select, _share(quantile))
+    way = (
+        "a table"
+        if tables
+        else "impressions"
+        if impression or clicked
+        else "--fuse"
+        if fuse
+        else "a log"
+    )
+    refuse_idle(context, way)
+    options = Options(_seconds(search), balance, select, _share(quantile), chosen, columns["known"])
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
         files = [*tables, *(f for f in (folder, ask) if f), *more]
-        if abstain is not None:
-            raise ConfigError("--abstain is for a log; a table's scores have no user to abstain on")
         made = _predict_table(
-            files, label, folds or 5, out, seed, options, judged, score_files, columns
+            files,
+            label,
+            name,
+            folds or 5,
+            out,
+            seed,
+            options,
+            judged,
+            score_files,
+            explain,
+            columns,
         )
         emit(made, as_json, lambda: _words(made))
         return
     if impression or clicked:
         made = _predict_impressions(
-            folder, impression, clicked, within, folds or 3, out, seed, options
+            folder, impression, clicked, within, name, folds or 3, out, seed, options, judged
         )
         emit(made, as_json, lambda: _words(made))
         return
@@ -151,8 +179,6 @@ def predict(
         raise ConfigError(
             'say which workspace and what to ask: propend predict DIR "any(purchase) next 30d for any(*) last 90d", or --table FILE --label COLUMN'
         )
-    if score_files:
-        raise ConfigError("--score is for --table; a log's users are all scored anyway")
     from propend.learn.card import told
     from propend.pipeline.predict import write_table
     from propend.pipeline.workspace import open_workspace
@@ -178,6 +204,7 @@ def predict(
         "scores": str(target),
         "scored": len(prediction.users),
         "version": prediction.entry.version if prediction.entry else None,
+        "kept": prediction.entry.remark if prediction.entry else "",
     }
     if explain is not None:
         document["explained"] = _explained(prediction, explain)
@@ -210,10 +237,12 @@ def _predict_impressions(
     impression: str | None,
     clicked: str | None,
     within: str,
+    name: str | None,
     folds: int,
     out: str | None,
     seed: int,
     options: Any,
+    judged: dict[str, Any],
 ) -> dict[str, Any]:
     if not (folder and impression and clicked):
         raise ConfigError(
@@ -222,13 +251,15 @@ def _predict_impressions(
     from propend.expression.duration import Duration
     from propend.learn.card import told
     from propend.pipeline.predict import predict_impressions, write_table
+    from propend.pipeline.rows import row_models
     from propend.pipeline.workspace import open_workspace
 
     opened = open_workspace(folder)
     with progress_bar() as progress:
-        fitted, table = predict_impressions(
+        fitted, table, entry = predict_impressions(
             opened.store, opened.schema, opened.engine, impression, clicked, Duration.parse(within),
-            folds=folds, seed=seed, options=options, progress=progress,
+            name=name, folds=folds, seed=seed, options=options, progress=progress,
+            registry=row_models(opened.folder), **judged,
         )  # fmt: skip
     target = Path(out) if out else opened.out / "scores" / f"{fitted.task.name}.parquet"
     write_table(table, target)
@@ -238,6 +269,8 @@ def _predict_impressions(
         "name": fitted.task.name,
         "scores": str(target),
         "scored": table.num_rows,
+        "version": entry.version if entry else None,
+        "kept": entry.remark if entry else "",
     }
 
 
@@ -316,12 +349,14 @@ def _fused(
 def _predict_table(
     files: list[str],
     label: str | None,
+    name: str | None,
     folds: int,
     out: str | None,
     seed: int,
     options: Any,
     judged: dict[str, Any],
     score_files: tuple[str, ...],
+    explain: str | None,
     columns: dict[str, Any],
 ) -> dict[str, Any]:
     if label is None:
@@ -332,22 +367,30 @@ def _predict_table(
 
     from propend.engine import connect
     from propend.learn.card import told
+    from propend.learn.kept_table import as_fitted
     from propend.learn.labelled import read_like
     from propend.learn.table import cross_validate, read_table
     from propend.pipeline.predict import write_table
+    from propend.pipeline.rows import kept_name, row_models
 
     known = columns.pop("known")
     engine, here = connect(), Path.cwd()
     table = read_table(files, label, engine, here, **columns)
+    row = None if explain is None else _row_of(explain, len(table.X))
     later = read_like(score_files, table, engine, here) if score_files else None
     fit = cross_validate(
-        table, folds=folds, seed=seed, known_before=known, options=options, refit=bool(later),
-        **judged,
+        table, folds=folds, seed=seed, known_before=known, options=options,
+        refit=True, later=None if later is None else later[0], **judged,
     )  # fmt: skip
     target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
     write_table(
         pa.table(
-            {"row": range(len(fit.scores)), "label": table.told(), **_shown(fit.scores, table)}
+            {
+                "row": range(len(fit.scores)),
+                "label": table.told(),
+                **_shown(fit.scores, table),
+                "verdict": [fit.card["verdict"]["answer"]] * len(fit.scores),
+            }
         ),
         target,
     )
@@ -356,12 +399,37 @@ def _predict_table(
         **told(fit.card),
         "scores": str(target),
     }
+    kept = kept_name(name or label)
+    fitted = as_fitted(fit, table, label, kept, document["task"])
+    entry = row_models(target.parent).save(fitted)
+    document |= {"name": kept, "version": entry.version, "kept": entry.remark}
+    if row is not None:
+        document["explained"] = _explained_row(fitted, table.X, row)
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
-        write_table(pa.table({"row": range(len(X)), **_shown(fit.score(X), table)}), scored)
+        verdict = {"verdict": [fit.card["verdict"]["answer"]] * len(X)}
+        new = {"row": range(len(X)), **_shown(fit.score(X), table), **verdict}
+        write_table(pa.table(new), scored)
         document["new"] = {"rows": len(X), "scores": str(scored), "noted": noted}
     return document
+
+
+def _row_of(text: str, count: int) -> int:
+    if not text.isdigit() or int(text) >= count:
+        raise ConfigError(
+            f"--explain of a table takes a row as the score file counts them, 0 to {count - 1:,}, not {text!r}"
+        )
+    return int(text)
+
+
+def _explained_row(fitted: Any, X: Any, row: int) -> dict[str, Any]:
+    """Return the score of a table's row by the model fitted on all rows, and why it is what it is."""
+    from dataclasses import asdict
+
+    asked = X[row : row + 1]
+    reasons = [asdict(reason) for reason in fitted.reasons(asked, 5)[0]]
+    return {"user": f"row {row}", "score": float(fitted.score(asked).max()), "reasons": reasons}
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:
@@ -377,8 +445,11 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
 
 
 def _words(d: dict[str, Any]) -> None:
+    from propend.learn.power import counted
+
+    of = counted(d["answer"], d["positives"]).rstrip(",")
     click.echo(
-        f"{d['task']}\n  {d['rows']:,} rows, {d['positives']:,} positive; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
+        f"{d['task']}\n  {d['rows']:,} rows{of}; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
     )
     keys = [
         k
@@ -420,7 +491,8 @@ def _words(d: dict[str, Any]) -> None:
     if "future" in d:
         click.echo(f"  leak report: {d['future']['sentence']}")
     if "profit" in d:
-        click.echo(f"  profit on the forward tests: {d['profit']['sentence']}")
+        judged = "the forward tests" if "forward folds" in d["protocol"] else "the folds"
+        click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")
     for name, found in d.get("segments", {}).items():
         metric = keys[0]
         click.echo(f"  by {name}:")
@@ -452,11 +524,11 @@ def _words(d: dict[str, Any]) -> None:
         click.echo(f"  {e['user']}: {e['score']:.4f}")
         for r in e["reasons"]:
             click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {r['value']}")
-        for c in e["changes"] or []:
+        for c in e.get("changes") or []:
             click.echo(
                 f"    with {c['column']} at {c['becomes']:g} instead of {c['was']:g}: {c['score']:.4f}"
             )
-        if not e["changes"]:
+        if "changes" in e and not e["changes"]:
             click.echo("    no few changes in behaviour bring the score across the threshold")
     if "abstained" in d:
         click.echo(
@@ -478,6 +550,8 @@ def _words(d: dict[str, Any]) -> None:
         click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
+    if d.get("kept"):
+        click.echo(f"  kept as version {d['version']}, not promoted: {d['kept']}")
     click.echo(f"  scores: {d['scores']}")
     if "new" in d:
         click.echo(f"  {d['new']['rows']:,} further rows: {d['new']['scores']}")
@@ -503,26 +577,30 @@ def models(
     as_json: bool,
 ) -> None:
     """List fitted models; compare two, promote one, or roll back."""
-    from propend.pipeline.workspace import open_workspace
+    from propend.pipeline.rows import registries
 
-    registry = open_workspace(folder).registry
+    found = registries(Path(folder))
+
+    def of(task: str) -> Registry:
+        return next((r for r in found if (r.folder / task).is_dir()), found[0])
+
     if compare:
         if not (compare[1].isdigit() and compare[2].isdigit()):
             raise ConfigError(
                 f"versions are numbers, not {compare[1]!r} and {compare[2]!r}; list them with: propend models {folder}"
             )
-        both = registry.compare(compare[0], int(compare[1]), int(compare[2]))
+        both = of(compare[0]).compare(compare[0], int(compare[1]), int(compare[2]))
         emit(both, as_json, lambda: _side_by_side(both))
         return
     if rollback:
-        registry.rollback(rollback)
+        of(rollback).rollback(rollback)
     if promote:
         if not promote[1].isdigit():
             raise ConfigError(
                 f"a version is a number, not {promote[1]!r}; list them with: propend models {folder}"
             )
-        registry.promote(promote[0], int(promote[1]))
-    entries = registry.entries()
+        of(promote[0]).promote(promote[0], int(promote[1]))
+    entries = [entry for registry in found for entry in registry.entries()]
     document = {
         "models": [
             {
@@ -530,7 +608,9 @@ def models(
                 "version": e.version,
                 "made_at": e.made_at,
                 "champion": e.champion,
+                "verdict": e.verdict,
                 "current": e.current,
+                **({"fault": e.fault} if e.fault else {}),
             }
             for e in entries
         ]
@@ -539,9 +619,16 @@ def models(
         document,
         as_json,
         lambda: rows(
-            ["task", "version", "made", "model", "current"],
+            ["task", "version", "made", "model", "verdict", "current"],
             [
-                [e.task, e.version, e.made_at, e.champion, "yes" if e.current else ""]
+                [
+                    e.task,
+                    e.version,
+                    e.made_at,
+                    e.fault or e.champion,
+                    e.verdict,
+                    "yes" if e.current else "",
+                ]
                 for e in entries
             ],
         ),

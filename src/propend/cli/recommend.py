@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -12,6 +12,8 @@ from propend.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from propend.recommend.evaluate import Ties
 
 __all__ = ["recommend"]
 
@@ -25,7 +27,7 @@ _FIGURES = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20", "coverage")
     "--session",
     multiple=True,
     metavar="ITEM",
-    help="An anonymous session's item ids, oldest first.",
+    help="An anonymous session's item ids, oldest first, with commas between; empty: a newcomer.",
 )
 @click.option("--similar", metavar="ITEM", help="Items that go with this one.")
 @click.option("--fans", metavar="ITEM", help="Users who would like this item, for a campaign.")
@@ -45,7 +47,18 @@ _FIGURES = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20", "coverage")
     type=click.Choice(["forward", "leave-one-out", "random"]),
 )
 @click.option(
-    "--with", "others", multiple=True, metavar="NAME", help="Judge this recommender as well."
+    "--with",
+    "others",
+    multiple=True,
+    metavar="NAME",
+    help="Judge this recommender as well; with settings: ease:strength=200,support=100.",
+)
+@click.option(
+    "--ties",
+    default="conservative",
+    show_default=True,
+    type=click.Choice(["conservative", "random"]),
+    help="Where a right answer stands among wrong items of equal score: behind them, or anywhere.",
 )
 @click.option("--support", default=0.001, show_default=True, help="Least share of baskets.")
 @click.option("--confidence", default=0.0, show_default=True, help="Least P(right | left).")
@@ -83,6 +96,7 @@ def recommend(
     evaluate: bool,
     protocol: str,
     others: tuple[str, ...],
+    ties: Ties,
     out: str | None,
     csv_: str | None,
     as_json: bool,
@@ -93,12 +107,11 @@ def recommend(
 
     if k < 1:
         raise ConfigError(f"-k must be at least 1, not {k}")
+    _check_options(click.get_current_context())
     workspace = open_workspace(folder)
-    clicks = [
-        i for given in session for i in ([given] if workspace.has_item(given) else given.split(","))
-    ]
+    clicks = [item for given in session for item in _items(workspace, given)]
     if evaluate:
-        document = workspace.judge_offers(protocol, others=others)
+        document = workspace.judge_offers(protocol, others=others, ties=ties)
         emit(document, as_json, lambda: _judged(document))
         return
     if rules or bundles:
@@ -116,16 +129,81 @@ def recommend(
     if fans is not None:
         _show(workspace.fans(fans, k), "users", k, csv_, as_json)
         return
-    if not users and not clicks and similar is None:
+    if not users and not session and similar is None:
         _everyone(workspace, k, out, as_json)
         return
-    _offers(workspace, users, clicks, similar, k, csv_, as_json)
+    _offers(workspace, users, clicks if session else None, similar, k, csv_, as_json)
+
+
+_QUESTIONS: Final = {
+    "rules": "--rules",
+    "bundles": "--bundles",
+    "evaluate": "--evaluate",
+    "onboarding": "--onboarding",
+    "similar": "--similar",
+    "fans": "--fans",
+    "users": "--user",
+    "session": "--session",
+}
+"""The options that each ask a question of their own, by parameter."""
+
+_FITTING: Final[dict[str, frozenset[str]]] = {
+    "k": frozenset(_QUESTIONS) - {"evaluate"} | {""},
+    "protocol": frozenset({"evaluate"}),
+    "others": frozenset({"evaluate"}),
+    "ties": frozenset({"evaluate"}),
+    "support": frozenset({"rules", "bundles"}),
+    "confidence": frozenset({"rules"}),
+    "significance": frozenset({"rules", "bundles"}),
+    "control": frozenset({"rules", "bundles"}),
+    "longest": frozenset({"rules", "bundles"}),
+    "per": frozenset({"rules", "bundles"}),
+    "margin": frozenset({"rules", "bundles"}),
+    "discount": frozenset({"bundles"}),
+    "out": frozenset({""}),
+    "csv_": frozenset(_QUESTIONS) - {"evaluate"},
+}
+"""The questions that each further option belongs to; the empty word: offers for everyone."""
+
+
+def _check_options(context: click.Context) -> None:
+    """Refuse two questions at once, and an option that the question would not read."""
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    asked = [name for name in _QUESTIONS if name in given]
+    if asked == ["onboarding", "session"]:  # the clicks so far
+        asked = ["onboarding"]
+    if len(asked) > 1:
+        both = " and ".join(_QUESTIONS[name] for name in asked)
+        raise ConfigError(f"{both} ask different questions; ask one at a time")
+    question = asked[0] if asked else ""
+    words = {p.name: p.opts[0] for p in context.command.params}
+    for name in sorted(given & _FITTING.keys()):
+        if question not in _FITTING[name]:
+            where = f"with {_QUESTIONS[question]}" if question else "for offers to everyone"
+            known = [_QUESTIONS[q] for q in _QUESTIONS if q in _FITTING[name]]
+            instead = (
+                f"it belongs to {' or '.join(known)}"
+                if known
+                else "it belongs to offers for everyone"
+            )
+            raise ConfigError(f"{words[name]} says nothing {where}; {instead}")
+
+
+def _items(workspace: Any, given: str) -> list[str]:
+    """Return the item ids of a ``--session``: one id, or several with commas between."""
+    if workspace.has_item(given):
+        return [given]
+    return [item.strip() for item in given.split(",") if item.strip()]
 
 
 def _offers(
     workspace: Any,
     users: tuple[str, ...],
-    clicks: list[str],
+    clicks: list[str] | None,
     similar: str | None,
     k: int,
     csv_: str | None,
@@ -137,7 +215,10 @@ def _offers(
     if similar is not None:
         table = workspace.similar(similar, k)
     else:
-        table = workspace.recommend_session(clicks, k) if clicks else workspace.recommend(users, k)
+        anonymous = clicks is not None
+        table = (
+            workspace.recommend_session(clicks, k) if anonymous else workspace.recommend(users, k)
+        )
     table = with_names(workspace, table)
     _write(table, csv_)
     offers = [{**row, "name": row.get("name") or row["item"]} for row in table.to_pylist()]
@@ -147,8 +228,16 @@ def _offers(
     for user in [u for u in users if u not in unknown and u not in {o.get("user") for o in offers}]:
         click.echo(f"nothing is left to offer to {user}: everything was met before", err=True)
     most = max((o["rank"] for o in offers), default=0)
-    if 0 < most < k:
-        click.echo(f"only {most} of {k} offers: there are no more items to show", err=True)
+    if similar is not None and most < k:
+        few = f"only {most} of {k} items" if most else "no item"
+        click.echo(f"{few} could be found that go with {similar}{_UNLIKE}", err=True)
+    elif 0 < most < k:
+        click.echo(
+            f"only {most} of {k} offers: the sources know no more items that are allowed here",
+            err=True,
+        )
+    elif not most and clicks is not None:
+        click.echo("nothing can be offered to this session: no allowed item was ever met", err=True)
     header = ["user", "rank", "item", "name", "from", "because"]
     emit(
         {"offers": offers},
@@ -161,7 +250,7 @@ def _offers(
                     o["rank"],
                     o["item"],
                     o["name"],
-                    str(o.get("source", "likeness")).replace("_", " "),
+                    str(o["source"]).replace("_", " "),
                     o["reason"],
                 ]
                 for o in offers
@@ -203,7 +292,7 @@ def _show(table: pa.Table, word: str, k: int, csv_: str | None, as_json: bool) -
 
     def words() -> None:
         if not found:
-            click.echo(f"No {word}: nothing is left after the limits given; lower --support.")
+            click.echo(_NOTHING[word])
             return
         header = list(found[0])
         rows(header, [[_cell(row[name]) for name in header] for row in found[:k]])
@@ -211,6 +300,16 @@ def _show(table: pa.Table, word: str, k: int, csv_: str | None, as_json: bool) -
             click.echo(f"  … and {len(found) - k:,} more; see them with -k, --json or --csv FILE")
 
     emit({word: found}, as_json, words)
+
+
+_UNLIKE: Final = ": no others were met by the same users or share its attributes"
+_NOTHING: Final = {
+    "rules": "No rules: nothing is left after the limits given; lower --support, or raise --significance.",
+    "bundles": "No bundles: no set sells together more than chance explains; lower --support, or raise --significance.",
+    "users": "No users: everybody who could be judged has met this item, or nothing is known that points to it.",
+    "questions": "No questions: every item that tells something was clicked already.",
+}
+"""What is said of a table without rows."""
 
 
 def _cell(value: Any) -> str:
@@ -225,19 +324,34 @@ def _judged(document: dict[str, Any]) -> None:
     if "error" in document:
         click.echo(f"Not judged: {document['error']}")
         return
-    click.echo(f"{document['protocol']}; data {document['data_hash']}")
+    seen = {
+        "hidden": "what users had met is hidden",
+        "allowed": "what users had met is offered too",
+    }
+    click.echo(
+        f"{document['protocol']}; {document['users']:,} users; {seen[document['seen']]}; "
+        f"ties {document['ties']}; data {document['data_hash']}"
+    )
     keys = [key for key in _FIGURES if key in document["models"][0]]
     served = document.get("served")
     rows(
-        ["recommender", *keys],
+        ["recommender", *keys, "ndcg@10, 95 %", "diversity in a list", "audience AUC"],
         [
             [
                 f"{m['name']} (what users are offered)" if m["name"] == served else m["name"],
                 *(percent(m[key]) if key == "coverage" else f"{m[key]:.4f}" for key in keys),
+                "{:.4f} to {:.4f}".format(*m["intervals"]["ndcg@10"]),
+                f"{m['diversity_within']:.3f}",
+                f"{m['audience']['auc']:.3f}" if m["audience"] else "–",
             ]
             for m in document["models"]
         ],
     )
+    if document.get("judged"):
+        told = ", ".join(f"{n} {v:.4f}" for n, v in document["judged"].items())
+        click.echo(
+            f"  what is offered was chosen before the cut, by NDCG@10: {told}; the first, {document['chosen']}, is taken"
+        )
     cold = [m for m in document["models"] if m.get("cold_users")]
     if cold:
         click.echo(

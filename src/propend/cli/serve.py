@@ -47,7 +47,7 @@ def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
     """Move what the collector took in into the store."""
     from propend.pipeline.workspace import open_workspace
     from propend.serve.live import moving
-    from propend.serve.move import replay_rejected
+    from propend.serve.refused import replay_rejected
 
     workspace = open_workspace(folder)
     with moving(workspace) as mover:

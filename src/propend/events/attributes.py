@@ -8,7 +8,7 @@ import time as clock
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -27,11 +27,18 @@ from propend.events.read import Plan, identifier, quoted_name
 from propend.events.store import Store, Writer
 from propend.names import ITEM, USER
 
-__all__ = ["Repeated", "read_attribute_tables"]
+__all__ = ["Repeated", "changes", "read_attribute_tables"]
+
+CHANGES: Final = "changes"
+"""The store's table of how many users and items carry more than one value of a repeated attribute."""
 
 
 class Repeated:
-    """Attributes found on log lines: counts of each value per item and user; the commonest wins."""
+    """Attributes found on log lines: counts of each value per item and user; the commonest wins.
+
+    The commonest value is today's answer, so whoever asks about an earlier moment must know where it changed:
+    :func:`changes` says how many users and items carry several values, or one on some of their lines only.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._names = {"i": plan.of_item, "u": plan.of_user}
@@ -41,7 +48,10 @@ class Repeated:
         """Take in a batch: its columns, user ids and item codes."""
         for prefix, key in (("i", pa.array(item)), ("u", user)):
             for name in self._names[prefix]:
-                table = pa.table({"key": key, "value": get[f"{prefix}:{name}"]}).drop_null()
+                table = pa.table({"key": key, "value": get[f"{prefix}:{name}"]})
+                table = table.filter(
+                    pc.is_valid(table["key"])
+                )  # a blank is a value here: see changes
                 counts = table.group_by(["key", "value"]).aggregate([([], "count_all")])
                 parts = self._counts.setdefault((prefix, name), [])
                 parts.append(counts.rename_columns(["key", "value", "n"]))
@@ -53,8 +63,19 @@ class Repeated:
         ids = [*store.item_ids(), *new_items]
         items = {ITEM: pa.array(ids, pa.string())}
         users = store.table("users")
+        moved = {row["attribute"]: row for row in (store.table(CHANGES) or _NO_CHANGES).to_pylist()}
         for (prefix, name), parts in self._counts.items():
-            best = _commonest(_sum_counts(parts))
+            counts = _sum_counts(parts)
+            best = _commonest(counts.drop_null())
+            old = self._before(store, users, prefix, name, ids)
+            label = f"{'profile' if prefix == 'u' else ITEM}.{name}"
+            changed, among = _changed(counts, best, old)
+            so_far = moved.get(label, {"changed": 0, "among": 0})
+            moved[label] = {
+                "attribute": label,
+                "changed": so_far["changed"] + changed,
+                "among": max(so_far["among"], among),
+            }
             if prefix == "u":
                 users = _merge(users, best.rename_columns([USER, name]), USER)
             else:
@@ -66,6 +87,60 @@ class Repeated:
             writer.put_table("items", _merge(store.table("items"), pa.table(items), ITEM))
         if users is not None and any(prefix == "u" for prefix, _ in self._counts):
             writer.put_table("users", users)
+        if self._counts:
+            rows = sorted(moved.values(), key=lambda row: row["attribute"])
+            writer.put_table(CHANGES, pa.Table.from_pylist(rows, _NO_CHANGES.schema))
+
+    @staticmethod
+    def _before(
+        store: Store, users: pa.Table | None, prefix: str, name: str, ids: list[str]
+    ) -> pa.Table | None:
+        """Return key and value as the store held them before this ingest."""
+        table = users if prefix == "u" else store.table("items")
+        if table is None or name not in table.column_names:
+            return None
+        key = table[USER] if prefix == "u" else pc.index_in(table[ITEM], pa.array(ids))
+        return pa.table({"key": key, "value": table[name]}).drop_null()
+
+
+_NO_CHANGES: Final = pa.table(
+    {
+        "attribute": pa.array([], pa.string()),
+        "changed": pa.array([], pa.int64()),
+        "among": pa.array([], pa.int64()),
+    }
+)
+
+
+def changes(store: Store) -> dict[str, tuple[int, int]]:
+    """Return, by attribute that log lines repeat (``profile.tier``, ``item.colour``), how many keys changed it, and of how many.
+
+    A user changes an attribute whose lines say several values, or say one on some lines and nothing on others: at an
+    earlier moment it may have been another, or not known. Counted over all ingests.
+    """
+    table = store.table(CHANGES)
+    rows = [] if table is None else table.to_pylist()
+    return {row["attribute"]: (row["changed"], row["among"]) for row in rows}
+
+
+def _changed(counts: pa.Table, best: pa.Table, old: pa.Table | None) -> tuple[int, int]:
+    """Return how many keys carry several values, here or against the store, and how many carry any."""
+    kinds = counts.group_by("key").aggregate([([], "count_all")])
+    several = kinds.filter(pc.greater(kinds["count_all"], 1))["key"].combine_chunks()
+    keys = best["key"].combine_chunks()
+    moved = pc.is_in(keys, value_set=several)
+    among = len(keys)
+    if old is not None:
+        before = (
+            old["value"]
+            .combine_chunks()
+            .take(pc.index_in(keys, value_set=old["key"].combine_chunks().cast(keys.type)))
+        )
+        now = best["value"].combine_chunks()
+        other = pc.not_equal(before.cast(pa.string()), now.cast(pa.string()))
+        moved = pc.or_(moved, pc.fill_null(other, False))
+        among = max(among, old.num_rows)
+    return pc.sum(moved).as_py() or 0, among
 
 
 def _sum_counts(parts: list[pa.Table]) -> pa.Table:

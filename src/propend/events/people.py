@@ -33,7 +33,7 @@ I64 = npt.NDArray[np.int64]
 
 
 class Link(NamedTuple):
-    """Two ids are one person from a moment on (UTC microseconds); ``other`` is who ``one`` turned out to be."""
+    """Two ids are known to be one person from a moment on (UTC microseconds); ``other`` is who ``one`` turned out to be."""
 
     time: int
     one: str
@@ -41,12 +41,19 @@ class Link(NamedTuple):
 
 
 def links_of(path: Path) -> list[Link]:
-    """Return the facts that hold in a file of identity facts, oldest first; none where there is no file."""
+    """Return the facts that hold in a file of identity facts, oldest first; none where there is no file.
+
+    A fact holds from when it happened or became known, whichever is later.
+    """
     if not path.exists():
         return []
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=30, uri=True)
     try:
-        query = "select time, one, other from facts where undone is null order by time, number"
+        dated = any(row[1] == "arrival" for row in db.execute("pragma table_info(facts)"))
+        known = (
+            "max(time, arrival)" if dated else "time"
+        )  # a file that no server has opened since has no arrival
+        query = f"select {known} as known, one, other from facts where undone is null order by known, number"
         return [Link(*row) for row in db.execute(query)]
     finally:
         db.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,7 +31,7 @@ from propend.expression.nodes import (
 )
 from propend.names import DAY, ITEM, TYPE, USER
 
-__all__ = ["CALENDAR", "Schema", "attribute_columns"]
+__all__ = ["CALENDAR", "Attribute", "Schema", "attribute_columns"]
 
 CALENDAR = ("hour", "weekday", "month")
 """Fields every event has on the workspace's wall clock: hour 0–23, weekday 0 (Monday) – 6, month 1–12."""
@@ -116,6 +116,25 @@ class Schema:
         return isinstance(self.items.get(column.removeprefix(f"{ITEM}.")), Column) and (
             column not in (*self.numbers, *CALENDAR)
         )
+
+    def attributes_of(
+        self, expressions: Iterable[Expression], fields: Iterable[str] = ()
+    ) -> dict[str, Attribute]:
+        """Return the items' attributes that expressions and event fields read, by name; they change without any event."""
+        names = list(fields)
+        for expression in expressions:
+            for part in expression.parts():
+                if isinstance(part, Aggregate) and part.field is not None:
+                    names.append(part.field)
+                elif isinstance(part, Field):
+                    names.append(".".join(part.path))
+        found: dict[str, Attribute] = {}
+        for name in names:
+            head, _, tail = name.partition(".")
+            attribute = tail if head == ITEM and tail else name
+            if name not in (*self.numbers, *self.texts) and attribute in self.items:
+                found[attribute] = self.items[attribute]
+        return found
 
     def check(self, expression: Expression, *, forward: bool | None = None) -> None:
         """Check every name in an expression; ``forward`` demands (or forbids) that windows look ahead.

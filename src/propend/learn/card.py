@@ -41,6 +41,8 @@ class Evidence:
     candidates: list[str]
     baselines: list[str]
     chosen: list[str]
+    served: F64
+    """Scores of the model that serves, refitted inside each fold, through the calibration that serves."""
 
 
 def card_of(
@@ -61,6 +63,10 @@ def card_of(
     def judged(name: str) -> dict[str, float]:
         return kind.metrics(y, evidence.by_model[name], fold, evidence.thresholds[name])
 
+    def above(answers: F64) -> int | None:
+        """Rows that carry what is asked about; the codes of one of many carry none more than another."""
+        return None if task.answer == "which" else int((answers > 0).sum())
+
     card: dict[str, Any] = {
         "task": task.name,
         "ask": task.ask,
@@ -68,7 +74,7 @@ def card_of(
         "answer": task.answer,
         "rows": len(frame),
         "users": len(np.unique(frame.user)),
-        "positives": int((frame.y > 0).sum()),
+        "positives": above(frame.y),
         "folds": count,
         "protocol": plan.protocol,
         "data_hash": frame.data_hash(),
@@ -93,19 +99,19 @@ def card_of(
                 "cutoff": int(plan.folds[k - count].test),
                 "train_rows": evidence.train_rows[k],
                 "rows": int((fold == k).sum()),
-                "positives": int((y[fold == k] > 0).sum()),
+                "positives": above(y[fold == k]),
                 **kind.metrics(y[fold == k], p[fold == k], None, fitted.threshold),
             }
             for k in range(count)
         ],
         "drivers": _drivers(fitted, frame),
         "tested": len(y),
-        "tested_positives": int((y > 0).sum()),
+        "tested_positives": above(y),
         "remark": fitted.model.remark,
     }
     if p.ndim == 1 and task.answer != "time":
         card["lift"] = _table(metrics.lift_by_decile(y, p, strata=fold))
-        by_fold = [(y[fold == k], p[fold == k]) for k in range(count)]
+        by_fold = [(y[fold == k], evidence.served[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)
     deleted = _deletion(fitted, frame, seed)
     if deleted is not None:

@@ -116,7 +116,7 @@ def export_fitted(fitted: Fitted, file: str | Path, rows: npt.ArrayLike) -> dict
         file,
         rows,
         calibrator=fitted.calibrator if yes_no else None,
-        floor=None if yes_no or fitted.task.answer == "which" else 0.0,
+        floor=fitted.task.least,
         about=about,
     )
 

@@ -45,6 +45,7 @@ class Fitted:
     card: dict[str, Any] = field(default_factory=dict)
     tests: dict[str, Any] = field(default_factory=dict, repr=False)
     """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
+    _texts: dict[int, tuple[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -56,7 +57,8 @@ class Fitted:
         raw = self.model.predict(X)
         if self.task.answer == "yes_no":
             return self.calibrator.apply(raw)
-        return raw if self.task.answer == "which" else np.maximum(raw, 0.0)
+        least = self.task.least
+        return raw if least is None else np.maximum(raw, least)
 
     def bounds(self, X: F64) -> tuple[F64, F64]:
         """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
@@ -70,23 +72,24 @@ class Fitted:
         levels = self.categories.get(column)
         return value if levels is None or np.isnan(value) else levels[int(value)]
 
+    def _said(self, column: int) -> tuple[str, str]:
+        """Return a feature's text and words, made once: they take longer than one row's contributions."""
+        if column not in self._texts:
+            feature = self.features[column]
+            self._texts[column] = str(feature), in_words(feature)
+        return self._texts[column]
+
     def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
         """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
         try:
             parts = self.model.contributions(X)[:, :-1]
         except Exception:  # a model without contributions has no reasons to give
             return [[] for _ in range(len(X))]
-        names = tuple(map(str, self.features))
         top = np.argsort(-np.abs(parts), axis=1)[:, :most]
         return [
             [
-                Reason(
-                    names[j],
-                    in_words(self.features[j]),
-                    self._shown(int(j), float(X[i, j])),
-                    float(parts[i, j]),
-                )
-                for j in top[i]
+                Reason(*self._said(j), self._shown(j, float(X[i, j])), float(parts[i, j]))
+                for j in top[i].tolist()
                 if parts[i, j] != 0
             ]
             for i in range(len(X))

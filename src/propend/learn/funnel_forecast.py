@@ -23,7 +23,7 @@ from propend.expression.nodes import Aggregate, Expression, Window
 from propend.features.schema import Schema
 from propend.learn import calibration, metrics
 from propend.models import catalog
-from propend.names import VALUE
+from propend.names import DAY, VALUE
 from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame, build_frame
 from propend.tasks.task import Task
@@ -90,19 +90,30 @@ def forecast_funnel(
         rows = at_now & (data.stage == s)
         advance[rows] = _learn(data, data.y, s, plan.final, rows, seed)
         leave[rows] = _learn(data, data.gone, s, plan.final, rows, seed)
-    with np.errstate(divide="ignore"):
-        days = -ahead.days / np.log1p(-np.clip(advance, 1e-9, 1 - 1e-9))
     found = FunnelForecast(
         stages, ahead, data.user[at_now], data.stage[at_now], advance[at_now], leave[at_now],
-        days[at_now],
+        _expected_days(advance[at_now], ahead),
     )  # fmt: skip
     found.card.update(_card(found, data, plan, validation, seed))
     return found
 
 
+def _expected_days(p: F64, ahead: Duration) -> F64:
+    """Return the expected days to what happens within ``ahead`` with probability ``p``, at a constant hazard.
+
+    >>> round(float(_expected_days(np.array([0.5]), Duration.parse("30d"))[0]) * np.log(2), 6)
+    30.0
+    """
+    found: F64 = -ahead.days / np.log1p(-np.clip(p, 1e-9, 1 - 1e-9))
+    return found
+
+
 @dataclass
 class _Data:
-    """Everyone at every cutoff: features, stage, and the two answers (NaN where not yet known)."""
+    """Everyone at every cutoff: features, stage, and the two answers (NaN where not yet known).
+
+    ``until`` is the days to the next stage, or minus the days for which it was not seen.
+    """
 
     X: F64
     names: tuple[str, ...]
@@ -111,7 +122,9 @@ class _Data:
     stage: I64
     y: F64
     gone: F64
+    until: F64
     share: float
+    now: int
     hash: str
 
     @classmethod
@@ -127,6 +140,8 @@ class _Data:
         features = _features(schema, stages)
         names = stages.names
         extra = [stages.condition(n) for n in names] + [stages.advance(n, ahead) for n in names]
+        reached = [stages.advance(n, ahead) for n in names]
+        extra += [Aggregate("days_until", e.types) for e in reached if isinstance(e, Aggregate)]
         gone = Task("leaves", Aggregate("none", window=Window("next", ahead)))
         frame: Frame = build_frame(
             store, schema, engine, gone, [*features, *extra], [*plan.cutoffs, plan.now]
@@ -136,6 +151,8 @@ class _Data:
         for s in range(n):
             stage[frame.X[:, k + s] > 0] = s
         y = frame.X[np.arange(len(frame)), k + n + np.maximum(stage, 0)]
+        days = frame.X[np.arange(len(frame)), k + 2 * n + np.maximum(stage, 0)]
+        watched = (plan.now - frame.cutoff) / DAY
         open_ = frame.cutoff > plan.now - ahead.microseconds
         return cls(
             np.ascontiguousarray(frame.X[:, :k]),
@@ -145,7 +162,9 @@ class _Data:
             stage,
             np.where(open_, np.nan, y),
             np.where(open_, np.nan, frame.y),
+            np.where(np.isnan(days), -watched, days),
             frame.share,
+            plan.now,
             frame.data_hash(),
         )
 
@@ -238,6 +257,8 @@ def _judge(data: _Data, train: Sequence[int], test: int, seed: int) -> list[dict
                 "same_rate": float(rates[-1] * ask.sum()),
                 "_p": p,
                 "_y": data.y[ask],
+                "_until": data.until[ask],
+                "_watched": (data.now - test) / DAY,
                 "_rate": rates[-1],
             }
         )
@@ -296,13 +317,15 @@ def _card(
         "memory": str(f.stages.memory),
         "mapping": {k: list(v) for k, v in f.stages.types.items()},
         "stages": stages,
-        "validation": _validation(names, validation),
+        "validation": _validation(names, validation, f.horizon),
         "protocol": f"{len(plan.folds)} forward cutoffs, purge {f.horizon}; per stage a logistic regression, calibrated and set to the level of "
         f"the latest known cutoff; baseline: the stage's rate one period before; data {data.hash}, seed {seed}, {100 * data.share:.0f} % of users",
     }
 
 
-def _validation(names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _validation(
+    names: tuple[str, ...], rows: list[dict[str, Any]], ahead: Duration
+) -> dict[str, Any]:
     """Return every forward test, and over all of them: errors of totals, Brier scores, calibration, coverage."""
     if not rows:
         return {"tests": []}
@@ -327,10 +350,31 @@ def _validation(names: tuple[str, ...], rows: list[dict[str, Any]]) -> dict[str,
         "ece": metrics.ece(y, p),
         "ece_same_rate": metrics.ece(y, base),
         "coverage": float(np.mean(inside)),
+        "days": _judged_days(rows, p, base, ahead),
         "reliability": {
+            "rows": table.weight.astype(np.int64).tolist(),
             "predicted": table.predicted.tolist(),
             "observed": table.observed.tolist(),
             "low": table.low.tolist(),
             "high": table.high.tolist(),
         },
+    }
+
+
+def _judged_days(rows: list[dict[str, Any]], p: F64, base: F64, ahead: Duration) -> dict[str, Any]:
+    """Return how well the expected days held: concordance with the days it took, and who was there by the expected median.
+
+    At a constant hazard half should be there after ln 2 of the expected days; judged where the log reaches that far.
+    """
+    until = np.concatenate([r["_until"] for r in rows])
+    watched = np.concatenate([np.full(len(r["_y"]), r["_watched"]) for r in rows])
+    expected = _expected_days(p, ahead)
+    median = np.log(2) * expected
+    known = median <= watched
+    there = known & (until > 0) & (until <= median)
+    return {
+        "concordance": metrics.c_index(until, expected),
+        "concordance_same_rate": metrics.c_index(until, _expected_days(base, ahead)),
+        "by_median": float(there.sum() / known.sum()) if known.any() else None,
+        "by_median_rows": int(known.sum()),
     }

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from propend.learn.metrics import Interval
 
-__all__ = ["Power", "auroc_error", "power_of", "stated", "verdict"]
+__all__ = ["Power", "auroc_error", "counted", "power_of", "stated", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -17,18 +17,21 @@ class Power:
 
     metric: str
     rows: int
-    positives: int
+    positives: int | None
+    """Rows that count as the answer (``counted``); ``None`` where none does."""
     half_width: float
     smallest_gain: float | None
     """Smallest difference to the model compared with that its interval would hold apart from 0."""
     wanted: float
     rows_needed: int | None
     """Rows at which a gain of ``wanted`` would show."""
+    answer: str = "yes_no"
 
     @property
     def sentence(self) -> str:
         """The statement in words."""
-        text = f"with {self.positives:,} positives in {self.rows:,} test rows the {self.metric} is known to ± {self.half_width:.3f}"
+        tested = f"with {self.rows:,} test rows{counted(self.answer, self.positives)}"
+        text = f"{tested} the {self.metric} is known to ± {self.half_width:.3f}"
         if self.smallest_gain is not None:
             text += f"; a gain below {self.smallest_gain:.3f} over the baseline would not be told from none"
         if self.rows_needed is not None and self.rows_needed > self.rows:
@@ -50,18 +53,37 @@ def auroc_error(auroc: float, positives: int, negatives: int) -> float:
     return sqrt((own + pairs) / (positives * negatives))
 
 
+_WORDS: Final = {
+    "yes_no": "positive",
+    "amount": "above zero",
+    "count": "above zero",
+    "time": "seen to happen",
+}
+
+
+def counted(answer: str, positives: int | None) -> str:
+    """Return how many rows carry what is asked about, in the answer's own words; nothing where there is no such row.
+
+    >>> counted("yes_no", 412), counted("time", 80), counted("which", None)
+    (', 412 positive,', ', 80 seen to happen,', '')
+    """
+    word = _WORDS.get(answer)
+    return "" if word is None or positives is None else f", {positives:,} {word},"
+
+
 def power_of(
     metric: str,
     rows: int,
-    positives: int,
+    positives: int | None,
     interval: Interval | dict[str, float],
     gain: Interval | dict[str, float] | None = None,
     wanted: float = 0.01,
+    answer: str = "yes_no",
 ) -> Power:
     """Return the power of a test from the intervals it gave (bootstrap over users).
 
     >>> print(power_of("auroc", 9000, 412, {"low": 0.77, "high": 0.83}, {"low": 0.0, "high": 0.024}).sentence)
-    with 412 positives in 9,000 test rows the auroc is known to ± 0.030; a gain below 0.012 over the baseline would not \
+    with 9,000 test rows, 412 positive, the auroc is known to ± 0.030; a gain below 0.012 over the baseline would not \
 be told from none; to see a gain of 0.01 about 12,960 test rows are needed
     """
     half = _half(interval)
@@ -69,7 +91,7 @@ be told from none; to see a gain of 0.01 about 12,960 test rows are needed
     needed = None
     if smallest is not None and smallest > 0 and smallest == smallest:
         needed = ceil(rows * (smallest / wanted) ** 2)
-    return Power(metric, rows, positives, half, smallest, wanted, needed)
+    return Power(metric, rows, positives, half, smallest, wanted, needed, answer)
 
 
 _NOTHING: Final = frozenset(
@@ -109,7 +131,12 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
             "answer": "use",
             "why": f"beats {name}, the best trivial rule, by more than noise in {metric}",
         }
-    if lost or name not in _NOTHING:
+    if lost:
+        return {
+            "answer": "use the rule",
+            "why": f"{name} does better by more than noise in {metric}; the model is worse than the simple rule",
+        }
+    if name not in _NOTHING:
         return {
             "answer": "use the rule",
             "why": f"{name} does as well within noise in {metric}; the simple rule is enough",
@@ -127,9 +154,9 @@ def stated(card: dict[str, Any], metric: str) -> dict[str, Any]:
     own = card["intervals"][metric]
     rows = int(card.get("tested", card["rows"]))
     wanted = 0.01 if metric in ("auroc", "c_index") else 0.01 * own["value"]
-    found = power_of(
-        metric, rows, int(card.get("tested_positives", card["positives"])), own, hardest, wanted
-    )
+    answer = str(card.get("answer", "yes_no"))
+    positives = card.get("tested_positives", card.get("positives"))
+    found = power_of(metric, rows, positives, own, hardest, wanted, answer)
     return {**asdict(found), "sentence": found.sentence}
 
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from propend.errors import ModelError, nearest
 from propend.events.durable import replace_text
+from propend.expression.nodes import Expression, Field
 from propend.expression.parse import parse
 from propend.learn import calibration
+from propend.learn.judge import judge
 from propend.learn.train import Fitted
 from propend.models import catalog
+from propend.models.storage import HEADER
 from propend.tasks.task import Task
 
 __all__ = ["Entry", "Registry", "plain"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,12 @@ class Entry:
     made_at: str
     champion: str
     current: bool
+    verdict: str = ""
+    """What the card says of its use: ``use``, ``use the rule`` or ``not enough data``."""
+    remark: str = ""
+    """Why a version that was to score does not."""
+    fault: str = ""
+    """Why the version cannot be used, in a sentence; empty where it can."""
 
 
 class Registry:
@@ -42,7 +53,10 @@ class Registry:
         self.folder = folder
 
     def save(self, fitted: Fitted, *, promote: bool = True) -> Entry:
-        """Keep a fitted task as the next version and, unless told otherwise, make it the current one."""
+        """Keep a fitted task as the next version and, unless told otherwise, make it the current one.
+
+        On the very rows the current one was judged on, a worse one by the task's own metric is kept beside it.
+        """
         home = self.folder / fitted.task.name
         home.mkdir(parents=True, exist_ok=True)
         version = 1 + max((v for v in _versions(home)), default=0)
@@ -66,7 +80,7 @@ class Registry:
                         "threshold": fitted.threshold,
                         "calibrator": fitted.calibrator.state(),
                         "made_at": made_at,
-                        "code": code_version(),
+                        "code": code_state(),
                         "card": fitted.card,
                     }
                 ),
@@ -74,16 +88,46 @@ class Registry:
                 ensure_ascii=False,
             ),
         )
+        replace_text(temporary / "seal", _seal(temporary))
         temporary.rename(home / f"v{version}")
-        if promote or version == 1:
+        remark = self._worse(fitted) if promote and version > 1 else ""
+        if version == 1 or (promote and not remark):
             self.promote(fitted.task.name, version)
         current = self._current(home) == version
-        return Entry(fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current)
+        verdict = _verdict(fitted.card)
+        return Entry(
+            fitted.task.name, version, home / f"v{version}", made_at, fitted.name, current, verdict=verdict, remark=remark
+        )  # fmt: skip
+
+    def _worse(self, fitted: Fitted) -> str:
+        """Return in words why a new version must not replace the current one; empty: it may."""
+        name = fitted.task.name
+        try:
+            current = self._current(self.folder / name)
+            old = json.loads((self.folder / name / f"v{current}" / "fitted.json").read_text("utf-8"))  # fmt: skip
+            before = old["card"]
+            if (old["ask"], before["data_hash"]) != (fitted.task.ask, fitted.card["data_hash"]):
+                return ""
+            quantile = fitted.card.get("quantile")
+            if quantile != before.get("quantile"):
+                return ""
+            kind = judge(fitted.task.answer, quantile)
+            metric = kind.headline[0]
+            was, now = before["metrics"][metric], fitted.card["metrics"][metric]
+        except (OSError, ValueError, KeyError):  # nothing to compare with
+            return ""
+        if was is None or (math.isfinite(now) and (now >= was if kind.higher else now <= was)):
+            return ""
+        return (
+            f"version {current} goes on answering: on the same rows its {metric} is {was:.4f}, the new one's {now:.4f}; "
+            f"to use the new one nevertheless: propend models DIR --promote {name} VERSION"
+        )
 
     def load(self, task: str, version: int | None = None) -> Fitted:
         """Read a version (the current one by default).
 
-        Raises ``ModelError`` where there is none, or where its files are damaged or of another format.
+        Raises ``ModelError`` where there is none, or where its files are damaged, altered or of another format: a seal
+        over the card and the model (SHA-256) must be the one they were saved with.
         """
         home = self.folder / task
         if not home.is_dir():
@@ -95,44 +139,34 @@ class Registry:
             raise ModelError(f"no model was fitted for task {task!r}{nearest(task, known)}")
         chosen = version or self._current(home)
         folder = home / f"v{chosen}"
+        data = _read(folder, task, chosen)
         try:
-            data = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            raise ModelError(
-                f"version {chosen} of task {task!r} is missing or damaged; fit it again with propend run"
-            ) from None
-        if data.get("format") != FORMAT:
-            raise ModelError(
-                f"version {chosen} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
+            return Fitted(
+                _task(data),
+                data["name"],
+                catalog.load(folder / "model"),
+                calibration.from_state(data["calibrator"]),
+                _features(data),
+                {int(j): tuple(values) for j, values in data["categories"].items()},
+                data["threshold"],
+                data["card"],
             )
-        return Fitted(
-            Task.parse(data["task"], data["ask"], data["title"]),
-            data["name"],
-            catalog.load(folder / "model"),
-            calibration.from_state(data["calibrator"]),
-            tuple(parse(text) for text in data["features"]),
-            {int(j): tuple(values) for j, values in data["categories"].items()},
-            data["threshold"],
-            data["card"],
-        )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"version {chosen} of task {task!r} is incomplete ({error}); fit it again with propend run"
+            ) from None
 
     def matching(self, task: Task, data_hash: str, seed: int) -> Fitted | None:
         """Return the current version of a task if it was fitted on these rows, this question, seed and code."""
         try:
-            data = json.loads(
-                (
-                    self.folder
-                    / task.name
-                    / f"v{self._current(self.folder / task.name)}"
-                    / "fitted.json"
-                ).read_text(encoding="utf-8")
-            )
+            version = self._current(self.folder / task.name)
+            data = _read(self.folder / task.name / f"v{version}", task.name, version)
             card = data["card"]
             same = (data["ask"], card["data_hash"], card["seed"], data["code"]) == (
                 task.ask,
                 data_hash,
                 seed,
-                code_version(),
+                code_state(),
             )
             return self.load(task.name) if same else None
         except (OSError, ValueError, KeyError, ModelError):
@@ -184,24 +218,30 @@ class Registry:
         }
 
     def entries(self) -> list[Entry]:
-        """Return every version of every task, oldest first."""
+        """Return every version of every task, oldest first; one that cannot be read stands there with its fault."""
         found = []
         for home in (
             sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
         ):
             current = self._current(home) if _versions(home) else 0
             for version in _versions(home):
-                data = json.loads(
-                    (home / f"v{version}" / "fitted.json").read_text(encoding="utf-8")
-                )
+                folder, fault = home / f"v{version}", ""
+                try:
+                    data = _read(folder, home.name, version)
+                    made_at, champion = str(data["made_at"]), str(data["name"])
+                    verdict = _verdict(data["card"])
+                except (ModelError, KeyError) as error:
+                    made_at, champion, verdict, fault = "", "damaged", "", str(error)
                 found.append(
                     Entry(
                         home.name,
                         version,
-                        home / f"v{version}",
-                        data["made_at"],
-                        data["name"],
+                        folder,
+                        made_at,
+                        champion,
                         version == current,
+                        verdict=verdict,
+                        fault=fault,
                     )
                 )
         return found
@@ -218,6 +258,59 @@ class Registry:
             return versions[-1]
 
 
+def _task(data: dict[str, Any]) -> Task:
+    table = data["card"].get("table")
+    if table is None:
+        return Task.parse(data["task"], data["ask"], data["title"])
+    from propend.learn.kept_table import TableTask
+
+    return TableTask.of(data["task"], data["title"], table["label"], data["card"]["answer"])
+
+
+def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
+    """Return the features: expressions of a log, or a table's columns under their own names."""
+    if "table" not in data["card"]:
+        return tuple(parse(text) for text in data["features"])
+    return tuple(Field((name,)) for name in data["card"]["columns"])
+
+
+def _verdict(card: dict[str, Any]) -> str:
+    return str(card.get("verdict", {}).get("answer", ""))
+
+
+def _read(folder: Path, task: str, version: int) -> dict[str, Any]:
+    """Return what a version says of itself; raises ``ModelError`` where it is damaged or was altered."""
+    try:
+        data = json.loads((folder / "fitted.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
+        raise ModelError(
+            f"version {version} of task {task!r} is missing or damaged; fit it again with propend run"
+        )
+    if data.get("format") != FORMAT:
+        raise ModelError(
+            f"version {version} of task {task!r} has format {data.get('format')}, this code reads {FORMAT}; fit it again"
+        )
+    try:
+        kept, now = (folder / "seal").read_text(encoding="utf-8"), _seal(folder)
+    except OSError:
+        kept, now = "", "missing"
+    if kept != now:
+        raise ModelError(
+            f"version {version} of task {task!r} was changed after it was fitted (its seal does not fit); fit it again with propend run"
+        )
+    return data
+
+
+def _seal(folder: Path) -> str:
+    """Return the SHA-256 over what a version says of itself and the model's header, which seals the model's files."""
+    whole = hashlib.sha256()
+    for path in (folder / "fitted.json", folder / "model" / HEADER):
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
+
+
 def _versions(home: Path) -> list[int]:
     return sorted(int(p.name[1:]) for p in home.glob("v*") if p.name[1:].isdigit())
 
@@ -230,6 +323,21 @@ def code_version() -> str:
         return version("propend")
     except PackageNotFoundError:
         return "unknown"
+
+
+@cache
+def code_state(package: Path | None = None) -> str:
+    """Return the version and a fingerprint of the package's sources: a model is another where the code is.
+
+    >>> code_state() == code_state(), code_state().startswith(code_version() + "+")
+    (True, True)
+    """
+    folder = package or Path(__file__).parents[1]
+    whole = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        whole.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"{code_version()}+{whole.hexdigest()[:12]}"
 
 
 def plain(value: Any) -> Any:

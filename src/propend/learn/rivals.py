@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Final
 
+from propend.errors import ConfigError
+from propend.models import catalog
+from propend.models.model import Answer
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
 
-__all__ = ["BLEND", "BLENDED", "MODELS", "baselines", "candidates"]
+__all__ = ["BLEND", "BLENDED", "MODELS", "Candidate", "baselines", "candidates", "table_candidates"]
 
 Choice = tuple[str, dict[str, Any]]
 
@@ -28,11 +34,92 @@ The linear models take the derived features as they are (``bends`` 0): windows a
 correlated columns cost 20 times the time and lost 1.3 points of AUROC on Online Retail (``docs/log.md``)."""
 
 
-def candidates(task: Task, quantile: float | None = None) -> tuple[Choice, ...]:
-    """Return the models that compete for a task's answer, or for a quantile of it."""
+@dataclass(frozen=True)
+class Candidate:
+    """A model of a comparison: how it is called, its name in the catalogue, its settings."""
+
+    label: str
+    model: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: str | Candidate) -> Candidate:
+        """Return a candidate; a bare name is a model with its own settings."""
+        return cls(given, given) if isinstance(given, str) else given
+
+
+SLOW: Final = {"learning_rate": 0.03, "leaves": 31, "column_share": 0.4, "l2": 1.0}
+
+
+def table_candidates(
+    answer: Answer, quantile: float | None = None, only: Sequence[str] = ()
+) -> tuple[Candidate, ...]:
+    """Return the models that compete for a table's label, from simple to flexible; ``only`` names them.
+
+    Explainable boosting and XGBoost compete, and are blended, where their extras are installed. The published tables
+    (``benchmarks.quality.prediction``) let the same ones compete.
+
+    >>> [c.label for c in table_candidates("amount")]
+    ['linear', 'trees']
+    """
     if quantile is not None:
+        _no_names(only)
+        return (Candidate("trees", "trees", {"loss": "quantile", "quantile": quantile}),)
+    known = _known(answer)
+    if not only:
+        return known
+    by_name = {c.model: c for c in reversed(known)} | {c.label: c for c in known}
+    chosen = tuple(by_name.get(name, Candidate.of(name)) for name in dict.fromkeys(only))
+    for candidate in chosen:  # a name that is none, or of another answer, is refused before any fit
+        catalog.create(candidate.model, answer, **candidate.settings)
+    return chosen
+
+
+def _known(answer: Answer) -> tuple[Candidate, ...]:
+    if answer == "which":
+        return (Candidate("logistic", "logistic", {"bends": 0}), Candidate.of("trees"))
+    if answer != "yes_no":
+        return (Candidate.of("linear"), Candidate.of("trees"))
+    more = [
+        name
+        for name, library in (("xgboost", "xgboost"), ("ebm", "interpret"))
+        if find_spec(library)
+    ]
+    settings = {"trees": SLOW, "ebm": {"bags": 1, "pairs": 10}}
+    blended = ("logistic", "trees", *more)
+    blend = {"models": blended, "settings": {n: s for n, s in settings.items() if n in blended}}
+    machine = [Candidate("ebm", "ebm", {"bags": 2, "pairs": 10})] if "ebm" in more else []
+    return (
+        Candidate.of("logistic"),
+        Candidate.of("trees"),
+        Candidate("trees, more leaves and smaller steps", "trees", SLOW),
+        *machine,
+        Candidate("blending", "blending", blend),
+    )
+
+
+def candidates(
+    task: Task, quantile: float | None = None, only: Sequence[str] = ()
+) -> tuple[Choice, ...]:
+    """Return the models that compete for a task's answer, or for a quantile of it; ``only`` names them."""
+    if quantile is not None:
+        _no_names(only)
         return (("trees", {"loss": "quantile", "quantile": quantile}),)
-    return MODELS[task.answer]
+    known = dict(MODELS[task.answer])
+    if not only:
+        return MODELS[task.answer]
+    if BLEND in only and not set(BLENDED) <= set(only):
+        raise ConfigError(f"{BLEND!r} is the mean of {' and '.join(BLENDED)}; name them too")
+    for name in only:
+        if name != BLEND or name not in known:
+            catalog.create(name, task.answer, **known.get(name, {}))
+    order = sorted(dict.fromkeys(only), key=lambda name: name == BLEND)
+    return tuple((name, known.get(name, {})) for name in order)
+
+
+def _no_names(only: Sequence[str]) -> None:
+    if only:
+        raise ConfigError("a quantile is told by the quantile trees alone; leave --model out")
 
 
 def baselines(frame: Frame, task: Task, quantile: float | None = None) -> list[Choice]:

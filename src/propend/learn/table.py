@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from propend.learn.judge import Judge, as_range, judge
 from propend.learn.labelled import LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
+from propend.learn.rivals import Candidate, table_candidates
 from propend.learn.segments import by_segment, segments_of
 from propend.learn.selection import stable_columns
 from propend.learn.threshold import Contact, profit_curve
@@ -43,26 +44,14 @@ class TableFit:
     model: Model | None = None
     """The champion fitted on all rows, for rows to come."""
     calibrator: Calibrator = field(default_factory=calibration.Identity)
+    threshold: float | None = None
+    """The F1-optimal cut, mean over the folds' held-out rows."""
 
     def score(self, X: F64) -> F64:
         """Return scores of other rows, read like the table was: [n], or [n, classes]."""
         assert self.model is not None
         raw = self.model.predict(X)
         return self.calibrator.apply(raw) if self.card["answer"] == "yes_no" else raw
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model of a comparison: how it is called, its name in the catalogue, its settings."""
-
-    label: str
-    model: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, given: str | Candidate) -> Candidate:
-        """Return a candidate; a bare name is a model with its own settings."""
-        return cls(given, given) if isinstance(given, str) else given
 
 
 def cross_validate(
@@ -78,6 +67,7 @@ def cross_validate(
     segments: Sequence[str] = (),
     contact: Contact | None = None,
     refit: bool = False,
+    later: F64 | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> TableFit:
     """Judge models and return the champion's out-of-fold scores.
@@ -87,7 +77,8 @@ def cross_validate(
     trees, to calibrate and to choose the champion among ``models``, from simple to flexible, so the test fold chooses
     nothing. Models ``beside`` are only compared: fitted once a fold, scored as they are. The trivial baseline stands in
     the card, and so does the time each model took to fit. ``segments`` are columns by which the champion is judged apart,
-    ``contact`` asks for the profit curve. ``refit`` fits the champion on all rows at the end.
+    ``contact`` asks for the profit curve. ``refit`` fits the champion on all rows at the end; ``later`` are rows to come,
+    on which a budget is then spent instead of on the table's own.
 
     Raises ``LeakError`` where a column knows the answer and is not among ``known_before``, the columns a person has
     confirmed to be known in time.
@@ -99,8 +90,8 @@ def cross_validate(
         raise ConfigError("a profit curve is of a yes/no label; leave --value and --cost out")
     fit = _CrossValidation(
         table, folds, seed, draws, models, beside, known_before, options or Options(), progress
-    ).run(refit)
-    return _judged_apart(table, fit, segments, contact, seed)
+    ).run(refit or later is not None)
+    return _judged_apart(table, fit, segments, contact, seed, later)
 
 
 class _CrossValidation:
@@ -125,7 +116,8 @@ class _CrossValidation:
         self.table, self.seed, self.draws, self.options = table, seed, draws, options
         self.known_before, self.progress = known_before, progress
         self.kind: Judge = judge(table.answer, options.quantile)
-        self.names = tuple(map(Candidate.of, models or _plain(table.answer, options.quantile)))
+        usual = table_candidates(table.answer, options.quantile, options.models)
+        self.names = tuple(map(Candidate.of, models or usual))
         self.others = tuple(map(Candidate.of, beside))
         self.trivial = _trivial(table.answer, options.quantile)
         self.fold_of = _fold_of(table, folds, seed)
@@ -150,24 +142,23 @@ class _CrossValidation:
             cuts += [] if cut is None else [cut]
             if self.progress:
                 self.progress("folds", done + 1, len(self.tested))
-        card = self._card(chosen, float(np.mean(cuts)) if cuts else None)
+        threshold = float(np.mean(cuts)) if cuts else None
+        card = self._card(chosen, threshold)
         card["leaks"] = [asdict(leak) for leak in leaks]
-        fit = TableFit(self.scores["champion"], card, self.scores)
+        fit = TableFit(self.scores["champion"], card, self.scores, threshold=threshold)
         return self._refit(fit) if refit else fit
 
     def _leaks(self) -> list[Any]:
         table = self.table
-        y = table.y
-        if table.answer == "which":  # a column that knows one answer knows it of the commonest
-            y = (y == np.bincount(y.astype(np.int64)).argmax()).astype(np.float64)
         leaks = leak_report(
             table.X,
-            y,
+            table.y,
             table.columns,
             {j: len(levels) for j, levels in table.categories.items()},
             fold_of=self.fold_of if table.time is None else None,
             groups=table.groups,
             known_before=self.known_before,
+            classes=table.classes,
         )
         refuse(
             [leak for leak in leaks if leak.column or "rows" not in self.known_before],
@@ -289,7 +280,14 @@ class _CrossValidation:
             calibrator = calibration.choose(
                 self.raw[label][tested], table.y[tested], groups=groups, seed=self.seed
             )
-        return replace(fit, model=model, calibrator=calibrator)
+        card = dict(fit.card)
+        if "uncertainty" in card:  # on the scale of the model that serves
+            served = calibrator.apply(self.raw[label])
+            of_folds = [
+                (table.y[rows], served[rows]) for rows in (self.fold_of == k for k in self.tested)
+            ]
+            card["uncertainty"] = uncertainty(table.answer, of_folds)
+        return replace(fit, model=model, calibrator=calibrator, card=card)
 
     def _card(self, chosen: list[str], threshold: float | None) -> dict[str, Any]:
         table, kind, fold_of = self.table, self.kind, self.fold_of
@@ -307,8 +305,8 @@ class _CrossValidation:
         card: dict[str, Any] = {
             "rows": len(table.y),
             "tested": int(tested.sum()),
-            "tested_positives": int((y > 0).sum()),
-            "positives": int((table.y > 0).sum()),
+            "tested_positives": None if table.classes else int((y > 0).sum()),
+            "positives": None if table.classes else int((table.y > 0).sum()),
             "answer": table.answer,
             "positive": table.positive,
             "folds": len(self.tested),
@@ -365,7 +363,12 @@ class _CrossValidation:
 
 
 def _judged_apart(
-    table: LabelledTable, fit: TableFit, segments: Sequence[str], contact: Contact | None, seed: int
+    table: LabelledTable,
+    fit: TableFit,
+    segments: Sequence[str],
+    contact: Contact | None,
+    seed: int,
+    later: F64 | None,
 ) -> TableFit:
     """Put metrics by segment and the profit curve into the card."""
     tested = ~np.isnan(fit.scores.reshape(len(table.y), -1)[:, 0])
@@ -382,21 +385,10 @@ def _judged_apart(
     if contact is not None:
         curve = profit_curve(
             y, p, value=contact.value, cost=contact.cost, budget=contact.budget, groups=groups,
-            seed=seed,
+            people=None if later is None else fit.score(later), seed=seed,
         )  # fmt: skip
         fit.card["profit"] = curve.said()
     return fit
-
-
-def _plain(answer: str, quantile: float | None) -> tuple[str | Candidate, ...]:
-    """Return the usual candidates, from simple to flexible."""
-    if quantile is not None:
-        return (Candidate("trees", "trees", {"loss": "quantile", "quantile": quantile}),)
-    first = "linear" if answer == "amount" else "logistic"
-    return (
-        Candidate("logistic", "logistic", {"bends": 0}) if answer == "which" else first,
-        "trees",
-    )
 
 
 def _trivial(answer: str, quantile: float | None) -> Candidate:

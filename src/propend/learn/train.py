@@ -25,11 +25,13 @@ from propend.learn.judge import Judge, judge
 from propend.learn.leaks import Leak, leak_report, refuse
 from propend.learn.rivals import BLEND, BLENDED, MODELS, baselines, candidates
 from propend.learn.selection import stable_columns
+from propend.learn.snapshot import judged_alone
 from propend.models.ensemble import Blending
 from propend.models.model import Model
 from propend.names import DAY
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
+from propend.tasks.impressions import COUNTED
 from propend.tasks.task import Task
 
 __all__ = ["MODELS", "Fitted", "Options", "Reason", "train"]
@@ -59,6 +61,10 @@ class Options:
     """Whether only features that prove stable on the training rows are used."""
     quantile: float | None = None
     """Ask for this quantile of an amount or count instead of its mean."""
+    models: tuple[str, ...] = ()
+    """Names of the models that compete, from simple to flexible; none: the usual ones."""
+    known: tuple[str, ...] = ()
+    """Features of a log confirmed to be known in time, in spite of the leak report."""
 
 
 @dataclass
@@ -97,16 +103,26 @@ def train(
     *,
     models: Sequence[Choice] | None = None,
     options: Options | None = None,
+    suspects: Sequence[str] = (),
     seed: int = 7,
     draws: int = 200,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Fitted:
     """Train, judge forward in time and refit; see the module's description.
 
+    ``suspects`` are features that the leak report judges alone, besides the fields of the user and of the event.
     Raises ``NotEnoughDataError`` that says what is there and what would be needed.
     """
     return _Training(
-        frame, task, plan, tuple(models or ()), options or Options(), seed, draws, progress
+        frame,
+        task,
+        plan,
+        tuple(models or ()),
+        options or Options(),
+        suspects,
+        seed,
+        draws,
+        progress,
     ).run()
 
 
@@ -120,14 +136,15 @@ class _Training:
         plan: Plan,
         models: tuple[Choice, ...],
         options: Options,
+        suspects: Sequence[str],
         seed: int,
         draws: int,
         progress: Callable[[str, int, int | None], None] | None,
     ) -> None:
         self.frame, self.task, self.plan, self.options = frame, task, plan, options
-        self.seed, self.draws, self.progress = seed, draws, progress
+        self.suspects, self.seed, self.draws, self.progress = suspects, seed, draws, progress
         self.kind: Judge = judge(task.answer, options.quantile)
-        self.choices = models or candidates(task, options.quantile)
+        self.choices = models or candidates(task, options.quantile, options.models)
         self.baselines = baselines(frame, task, options.quantile)
         self.scores = {name: _Scores() for name, _ in (*self.choices, *self.baselines)}
         self.done = 0
@@ -157,6 +174,7 @@ class _Training:
             candidates=names,
             baselines=[n for n, _ in self.baselines],
             chosen=chosen,
+            served=self._served(fitted),
         )
         fitted.card = card_of(
             self.frame, self.task, self.plan, fitted, evidence, self.kind, self.draws, self.seed
@@ -249,9 +267,11 @@ class _Training:
             )
 
     def _leaks(self) -> list[Leak]:
-        """Refuse profile columns that know the answer: a user table is a snapshot of today, not of each cutoff."""
+        """Refuse features that know the answer among those that no shuffled future can show: attributes as they are
+        today, and what stands on the very line asked about."""
         frame = self.frame
-        own = [j for j, name in enumerate(frame.names) if name.startswith("profile.")]
+        wanted = {*judged_alone(frame.features), *self.suspects} - COUNTED
+        own = [j for j, name in enumerate(frame.names) if name in wanted]
         rows = np.flatnonzero(~np.isnan(frame.y))
         if not own or not len(rows):
             return []
@@ -260,8 +280,14 @@ class _Training:
             frame.y[rows],
             [frame.names[j] for j in own],
             {i: len(frame.categories[j]) for i, j in enumerate(own) if j in frame.categories},
+            groups=frame.user[rows],
+            known_before=self.options.known,
+            classes=frame.classes if self.task.answer == "which" else (),
         )
-        refuse(leaks, f"task {self.task.name!r}: take it out of the [users] table in propend.toml")
+        refuse(
+            leaks,
+            f"task {self.task.name!r}: take it out of propend.toml, or confirm it with --known NAME",
+        )
         return leaks
 
     # ---- one fold
@@ -395,6 +421,13 @@ class _Training:
         categories = {place[j]: levels for j, levels in frame.categories.items() if j in place}
         threshold = self.scores[name].threshold
         return Fitted(task, name, model, calibrator, features, categories, threshold)
+
+    def _served(self, fitted: Fitted) -> F64:
+        """Return out-of-time scores on the scale on which the refitted model will score."""
+        scores = self.scores[fitted.name]
+        if self.task.answer != "yes_no":
+            return np.concatenate(scores.test)
+        return fitted.calibrator.apply(np.concatenate(scores.raw))
 
     def _said(self, folds: list[_Fold]) -> dict[str, Any]:
         """Return what the card says of the options in use."""

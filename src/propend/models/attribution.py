@@ -114,6 +114,13 @@ class Attribution:
         out = np.zeros((len(X), self.width + 1))
         out[:, -1] = self.bias
         X = np.ascontiguousarray(X)
+        if len(X) == 1:
+            _attribute_one(
+                X[0], self.start, self.feature, self.threshold, self.flags, self.left, self.right,
+                self.cut, self.words, self.bits, self.value, self.parent, self.same, self.points,
+                self.steps, self.step_start, out[0],
+            )  # fmt: skip
+            return out
 
         def work(begin: int) -> None:
             rows = slice(begin, begin + _BLOCK)
@@ -371,3 +378,68 @@ def _attribute(
     for i in range(rows):
         for j in range(width):
             out[i, j] += earned[i // lanes, j, i % lanes]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _attribute_one(
+    x: F64, start: I64, feature: I32, threshold: F64, flags: I32, left: I32, right: I32, cut: I32,
+    words: I32, bits: U32, value: F64, parent: I32, same: I32, points: I32, steps: F64,
+    step_start: I64, out: F64,
+) -> None:  # fmt: skip
+    """Add one row's contributions, the same bits as ``_attribute``: with one lane its loops are all overhead."""
+    largest = 0
+    most = 1
+    for t in range(len(points)):
+        largest = max(largest, start[t + 1] - start[t])
+        most = max(most, points[t])
+    held = np.empty(largest * most)
+    own = np.ones(largest)
+    for t in range(len(points)):
+        m = points[t]
+        first = start[t]
+        size = start[t + 1] - first
+        if size == 1:
+            continue
+        s0 = step_start[t]
+        for q in range(m):
+            held[q] = steps[s0 + q, 0]
+        for n in range(size):
+            at = first + n
+            column = feature[at]
+            if column < 0:
+                for q in range(n * m, n * m + m):
+                    held[q] *= value[at]
+                continue
+            kind = (flags[at] >> 2) & 3
+            if flags[at] & 1 or kind == 1:
+                goes_left = _goes_left(
+                    x[column], threshold[at], flags[at], cut[at], words[at], bits
+                )
+            elif ((flags[at] & 2) != 0) if kind == 2 else (threshold[at] >= 0.0):
+                goes_left = not x[column] > threshold[at]
+            else:
+                goes_left = x[column] <= threshold[at]
+            for side in range(2):
+                child = (left[at] if side == 0 else right[at]) - first
+                before = 1.0 if same[first + child] < 0 else own[same[first + child] - first]
+                mine = before if goes_left == (side == 0) else 0.0
+                own[child] = mine
+                s = s0 + child * m
+                for q in range(m):
+                    held[child * m + q] = held[n * m + q] * (
+                        steps[s + q, 0] + before * steps[s + q, 1] + mine * steps[s + q, 2]
+                    )
+            for q in range(n * m, n * m + m):
+                held[q] = 0.0
+        for n in range(size - 1, 0, -1):
+            at = first + n
+            up = parent[at] - first
+            s = s0 + n * m
+            before = 1.0 if same[at] < 0 else own[same[at] - first]
+            gain = 0.0
+            for q in range(m):
+                gain += held[n * m + q] * (
+                    steps[s + q, 3] + before * steps[s + q, 4] + own[n] * steps[s + q, 5]
+                )
+                held[up * m + q] += held[n * m + q]
+            out[feature[first + up]] += gain

@@ -503,7 +503,7 @@ def _vector(values: npt.ArrayLike, rows: int, what: str) -> Array:
     return vector
 
 
-def _outside(codes: Array, count: int) -> npt.NDArray[np.bool_]:
+def _outside(codes: Array, count: int | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Where a value is neither missing nor one of the codes 0…count-1."""
     with np.errstate(invalid="ignore"):
         good = (codes >= 0) & (codes < count) & (codes == np.floor(codes))
@@ -523,6 +523,13 @@ def _check_codes(X: Array, shape: _Shape) -> None:
 
 def _known_codes(X: Array, categories: dict[int, int]) -> Array:
     """X with category codes never declared made missing; the caller's array is not changed."""
+    if len(X) == 1 and categories:  # all columns at once: one row is all overhead
+        columns, counts = np.array([*categories]), np.array([*categories.values()])
+        unknown = _outside(X[0, columns], counts)
+        if unknown.any():
+            X = X.copy()
+            X[0, columns[unknown]] = np.nan
+        return X
     copied = X
     for index, count in categories.items():
         unknown = _outside(X[:, index], count)

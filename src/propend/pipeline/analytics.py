@@ -109,8 +109,11 @@ class Analytics:
         from propend.analytics.funnel_plan import Funnel
         from propend.analytics.kept_funnel import funnel_question
 
-        given = {**options, "by": by, "who": who, "within": within}
+        given = {
+            **options, "by": by, "who": who, "within": within, "since": since, "until": until,
+        }  # fmt: skip
         asked = {**self._declared(steps), **{k: v for k, v in given.items() if v not in (None, ())}}
+        since, until = asked.pop("since", None), asked.pop("until", None)
         if incremental:
             if any(v is not None for v in (since, until, asked.pop("who", None))):
                 raise ConfigError(
@@ -256,6 +259,10 @@ class Analytics:
         asked = self._saved("retention", name, given)
         spans = asked.pop("brackets", ())
         if asked.pop("survival", False):
+            if spans or asked.get("recurring") or asked.get("mode", "on") != "on" or unit:
+                raise ConfigError(
+                    "a survival curve runs from the first start on, day by day; leave out unit, mode, recurring and brackets"
+                )
             return self.survival(asked.get("start"), asked.get("back"), incremental=incremental)
         if not spans:
             question = RetentionQuestion(self.schema, **asked)
@@ -401,6 +408,10 @@ class Analytics:
             *(("trend", t.name, self.trend) for t in c.trends),
             *(("lifecycle", x.name, lambda n: self.lifecycle(name=n)) for x in c.lifecycle),
             *(("attribution", a.name, lambda n: self.attribution(name=n)) for a in c.attribution),
+            *(
+                ("aida", f.name, lambda n: self.forecast_funnel(name=n).to_dict())
+                for f in c.forecasts
+            ),
         ]
         found = []
         for kind, name, ask in asked:
@@ -420,19 +431,28 @@ class Analytics:
         return stage_now(self.store, self.schema, self.engine, asked)
 
     def forecast_funnel(
-        self, horizon: str = "30d", memory: str = "90d", *, folds: int = 4
+        self,
+        horizon: str | None = None,
+        memory: str | None = None,
+        *,
+        name: str | None = None,
+        folds: int = 4,
     ) -> FunnelForecast:
-        """Return each user's stage, the calibrated chance of the next one, and totals ahead, validated forward."""
+        """Return each user's stage, the calibrated chance of the next one within ``horizon`` (30d), and totals ahead, validated forward.
+
+        A stage lasts ``memory`` (90d) without a sign of life. ``name`` is a definition under ``[[forecasts]]``.
+        """
         from propend.analytics.stages import Stages
         from propend.learn.funnel_forecast import forecast_funnel
 
-        asked = Stages.of(self.schema, self.config.stages, memory)
+        words = self._saved("forecasts", name, {"horizon": horizon, "memory": memory})
+        asked = Stages.of(self.schema, self.config.stages, words.get("memory", "90d"))
         return forecast_funnel(
             self.store,
             self.schema,
             self.engine,
             asked,
-            horizon,
+            words.get("horizon", "30d"),
             folds=folds,
             seed=self.config.workspace.seed,
         )

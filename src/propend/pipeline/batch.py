@@ -42,7 +42,7 @@ def score_store(
 ) -> dict[str, Any]:
     """Score everyone in a fitted task's population at ``now`` into a Parquet file; returns users, seconds and a summary.
 
-    Columns: user, score and, for each of the strongest ``reasons``, ``reason_k`` (words), ``reason_k_value`` (the
+    Columns: user, score, the card's verdict (whether the model is to be used) and, for each of the strongest ``reasons``, ``reason_k`` (words), ``reason_k_value`` (the
     feature's value; a category's code) and ``reason_k_effect`` (on the margin; empty where nothing moved the score).
     Rows are in the order of the store, not of the scores. The file appears whole or not at all.
 
@@ -55,9 +55,11 @@ def score_store(
         )
     start = time.perf_counter()
     words = [in_words(f) for f in fitted.features]
+    verdict = pa.array([str(fitted.card.get("verdict", {}).get("answer", ""))])
 
     def use(frame: Frame, ids: pa.Array) -> pa.Table:
         columns: dict[str, Any] = {"user": ids, "score": fitted.score(frame.X)}
+        columns["verdict"] = pa.DictionaryArray.from_arrays(np.zeros(len(ids), np.int32), verdict)
         if reasons:
             columns |= _reasons(fitted, frame.X, words, reasons)
         return pa.table(columns)

@@ -42,7 +42,9 @@ def erase(workspace: Workspace, user: str, *, alone: bool = False) -> dict[str, 
             total[name] += rows
     workspace._forget_cached()
     shutil.rmtree(folder / "people", ignore_errors=True)  # made anew when asked, from what is left
-    shutil.rmtree(folder / "kept", ignore_errors=True)  # states by user; made anew when asked
+    shutil.rmtree(
+        folder / "kept", ignore_errors=True
+    )  # states and offers by user; made anew when asked
     for run in (folder / "behaviour").glob("*/training"):  # a broken-off run's copy of the log
         shutil.rmtree(run)
     shutil.rmtree(folder / ".out-new", ignore_errors=True)  # of a run that was killed

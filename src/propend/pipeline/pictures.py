@@ -19,6 +19,12 @@ td{white-space:nowrap}td:first-child,th:first-child{text-align:left;white-space:
 """
 
 Row = list[Any]
+_EMPTY: Final = {
+    "why": ("feature", "words", "value", "effect", "low", "high", "measure", "converters", "others", "p_value", "q_value"),
+    "paths": ("path", "sessions", "share", "low", "high"),
+    "sankey": ("step", "source", "target", "sessions"),
+}  # fmt: skip
+"""The header of a table in which nothing was found."""
 
 
 def table_of(kind: str, d: dict[str, Any]) -> tuple[list[str], list[Row]]:
@@ -50,15 +56,33 @@ def table_of(kind: str, d: dict[str, Any]) -> tuple[list[str], list[Row]]:
     records = [
         {k: v for k, v in r.items() if not isinstance(v, list | dict)} for r in makers[kind](d)
     ]
-    header = list(dict.fromkeys(k for r in records for k in r))
+    header = list(dict.fromkeys(k for r in records for k in r)) or list(_EMPTY.get(kind, ()))
     return header, [[r.get(k) for k in header] for r in records]
 
 
 def _funnel_rows(d: dict[str, Any]) -> list[dict[str, Any]]:
-    if "groups" not in d:
-        return d["steps"]
-    groups = [{"group": "(all)", "steps": d["steps"]}, *d["groups"]]
-    return [{"group": g["group"], **s} for g in groups for s in g["steps"]]
+    """Return steps with their quartiles, group by group with the test against the rest, and the histogram on the last step."""
+    groups = [{"group": "(all)", "steps": d["steps"]}, *d.get("groups", [])]
+    found = []
+    for g in groups:
+        tested = {f"{k}_against_rest": v for k, v in g.get("against_rest", {}).items()}
+        for s in g["steps"]:
+            quartiles = dict(
+                zip(
+                    ("first_quartile_seconds", "third_quartile_seconds"),
+                    s.get("quartile_seconds", ()),
+                    strict=False,
+                )
+            )
+            found.append(
+                {**({"group": g["group"]} if "groups" in d else {}), **s, **quartiles, **tested}
+            )
+    took = d.get("time_to_convert")
+    if took is not None:
+        edges = took["edges"]
+        for i, n in enumerate(took["counts"]):
+            found[len(d["steps"]) - 1][f"took_{edges[i]:.6g}_to_{edges[i + 1]:.6g}_seconds"] = n
+    return found
 
 
 def _retention_rows(d: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,7 +184,7 @@ def picture(kind: str, d: dict[str, Any]) -> str:
             [(f"{e}, {n}", c[i], None) for e, c in sides for i, n in enumerate(("after", "before"))]
         )
     if kind == "attribution":
-        rows = [(c["channel"], c["conversions"]["shapley"], None) for c in d["channels"]]
+        rows = [(c["channel"], max(c["conversions"]["shapley"], 0.0), None) for c in d["channels"]]
         return _bars(rows)
     if kind == "paths":
         return _bars([(" → ".join(p["path"]), p["sessions"], p["share"]) for p in d["paths"][:12]])

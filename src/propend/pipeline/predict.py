@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,20 @@ from propend.errors import DataError, ExpressionError, NotEnoughDataError, neare
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.expression.duration import Duration
-from propend.expression.nodes import Aggregate, Expression
+from propend.expression.nodes import Aggregate, Expression, Field
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.words import question_in_words
 from propend.learn.explain import Change, counterfactual
-from propend.learn.leaks import check_store
+from propend.learn.future import check_store
 from propend.learn.registry import Entry, Registry
 from propend.learn.segments import by_segment, segments_of
+from propend.learn.snapshot import changing, judged_alone, leave_out_changing, said
 from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Fitted, Options, Reason, train
 from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame, build_frame, scoring_frame
-from propend.tasks.impressions import build_impressions
+from propend.tasks.impressions import COUNTED, build_impressions
 from propend.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -80,11 +81,19 @@ class Prediction:
         """The champion's metrics over all forward test rows."""
         return dict(self.card["metrics"])
 
+    @property
+    def cut(self) -> float | None:
+        """From which score on the answer is yes: the most profitable cut where one was asked for, else the best by F1."""
+        profit = self.card.get("profit")
+        if profit is None:
+            return self.fitted.threshold
+        return float("inf") if profit["cut"] is None else float(profit["cut"])
+
     @cached_property
     def scores(self) -> pa.Table:
-        """Return user, score, its interval where there is one, and the strongest reasons, best score first.
+        """Return user, score, its interval where there is one, the strongest reasons and the verdict, best score first.
 
-        One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. A yes/no task that may abstain has
+        The verdict says whether the model is to be used at all. With a profit curve ``answer`` is who to contact. One of many: the likeliest ``answer``, its score, and the ``next`` likeliest. A yes/no task that may abstain has
         an ``answer`` too: yes, no, or "not enough data" where the interval is wider than the card's ``abstain``.
         """
         reasons = [reasons_in_words(r) for r in self.fitted.reasons(self._X, 3)]
@@ -107,12 +116,15 @@ class Prediction:
             if len(low) and not np.isnan(low).all():
                 columns |= {"low": low, "high": high}
             width = self.card.get("abstain")
-            if width is not None:
-                cut = 0.5 if self.fitted.threshold is None else self.fitted.threshold
-                sure = np.where(self.score >= cut, "yes", "no")
-                answer = np.where(high - low > width, "not enough data", sure)
+            if width is not None or "profit" in self.card:
+                cut = 0.5 if self.cut is None else self.cut
+                answer = np.where(self.score >= cut, "yes", "no").astype(object)
+                if width is not None:
+                    answer[high - low > width] = "not enough data"
                 columns["answer"] = pa.array(answer, pa.string())
         columns["reasons"] = pa.array(reasons, pa.string())
+        verdict = str(self.card.get("verdict", {}).get("answer", ""))
+        columns["verdict"] = pa.array([verdict] * len(reasons), pa.string())
         return pa.table(columns).take(pa.array(np.lexsort((self.codes, -self.score))))
 
     def explain(self, user: str, most: int = 5) -> list[Reason]:
@@ -139,8 +151,9 @@ class Prediction:
         moves = {n: _way(f) for n, f in zip(names, self.fitted.features, strict=True) if _way(f)}
         wanted = target
         if wanted is None:
-            cut = self.fitted.threshold
-            wanted = float(np.quantile(self.score, 0.75)) if cut is None else cut
+            cut = self.cut
+            nobody = cut is None or not np.isfinite(cut)
+            wanted = float(np.quantile(self.score, 0.75)) if cut is None or nobody else cut
         above = float(self.score[rows[0]]) < wanted
         if not above:
             moves = {n: {"up": "down", "down": "up"}[way] for n, way in moves.items()}
@@ -216,26 +229,24 @@ def predict(
     """
     task.check(schema)
     _check_wishes(task, options, contact, segments, abstain)
-    frame, plan, moment = _asked(store, schema, engine, task, folds, now)
+    frame, plan, moment, left_out = _asked(store, schema, engine, task, folds, now)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None:
         return score(store, schema, engine, known, moment)
-    for name in segments:
-        if name not in frame.names:
-            raise ExpressionError(
-                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
-            )
+    _check_segments(segments, frame)
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
-    fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
-    fitted.card["future"] = future
+    alone = judged_alone(frame.features, changing(store))
+    fitted = train(frame, task, plan, options=options, suspects=alone, seed=seed, progress=progress)
+    fitted.card["future"] = _checked(future, alone, left_out)
     if abstain is not None:
         fitted.card["abstain"] = abstain
     if segments:
         fitted.card["segments"] = _segments(frame, fitted, segments, seed)
-    if contact is not None:
-        fitted.card["profit"] = _profit(fitted, contact, seed)
-    entry = registry.save(fitted, promote=promote) if registry is not None else None
-    return score(store, schema, engine, fitted, moment, entry)
+    made = score(store, schema, engine, fitted, moment)
+    if contact is not None:  # the budget is spent on the people of now, not on rows of the tests
+        fitted.card["profit"] = _profit(fitted, contact, seed, made.score)
+    made.entry = registry.save(fitted, promote=promote) if registry is not None else None
+    return made
 
 
 def fuse(
@@ -260,7 +271,7 @@ def fuse(
         raise ExpressionError(
             f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
         )
-    frame, plan, moment = _asked(store, schema, engine, task, folds, None)
+    frame, plan, moment, _ = _asked(store, schema, engine, task, folds, None)
     made = fusion.fuse(store, schema, frame, task, plan, size=size, seed=seed, progress=progress)
     codes, scores = made.score(store, schema, engine, moment)
     table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
@@ -269,19 +280,27 @@ def fuse(
 
 def _asked(
     store: Store, schema: Schema, engine: Engine, task: Task, folds: int, now: int | None
-) -> tuple[Frame, Plan, int]:
-    """Return a task's rows, its plan of cutoffs and the moment users are scored at."""
+) -> tuple[Frame, Plan, int, dict[str, str]]:
+    """Return a task's rows, its plan of cutoffs, the moment users are scored at, and the features left out with why."""
     moment = schema.last + 1 if now is None else now
     _more_than_one_user(store, task)
     plan = plan_cutoffs(
         schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
     )
-    features = derive_features(schema)
-    return (
-        _informative(build_frame(store, schema, engine, task, features, plan.cutoffs)),
-        plan,
-        moment,
+    features, left_out = leave_out_changing(
+        derive_features(schema), changing(store), (task.target, task.population)
     )
+    frame = _informative(build_frame(store, schema, engine, task, features, plan.cutoffs))
+    return frame, plan, moment, left_out
+
+
+def _checked(
+    future: dict[str, Any], judged: Sequence[str], left_out: dict[str, str]
+) -> dict[str, Any]:
+    """Return what the leak report of a log says: what the shuffle proved, and what it could not reach."""
+    today = said(judged, left_out)
+    sentence = "; ".join(filter(None, (future["sentence"], today.pop("sentence"))))
+    return {**future, **today, "sentence": sentence}
 
 
 def predict_impressions(
@@ -292,19 +311,37 @@ def predict_impressions(
     taken: str,
     within: Duration,
     *,
+    name: str | None = None,
     folds: int = 3,
     seed: int = 7,
     options: Options | None = None,
+    segments: Sequence[str] = (),
+    contact: Contact | None = None,
+    registry: Registry | None = None,
     progress: Progress | None = None,
-) -> tuple[Fitted, pa.Table]:
+) -> tuple[Fitted, pa.Table, Entry | None]:
     """Learn which impressions lead to a click of the same item (``tasks.impressions``), forward in time.
 
-    Returns the fitted model with its card, and the test impressions: user, item, time, whether it was taken, score.
+    Fields of the impression itself are judged by the leak report: a time spent, written when it was over, is refused
+    with ``LeakError`` unless it is among ``options.known``. ``segments`` and ``contact`` judge the test impressions as in
+    :func:`predict`. Returns the fitted model with its card, the test impressions (user, item, time, whether it was taken,
+    score, verdict), and its entry in ``registry``, which keeps models of rows.
     """
     asked = build_impressions(store, schema, engine, shown, taken, within, folds=folds)
-    fitted = train(
-        asked.frame, asked.task, asked.plan, options=options, seed=seed, progress=progress
-    )
+    frame, plan = asked.frame, asked.plan
+    task = replace(asked.task, name=name) if name else asked.task
+    _check_segments(segments, frame)
+    past = [f for f in frame.features if not isinstance(f, Field)]
+    future = check_store(store, schema, past, [plan.folds[0].test, plan.folds[-1].test])
+    fitted = train(frame, task, plan, options=options, seed=seed, progress=progress)
+    alone = [feature for feature in judged_alone(frame.features) if feature not in COUNTED]
+    fitted.card["future"] = _checked(future, alone, {})
+    if segments:
+        fitted.card["segments"] = _segments(frame, fitted, segments, seed)
+    if contact is not None:
+        fitted.card["profit"] = _profit(fitted, contact, seed)
+    fitted.card["impressions"] = {"shown": shown, "taken": taken, "within": str(within)}
+    entry = registry.save(fitted) if registry is not None else None
     rows = fitted.tests["row"]
     items = np.array(schema.item_ids, dtype=object)
     table = pa.table(
@@ -314,9 +351,10 @@ def predict_impressions(
             "time": pa.array(asked.time[rows], pa.timestamp("us", "UTC")),
             "taken": fitted.tests["truth"] > 0,
             "score": fitted.tests["champion"],
+            "verdict": [fitted.card["verdict"]["answer"]] * len(rows),
         }
     )
-    return fitted, table
+    return fitted, table, entry
 
 
 def score(
@@ -325,7 +363,6 @@ def score(
     engine: Engine,
     fitted: Fitted,
     now: int,
-    entry: Entry | None = None,
 ) -> Prediction:
     """Score everyone in a fitted task's population at ``now``."""
     asked = scoring_frame(
@@ -335,9 +372,9 @@ def score(
     names = store.names_of(asked.user)
     if scores.ndim == 2:
         return Prediction(
-            fitted, entry, names, asked.user, scores.max(axis=1, initial=0.0), asked.X, scores
+            fitted, None, names, asked.user, scores.max(axis=1, initial=0.0), asked.X, scores
         )
-    return Prediction(fitted, entry, names, asked.user, scores, asked.X)
+    return Prediction(fitted, None, names, asked.user, scores, asked.X)
 
 
 def _check_wishes(
@@ -365,6 +402,14 @@ def _check_wishes(
         )
 
 
+def _check_segments(segments: Sequence[str], frame: Frame) -> None:
+    for name in segments:
+        if name not in frame.names:
+            raise ExpressionError(
+                f"{name!r} is no feature of this task to judge by{nearest(name, frame.names)}"
+            )
+
+
 def _segments(
     frame: Frame, fitted: Fitted, wanted: Sequence[str], seed: int
 ) -> dict[str, list[dict[str, Any]]]:
@@ -380,12 +425,14 @@ def _segments(
     return found
 
 
-def _profit(fitted: Fitted, contact: Contact, seed: int) -> dict[str, Any]:
-    """The profit curve of contacting the best-scored users of the forward tests."""
+def _profit(
+    fitted: Fitted, contact: Contact, seed: int, people: F64 | None = None
+) -> dict[str, Any]:
+    """The profit curve of the forward tests, for the people whose scores are given (default: the test rows)."""
     tests = fitted.tests
     return profit_curve(
         tests["truth"], tests["champion"], value=contact.value, cost=contact.cost,
-        budget=contact.budget, groups=tests["user"], seed=seed,
+        budget=contact.budget, people=people, groups=tests["user"], seed=seed,
     ).said()  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from propend.features.schema import Schema
 
 if TYPE_CHECKING:
     from propend.engine import Engine
+    from propend.recommend.evaluate import Ties
+    from propend.recommend.recommender import Recommender
     from propend.recommend.rules.measures import Control
 
 __all__ = ["Offers"]
@@ -41,28 +43,34 @@ class Offers:
         """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""
         from propend.recommend.batch import recommend_for
 
-        rules = self.config.recommend
-        return recommend_for(self.store, self.schema, list(users), k, rules=rules)
+        return recommend_for(self.store, self.schema, list(users), k, recommender=self._shelf())
 
     def recommend_session(self, items: Sequence[str], k: int = 10) -> pa.Table:
-        """Return k offers for an anonymous session of item ids, oldest first."""
+        """Return k offers for an anonymous session of item ids, oldest first; an empty one is a cold user."""
         from propend.recommend.batch import recommend_session
 
-        rules = self.config.recommend
-        return recommend_session(self.store, self.schema, list(items), k, rules=rules)
+        shelf = self._shelf(sessions=True)
+        return recommend_session(self.store, self.schema, list(items), k, recommender=shelf)
 
     def recommend_everyone(self, k: int = 10) -> pa.Table:
         """Return k offers for every user of the log."""
         from propend.recommend.batch import recommend_all
 
-        rules = self.config.recommend
-        return recommend_all(self.store, self.schema, self.engine, k, judged=False, rules=rules)[0]
+        shelf = self._shelf()
+        return recommend_all(
+            self.store, self.schema, self.engine, k, judged=False, recommender=shelf
+        )[0]
 
     def judge_offers(
-        self, protocol: str = "forward", *, others: Sequence[str] = (), horizon: float | None = None
+        self,
+        protocol: str = "forward",
+        *,
+        others: Sequence[str] = (),
+        horizon: float | None = None,
+        ties: Ties = "conservative",
     ) -> dict[str, Any]:
-        """Return how good the offers are, beside their sources and ``others`` of the catalogue by name."""
-        from propend.recommend.batch import judge
+        """Return how good the offers are, beside their sources and ``others`` of the catalogue (``ease:strength=200``)."""
+        from propend.recommend.served import judge
 
         return judge(
             self.store,
@@ -71,19 +79,28 @@ class Offers:
             horizon=horizon,
             rules=self.config.recommend,
             others=others,
+            ties=ties,
         )
 
+    def _shelf(self, *, sessions: bool = False) -> Recommender:
+        """Return the fitted offers: kept in the workspace, fitted anew where the log or the rules have changed."""
+        from propend.recommend.house import fit_default
+
+        kept = self.folder / "kept" / "recommender"
+        rules = self.config.recommend
+        return fit_default(self.store, self.schema, rules=rules, sessions=sessions, kept=kept)
+
     def similar(self, item: str, k: int = 10) -> pa.Table:
-        """Return the k items most like one: of, rank, item, score, reason."""
+        """Return the k items most like one: of, rank, item, score, source, reason."""
         from propend.recommend.batch import similar_items
 
-        return similar_items(self.store, self.schema, item, k, rules=self.config.recommend)
+        return similar_items(self.store, self.schema, item, k, recommender=self._shelf())
 
     def fans(self, item: str, k: int = 100) -> pa.Table:
         """Return the k users who would like an item and have not met it, for a campaign: item, rank, user, score, reason."""
         from propend.recommend.batch import audience_of
 
-        return audience_of(self.store, self.schema, item, k, rules=self.config.recommend)
+        return audience_of(self.store, self.schema, item, k, recommender=self._shelf())
 
     def rules(
         self,

@@ -155,7 +155,7 @@ def _past(workspace: Workspace, show: Progress) -> dict[str, Any]:
 
 
 def _more_of_the_past(workspace: Workspace) -> dict[str, Any]:
-    """Lifecycle, paths and a trend with its alarms; each is left out where the log cannot answer."""
+    """Lifecycle, paths, a trend with its alarms, and stages now and ahead; each is left out where the log cannot answer."""
     found: dict[str, Any] = {}
     long = workspace.schema.days > 60
     asked: dict[str, Callable[[], dict[str, Any]]] = {
@@ -163,6 +163,7 @@ def _more_of_the_past(workspace: Workspace) -> dict[str, Any]:
         "paths": lambda: workspace.paths(top=6),
         "trend": lambda: workspace.trend("users(*)", "day"),
         "stages": workspace.stages,
+        "forecast": lambda: workspace.forecast_funnel().to_dict(),
     }
     if CHANNEL in workspace.schema.texts:
         asked["attribution"] = workspace.attribution
@@ -284,6 +285,7 @@ def _recommend(
             workspace.schema,
             workspace.engine,
             k=10,
+            recommender=workspace._shelf(),
             rules=workspace.config.recommend,
         )
     except (NotEnoughDataError, DataError) as reason:

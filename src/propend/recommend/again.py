@@ -113,6 +113,10 @@ class BuyAgain(Recommender):
         rate = (pairs.count - 1 + self._rate[pairs.item] * prior) / (days + prior)
         return rate, np.maximum((at - pairs.last) / DAY, 0.0)
 
+    def _knows(self, item: int) -> bool:
+        del item  # who has not bought it will not buy it again
+        return False
+
     def _score(self, histories: Histories, at: int) -> F32:
         scores = np.full((len(histories), self._fitted().n_items), NO_OPINION, np.float32)
         pairs = self._pairs(histories)

@@ -15,18 +15,13 @@ from propend.errors import DataError
 from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.names import ITEM
-from propend.recommend.house import (
-    SERVED,
-    all_users,
-    catalogue,
-    default_chain,
-    fit_default,
-    judge,
-)
+from propend.recommend.catalog import find, names
+from propend.recommend.house import all_users, catalogue, default_chain, fit_default
 from propend.recommend.interactions import Interactions
 from propend.recommend.recommender import Recommendations, Recommender
 from propend.recommend.rerank import PINNED
 from propend.recommend.reranked import PINNED_REASON
+from propend.recommend.served import SERVED, judge
 
 __all__ = [
     "AUDIENCE",
@@ -144,10 +139,13 @@ def recommend_session(
 ) -> pa.Table:
     """Return recommendations for an anonymous session of item ids, oldest first; user is empty in the table.
 
+    An empty session is a cold user. ``recommender``: default ``house.session_chain``, fitted on the store.
     Raises ``DataError`` for an item that is not in the log, naming the nearest one.
     """
-    fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     codes = [store.item_code(item) for item in items]
+    fitted = recommender
+    if fitted is None:
+        fitted = fit_default(store, schema, rules=rules, sessions=True)
     shown = fitted.recommend([codes], k, within=catalogue(store))
     table = table_of(store, fitted, shown, names=[""])
     names = _names(store)
@@ -168,7 +166,9 @@ def similar_items(
     recommender: Recommender | None = None,
     rules: RecommendConfig = _PLAIN,
 ) -> pa.Table:
-    """Return the k items most like each given one: columns of, rank, item, score, reason.
+    """Return the k items most like each given one: columns of, rank, item, score, source, reason.
+
+    An item nobody has met is compared by its attributes.
 
     Raises ``DataError`` for an item that is not in the log, naming the nearest one.
     """
@@ -177,14 +177,19 @@ def similar_items(
     fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     shown = fitted.similar(codes, k, within=catalogue(store))
     row, place = np.nonzero(shown.items >= 0)
-    ids = pa.array(store.item_ids(), pa.string())
+    ids, titles = pa.array(store.item_ids(), pa.string()), _names(store)
+    source = [shown.sources[n] for n in shown.source[row, place]]
+    known = set(names())
+    words = {one: find(one).likeness if one in known else "goes with" for one in shown.sources}
+    told = [f"{words[s]} {titles[codes[r]]}" for s, r in zip(source, row, strict=True)]
     return pa.table(
         {
             "of": pa.array(asked, pa.string()).take(pa.array(row)),
             "rank": pa.array(place + 1, pa.int16()),
             "item": ids.take(pa.array(shown.items[row, place])),
             "score": pa.array(shown.scores[row, place]),
-            "reason": pa.array([f"chosen by the same users as {asked[r]}" for r in row]),
+            "source": pa.array(source, pa.string()),
+            "reason": pa.array(told, pa.string()),
         }
     )
 
@@ -200,14 +205,23 @@ def audience_of(
 ) -> pa.Table:
     """Return the k users who would like an item most, of those who have not met it: ``AUDIENCE``.
 
-    Only users with a history are asked. Raises ``DataError`` for an item that is not in the log, naming
+    Only users with a history are asked; ``score`` is comparable between them (``audience.appeal``). An item nobody has
+    met is judged by its attributes. Raises ``DataError`` for an item that is not in the log, naming
     the nearest one.
     """
     code = store.item_code(item)
     fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     users, scores = fitted.audience(code, k)
     titles = _names(store)
-    told = [fitted.reason(user, code, names=titles) for user in users.tolist()]
+    speaker = fitted.speaker(code)
+    lists = Recommendations(
+        users.astype(np.int64),
+        np.full((len(users), 1), code, np.int32),
+        scores[:, None],
+        np.zeros((len(users), 1), np.int8),
+        speaker.members,
+    )
+    told = [row[0] for row in speaker.reasons(lists, names=titles)]
     columns = [
         pa.array([item] * len(users), pa.string()),
         pa.array(np.arange(1, len(users) + 1), pa.int32()),

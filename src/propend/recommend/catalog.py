@@ -27,6 +27,7 @@ _PLACES: Final[dict[str, str]] = {
     "content": "propend.recommend.content:Content",
     "blend": "propend.recommend.blend:Blend",
     "hybrid": "propend.recommend.hybrid:Hybrid",
+    "choice": "propend.recommend.choice:Choice",
     "fallback": "propend.recommend.fallback:Fallback",
     "item_neighbours": "propend.recommend.neighbours:ItemNeighbours",
     "random_walk": "propend.recommend.neighbours:RandomWalk",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,15 @@ from propend.recommend.interactions import Interactions
 from propend.recommend.linear import ItemToItem, ProfileParameters
 from propend.recommend.neighbours import likeness
 from propend.recommend.recommender import Items
+from propend.recommend.similarity import Sparse
 
 __all__ = ["Content", "ContentParameters", "describe"]
 
 F64 = npt.NDArray[np.float64]
+
+
+_PAIRS: Final = 300_000_000
+"""Pairs of items that share a descriptor, counted once for each: some seconds of work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class Content(ItemToItem):
     Texts are cut into runs of 1 to 3 characters inside words, weighted by TF-IDF: this needs no word
     list and serves Chinese and English alike (Lops, de Gemmis & Semeraro, "Content-based recommender
     systems", 2011; McNamee & Mayfield, "Character n-gram tokenization for European language text
-    retrieval", 2004). A two-dimensional attribute [n_items, d] is an embedding.
+    retrieval", 2004). In large catalogues the commonest descriptors are left out (``affordable``). A two-dimensional attribute [n_items, d] is an embedding.
 
     Raises ``NotEnoughDataError`` without item attributes.
 
@@ -57,7 +62,9 @@ class Content(ItemToItem):
 
     name = "content"
     Parameters = ContentParameters
+    likeness = "is like"
     parameters: ContentParameters
+    _made_from: Sequence[Any] = ()
 
     def _learn(self, log: Interactions) -> None:
         self._check_clock(log)
@@ -65,6 +72,12 @@ class Content(ItemToItem):
             raise NotEnoughDataError(
                 "'content' recommends by what items are; pass items=, or declare an items table in propend.toml"
             )
+        made_from = [*self._items.values()]
+        before = self._made_from
+        if len(before) == len(made_from) and all(
+            a is b for a, b in zip(before, made_from, strict=True)
+        ):
+            return  # what items are like does not change with the log
         p = self.parameters
         table = describe(
             self._items,
@@ -73,7 +86,12 @@ class Content(ItemToItem):
             text_weight=p.text_weight,
             embedding_weight=p.embedding_weight,
         )
-        self._table = likeness(table, "cosine", p.neighbours, 0.0)
+        self._table = likeness(affordable(table), "cosine", p.neighbours, 0.0)
+        self._made_from = made_from
+
+    def _knows(self, item: int) -> bool:
+        assert isinstance(self._table, Sparse)
+        return bool((self._table.columns == item).any())
 
     def _sentence(self, item: int, because: int, names: Sequence[str] | None) -> str:
         return super()._sentence(item, because, names).replace("goes with", "is like")
@@ -106,6 +124,27 @@ def describe(
     ]
     make: Any = sp.csr_array
     return sp.hstack(parts).tocsr() if parts else make((n_items, 0), dtype=np.float64)
+
+
+def affordable(table: Any, pairs: int = _PAIRS) -> Any:
+    """Return items × descriptors less the commonest descriptors, so that about ``pairs`` pairs of items are compared.
+
+    What half the catalogue shares says little (its weight is the smallest) and costs the most: its carriers, squared.
+
+    >>> import scipy.sparse as sp
+    >>> table = sp.csr_array(np.array([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]]))
+    >>> affordable(table, 5).toarray().tolist()
+    [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]
+    """
+    carriers = np.bincount(table.indices, minlength=table.shape[1]).astype(np.float64)
+    order = np.argsort(carriers, kind="stable")
+    kept = np.zeros(table.shape[1])
+    kept[order[np.cumsum(np.square(carriers[order])) <= pairs]] = 1.0
+    if kept.all():
+        return table
+    out = table.multiply(kept[None, :]).tocsr()
+    out.eliminate_zeros()
+    return out
 
 
 def _raw(values: Any) -> Any:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from propend.errors import DataError
 from propend.recommend.attributes import Attributes
+from propend.recommend.audience import audience_auc
 from propend.recommend.interactions import Interactions
 from propend.recommend.popularity import Popularity
-from propend.recommend.protocols import Seen, Split, data_hash, forward, leave_one_out, random_split
+from propend.recommend.protocols import Seen, Split, forward, leave_one_out, random_split
 from propend.recommend.ranking import forbid_seen, top_k
 from propend.recommend.recommender import Items, Recommender
 
@@ -111,35 +112,62 @@ def compare(
     ks: Sequence[int] = KS,
     ties: Ties = "conservative",
     seed: int = 0,
+    served: str | None = None,
 ) -> dict[str, Any]:
-    """Judge recommenders on one split; see ``evaluate``."""
+    """Judge recommenders on one split; see ``evaluate``.
+
+    ``served`` names the one that users are offered: a warning says where another is ahead of it.
+    """
     entries = dict(recommenders)
     if not any(r.label == Popularity.name for r in entries.values()):
         entries = {"popularity": Popularity(), **entries}
     rows = []
+    gains: dict[str, F64] = {}
     for name, recommender in entries.items():
         start = time.perf_counter()
         recommender.fit(split.train, items=items, users=users, at=split.at, seed=seed)
         fitted = time.perf_counter() - start
         ranks = measure(recommender, split, max(ks), within=within, ties=ties, seed=seed)
         row = {"name": name, **_table(split, ranks, ks, seed)}
+        gains[name] = per_user(ranks, 10)["ndcg"]
+        row["audience"] = audience_auc(recommender, split, seed=seed)
         row["cold_users"] = _cold(recommender, split, ks, within, ties, seed)
         row["fit_seconds"] = round(fitted, 3)
         row["users_per_second"] = round(len(split) / max(ranks.seconds, 1e-9), 1)
         rows.append(row)
     return {
         "protocol": split.protocol,
-        "data_hash": data_hash(split.train),
+        "data_hash": split.hash,
         "users": len(split),
         "items": split.train.n_items,
         "ties": ties,
         "seen": split.seen,
         "ranking": "full",
-        "warnings": [split.warning] if split.warning else [],
+        "warnings": [w for w in (split.warning, _behind(gains, served, seed)) if w],
         "cold_users": round(split.cold_users, 4),
         "cold_items": round(split.cold_items, 4),
         "models": rows,
     }
+
+
+def _behind(gains: Mapping[str, F64], served: str | None, seed: int) -> str:
+    """Say in one sentence by how much the best other is ahead of what is served; empty where none is."""
+    if served is None:
+        return ""
+    leads = {n: values - gains[served] for n, values in gains.items() if n != served}
+    best = max(leads, key=lambda n: float(leads[n].mean()))
+    lead = leads[best]
+    if lead.mean() <= 0:
+        return ""
+    draws = np.random.default_rng(seed).multinomial(
+        len(lead), np.full(len(lead), 1 / len(lead)), 2000
+    )
+    low, high = np.quantile(draws @ lead / len(lead), [0.025, 0.975])
+    sure = "" if low > 0 else ", which may be chance"
+    return (
+        f"what is served is behind {best} by {lead.mean():.4f} NDCG@10 [{low:.4f}, {high:.4f}]{sure}; "
+        f"mix and sources in [recommend] of propend.toml decide what is served"
+    )
 
 
 def measure(
@@ -161,14 +189,14 @@ def measure(
     shown = np.full((len(split), k), -1, np.int32)
     hide = split.seen == "hidden"
     allowed = recommender._allowed(within, None)
+    if recommender.listwise:  # at once: rules such as most_shown count over all lists
+        shown = recommender._recommend(split.histories, k, hide, allowed, split.at).items
+        _ranks_in_lists(shown, split.offsets, split.truth, rank)
+        return Ranks(split.offsets, rank, shown, time.perf_counter() - start)
     for first, block in recommender._blocks(split.histories):
         part = slice(first, first + len(block))
         offsets = split.offsets[first : first + len(block) + 1]
         span = slice(offsets[0], offsets[-1])
-        if recommender.listwise:
-            shown[part] = recommender._recommend(block, k, hide, allowed, split.at).items
-            _ranks_in_lists(shown[part], offsets - offsets[0], split.truth[span], rank[span])
-            continue
         scores = recommender._score(block, split.at)
         if hide:
             forbid_seen(scores, block.offsets, block.items)
@@ -302,26 +330,51 @@ def _lists(split: Split, shown: I32) -> dict[str, float]:
     """Return what the lists are like: coverage, novelty, diversity, popularity bias, how full they are.
 
     Novelty is the mean −log2 of the share of users who met the item (Zhou et al. 2010); diversity
-    between users is 1 − the mean overlap of two users' lists (Zhou et al.: personalisation);
+    between users is 1 − the mean overlap of two users' lists (Zhou et al.: personalisation), within a list
+    1 − the mean cosine of two of its items by who met them (Ziegler et al., WWW 2005), over 500 lists;
     ``popularity_bias`` is the mean popularity of what is shown over that of what users had.
     """
     train, k = split.train, shown.shape[1]
     there = shown[shown >= 0]
     met = np.bincount(train.item, minlength=train.n_items)
     if not len(there):
-        return {"coverage": 0.0, "novelty": 0.0, "diversity": 0.0, "filled": 0.0}
+        return {
+            "coverage": 0.0,
+            "novelty": 0.0,
+            "diversity": 0.0,
+            "diversity_within": 0.0,
+            "filled": 0.0,
+        }
     exposure = np.bincount(there, minlength=train.n_items).astype(np.float64)
     share = np.maximum(met, 1) / max(train.n_users, 1)
     pairs = len(shown) * (len(shown) - 1) / 2
     overlap = float((exposure * (exposure - 1) / 2).sum()) / max(pairs * k, 1)
     known = max(int((met > 0).sum()), 1)
+    inside = _within_lists(train, shown)
     return {
         "coverage": round(float((exposure > 0).sum()) / known, 4),
         "novelty": round(float(-np.log2(np.minimum(share, 1))[there].mean()), 4),
         "diversity": round(1 - overlap, 4),
+        "diversity_within": round(inside, 4),
         "popularity_bias": round(float(met[there].mean() / max(met[train.item].mean(), 1e-9)), 4),
         "filled": round(len(there) / shown.size, 4),
     }
+
+
+def _within_lists(train: Interactions, shown: I32) -> float:
+    """Return 1 − the mean cosine of two items of a list by the users who met them; 500 lists at most."""
+    lists = shown[np.linspace(0, len(shown) - 1, min(len(shown), 500)).astype(np.int64)]
+    table = train.matrix(binary=True).tocsc()
+    size = np.sqrt(np.maximum(np.diff(table.indptr), 1))
+    total, pairs = 0.0, 0
+    for row in lists:
+        items = row[row >= 0]
+        if len(items) > 1:
+            part = table[:, items]
+            alike = (part.T @ part).toarray() / np.outer(size[items], size[items])
+            total += float((alike.sum() - np.trace(alike)) / 2)
+            pairs += len(items) * (len(items) - 1) // 2
+    return 1 - total / pairs if pairs else 0.0
 
 
 def _parts(split: Split, ranks: Ranks, k: int) -> dict[str, Any]:

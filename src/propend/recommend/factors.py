@@ -34,6 +34,7 @@ class Factors(Recommender):
     A known user has the vector that was learnt; a session gets one folded in from its items.
     """
 
+    likeness = "tastes like"
     _user: F32
     _item: F32
     _bias: F32

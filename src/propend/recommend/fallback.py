@@ -36,13 +36,39 @@ class Staged(Recommender):
         for stage in self.stages:
             stage.fit(log, items=self._items, users=self._people, at=at, seed=self._seed)
 
-    def _alike(self, items: I64) -> F32:
+    def similar(
+        self, items: npt.ArrayLike, k: int = 10, *, within: npt.ArrayLike | None = None
+    ) -> Recommendations:
+        """Return the k items most like each given one, from the first stage that knows any; ``source`` says which."""
+        codes = self._checked_items(items)
+        if len(codes) != 1:
+            parts = [self.similar([code], k, within=within) for code in codes]
+            labels = tuple(dict.fromkeys(label for part in parts for label in part.sources))
+            told = [np.full((1, k), labels.index(part.sources[0]), np.int8) for part in parts]
+            return Recommendations(
+                np.full(len(codes), -1, np.int64),
+                np.concatenate([p.items for p in parts] or [np.zeros((0, k), np.int32)]),
+                np.concatenate([p.scores for p in parts] or [np.zeros((0, k), np.float32)]),
+                np.concatenate(told or [np.zeros((0, k), np.int8)]),
+                labels,
+            )
+        found = None
         for stage in self.stages:
             try:
-                return stage._alike(items)
+                part = stage.similar(codes, k, within=within)
             except ModelError:
                 continue
-        return super()._alike(items)
+            if found is None or found.items[0, 0] < 0:
+                found = part
+        return super().similar(codes, k, within=within) if found is None else found
+
+    def _speaker(self, item: int) -> Recommender:
+        """Ask the first stage that needs a history and knows the item, then any."""
+        for stage in sorted(self.stages, key=lambda stage: not stage.personal):
+            speaker = stage._speaker(item)
+            if speaker._knows(item):
+                return speaker
+        return self
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,62 +21,137 @@ from propend.events.timelines import Column
 from propend.expression.duration import Duration
 from propend.features.schema import Schema, attribute_columns
 from propend.names import DAY, ITEM, USER
+from propend.recommend import keep
 from propend.recommend.again import BuyAgain
 from propend.recommend.attributes import Attributes
 from propend.recommend.blend import Blend
-from propend.recommend.catalog import find
-from propend.recommend.evaluate import compare, split_by
-from propend.recommend.fallback import Fallback, Staged
+from propend.recommend.catalog import create
+from propend.recommend.choice import Choice
+from propend.recommend.content import Content
+from propend.recommend.fallback import Fallback
 from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Interactions
 from propend.recommend.neighbours import ItemNeighbours
 from propend.recommend.popularity import Popularity
-from propend.recommend.recommender import Recommender
+from propend.recommend.protocols import forward
+from propend.recommend.recommender import Items, Recommender
 from propend.recommend.reranked import Reranked, RerankedParameters
 
 __all__ = [
-    "SERVED",
     "all_users",
     "catalogue",
+    "declared",
     "default_chain",
     "fit_default",
-    "judge",
+    "recent_half_life",
+    "session_chain",
+    "sources",
     "user_attributes",
     "with_rules",
 ]
 
 Bool = npt.NDArray[np.bool_]
 
-SERVED: Final = "served"
-"""The row of an evaluation that stands for what users are offered in the end."""
 _HALF_LIFE: Final = 30.0
 _PLAIN: Final = RecommendConfig()
 
 
 def default_chain(
-    log: Interactions, *, learned: bool = True, rules: RecommendConfig = _PLAIN
-) -> Fallback:
-    """Return the house's chain, not fitted: a learned order of due again, goes with yours and popular, then popular.
+    log: Interactions,
+    *,
+    learned: bool = True,
+    rules: RecommendConfig = _PLAIN,
+    items: Items | None = None,
+    repeats: bool | None = None,
+) -> Choice:
+    """Return the house's offers, not fitted: the way of bringing its sources together that does best.
 
-    Without ``learned`` (a log too short to hold out a horizon), or where ``rules.mix`` is "order", the
-    sources follow each other: due again, goes with yours, popular lately, popular. Buy-again stands in it
-    only where something was bought twice. Halves of fading are 30 days or a quarter of the log, whichever
-    is shorter.
+    The ways: popular lately; each source alone (due again, goes with yours); "order", these one after the other and then alike by
+    attributes; "weights" and "ranker", learnt mixtures of all of them. Popular lately and popular stand at the end
+    of each. ``rules.mix`` other than "best" leaves that way only; without ``learned`` there is only the order.
+    ``repeats``: whether what was met is offered again, default as the log's end tells.
     """
-    half_life = min(_HALF_LIFE, max((log.last - log.first) / DAY, 1.0) / 4)
-    recent = Popularity(half_life=half_life, by=rules.segment)
-    popular = [recent, Popularity(by=rules.segment)]
-    sources: list[Recommender] = [
-        ItemNeighbours(weighting="unit", half_life=2 * half_life, shrink=1.0)
-    ]
-    learned = learned and rules.mix != "order"
-    if _repeats(log):
-        sources.insert(0, BuyAgain(least_rate=0.0 if learned else 1 / 365))
-    if learned:
-        made = Hybrid if rules.mix == "ranker" else Blend
-        own = Popularity(half_life=half_life, by=rules.segment)
-        return Fallback([made([*sources, own]), *popular])
-    return Fallback([*sources, *popular])
+    recent = partial(Popularity, half_life=recent_half_life(log), by=rules.segment)
+
+    def chain(*first: Recommender) -> Fallback:
+        return Fallback([*first, recent(), Popularity(by=rules.segment)])
+
+    known = [Content()] if items else []  # one for all: it is fitted once
+    aside = [_neighbours(log), *known]
+    own = partial(sources, log, rules, known=known)
+    order = chain(*own(floor=1 / 365))
+    if not learned or rules.mix == "order":
+        return Choice({"order": order}, beside=aside)
+    mixed = {
+        "weights": chain(Blend((*own(), recent()), repeats=repeats)),
+        "ranker": chain(Hybrid((*own(), recent()), repeats=repeats)),
+    }
+    if rules.mix != "best":
+        return Choice({rules.mix: mixed[rules.mix]}, beside=aside)
+    alone = {source.label: chain(source) for source in own() if source.name != "content"}
+    ways = {recent().label: chain(), **alone, "order": order, **mixed}
+    return Choice(ways, beside=aside, repeats=repeats)
+
+
+def sources(
+    log: Interactions,
+    rules: RecommendConfig = _PLAIN,
+    *,
+    known: Sequence[Recommender] = (),
+    floor: float = 0.0,
+) -> list[Recommender]:
+    """Return the sources declared in ``rules``, else the house's own, not fitted.
+
+    Due again (only where something was bought twice; less than ``floor`` times a day is not offered), goes with yours, and
+    those that are ``known`` already. Halves of fading are 30 days or a quarter of the log, whichever is shorter.
+    """
+    if rules.sources:
+        return declared(rules)
+    found: list[Recommender] = [BuyAgain(least_rate=floor)] if _repeats(log) else []
+    return [*found, _neighbours(log), *known]
+
+
+def declared(rules: RecommendConfig) -> list[Recommender]:
+    """Return the recommenders that ``[[recommend.sources]]`` names; ``ConfigError`` for one that cannot be made so."""
+    made = []
+    for source in rules.sources:
+        settings = {key: value for key, value in source.items() if key != "name"}
+        if not isinstance(source.get("name"), str):
+            raise ConfigError(
+                '[[recommend.sources]] in propend.toml needs a name, such as name = "ease"'
+            )
+        try:
+            made.append(create(source["name"], **settings))
+        except ModelError as error:
+            raise ConfigError(f"[[recommend.sources]] in propend.toml: {error}") from None
+    twice = [one.label for one in made if [other.label for other in made].count(one.label) > 1]
+    if twice:
+        raise ConfigError(f"[[recommend.sources]] in propend.toml names {twice[0]!r} twice")
+    return made
+
+
+def session_chain(
+    log: Interactions, rules: RecommendConfig = _PLAIN, items: Items | None = None
+) -> Fallback:
+    """Return what answers an anonymous session, not fitted: session models, goes with yours, popular.
+
+    The session models are those among the declared sources, else ``session_neighbours``.
+    """
+    own = [source for source in declared(rules) if source.ordered]
+    first = own or [create("session_neighbours")]
+    known = [Content()] if items else []
+    recent = Popularity(half_life=recent_half_life(log))
+    return Fallback([*first, _neighbours(log), *known, recent, Popularity()])
+
+
+def _neighbours(log: Interactions) -> Recommender:
+    half_life = 2 * recent_half_life(log) if log.clock else None
+    return ItemNeighbours(weighting="unit", half_life=half_life, shrink=1.0)
+
+
+def recent_half_life(log: Interactions) -> float:
+    """Return the days after which popularity lately counts half: 30, or a quarter of a short log."""
+    return min(_HALF_LIFE, max((log.last - log.first) / DAY, 1.0) / 4)
 
 
 def with_rules(
@@ -152,8 +230,17 @@ def fit_default(
     types: Mapping[str, float] | Sequence[str] | None = None,
     seed: int = 0,
     rules: RecommendConfig = _PLAIN,
+    sessions: bool = False,
+    kept: Path | None = None,
 ) -> Recommender:
-    """Fit the house's chain on what a store knew before ``at`` (default: everything), under the shop's rules.
+    """Fit the house's offers on what a store knew before ``at`` (default: everything), under the shop's rules.
+
+    Parameters
+    ----------
+    sessions
+        for anonymous sessions: see ``session_chain``.
+    kept
+        folder where the fitted one is kept, to be read again as long as neither the store nor the rules change.
 
     Raises
     ------
@@ -162,65 +249,42 @@ def fit_default(
     ConfigError
         a rule that names what is not there.
     """
+    place = None
+    if kept is not None and at is None and types is None:
+        kind = "sessions" if sessions else "users"
+        place = kept / f"{kind}-{keep.stamp(store, rules, seed)}"
+        found = keep.read(place)
+        if found is not None:
+            return found
     log = Interactions.from_store(store, types=types, until=at)
     known: dict[str, Any] = {"items": schema.items, "at": at, "seed": seed}
-    known["users"] = _people(store, rules)
+    known["users"] = user_attributes(store)
     try:
-        try:
-            chain = default_chain(log, rules=rules)
-            return with_rules(chain, store, rules, at).fit(log, **known)
-        except NotEnoughDataError:
-            chain = default_chain(log, learned=False, rules=rules)
-            return with_rules(chain, store, rules, at).fit(log, **known)
+        if sessions:
+            chain: Recommender = session_chain(log, rules, schema.items)
+            fitted = with_rules(chain, store, rules, at).fit(log, **known)
+        else:
+            fitted = _fit(log, store, rules, at, known)
     except ModelError as error:
         raise ConfigError(f"[recommend] in propend.toml: {error}") from None
+    if place is not None:
+        keep.write(fitted, place)
+    return fitted
 
 
-def judge(
-    store: Store,
-    schema: Schema,
-    *,
-    at: int | None = None,
-    horizon: float | None = None,
-    protocol: str = "forward",
-    ks: Sequence[int] = (5, 10, 20),
-    seed: int = 0,
-    rules: RecommendConfig = _PLAIN,
-    others: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Return the evaluation of what is served and of its sources alone; ``{"error": …}`` if the log is too short.
-
-    The row ``SERVED`` is what users are offered, under the shop's rules; ``others`` are further
-    recommenders by their name in the catalogue; those made of others get the house's sources.
-
-    Raises
-    ------
-    DataError
-        an unknown protocol.
-    ModelError
-        an unknown recommender; the nearest name is told.
-    """
-    kinds = {name: find(name) for name in others}
+def _fit(
+    log: Interactions, store: Store, rules: RecommendConfig, at: int | None, known: dict[str, Any]
+) -> Recommender:
+    """Fit the house's offers; where the log is too short to learn a declared mix, one source after the other."""
+    repeats = None
+    with contextlib.suppress(NotEnoughDataError):  # as an evaluation of the whole log would ask
+        repeats = forward(log).seen == "allowed"
+    chain = default_chain(log, rules=rules, items=known["items"], repeats=repeats)
     try:
-        log = Interactions.from_store(store, until=at)
-        split = split_by(log, protocol, horizon=horizon, seed=seed)
-        sources = default_chain(split.train, learned=False, rules=rules).stages[::-1]
-        parts = {stage.label: stage for stage in sources}
-        for name, kind in kinds.items():
-            own = default_chain(split.train, learned=False, rules=rules).stages[:-1]
-            parts[name] = kind(own) if issubclass(kind, Staged) else kind()  # type: ignore[call-arg]
-        options: dict[str, Any] = {"items": schema.items, "within": catalogue(store), "ks": ks}
-        options |= {"users": _people(store, rules), "seed": seed}
-        try:
-            chain = with_rules(default_chain(split.train, rules=rules), store, rules, split.at)
-            table = compare(split, {**parts, SERVED: chain}, **options)
-        except NotEnoughDataError:
-            first = default_chain(split.train, learned=False, rules=rules)
-            chain = with_rules(first, store, rules, split.at)
-            table = compare(split, {**parts, SERVED: chain}, **options)
-    except NotEnoughDataError as error:
-        return {"error": str(error)}
-    return {**table, "served": SERVED, "mix": rules.mix}
+        return with_rules(chain, store, rules, at).fit(log, **known)
+    except NotEnoughDataError:
+        chain = default_chain(log, learned=False, rules=rules, items=known["items"])
+        return with_rules(chain, store, rules, at).fit(log, **known)
 
 
 def catalogue(store: Store) -> Bool:
@@ -262,13 +326,10 @@ def user_attributes(store: Store) -> Attributes:
     return found
 
 
-def _people(store: Store, rules: RecommendConfig) -> Attributes:
-    """Return the user attributes that the rules speak of."""
-    return user_attributes(store) if rules.segment is not None else {}
-
-
 def _repeats(log: Interactions) -> bool:
     """Whether some user met the same item as a purchase on two days, so that buying again has a meaning."""
+    if not log.clock:
+        return False
     bought = log.select(log.weight >= log.weight.max())
     key = np.stack([bought.user, bought.item.astype(np.int64), bought.time // DAY])
     days = np.unique(key, axis=1)[:2]

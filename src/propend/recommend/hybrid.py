@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from propend.events.timelines import Column
 from propend.names import DAY
 from propend.recommend.candidates import Examples, Pooled, PoolParameters, look_up
 from propend.recommend.interactions import Histories, Interactions
+from propend.recommend.pairs import category_share, group_lift, number_gap, read_by
 from propend.recommend.recommender import State
 
 __all__ = ["Hybrid", "HybridParameters"]
@@ -19,6 +21,9 @@ __all__ = ["Hybrid", "HybridParameters"]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+
+_GROUPS = 50
+"""Most values of a user attribute that is read: the lift is a table of groups × items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +40,8 @@ class Hybrid(Pooled):
 
     The ranker learns forward in time (see ``candidates.Pooled``). Features of a (user, item) pair: each
     source's score and place, the item's popularity and recent popularity, the history's length and age,
-    how often and how long ago the user met the item.
+    how often and how long ago the user met the item; from attributes, four of a kind: the item's numbers (a price) and how far they are
+    from the mean of the history, the share of the history in its category, and how much more often the user's group takes it.
 
     Examples
     --------
@@ -54,6 +60,8 @@ class Hybrid(Pooled):
     _ranker: Any
     _popularity: F64
     _recent: F64
+    _lifts: list[tuple[I64, F32]]
+    """Of each attribute of users: the group of each user code, and what the groups take more of."""
 
     def _order(self, examples: Examples) -> None:
         import lightgbm
@@ -83,6 +91,13 @@ class Hybrid(Pooled):
         self._popularity = np.log1p(np.bincount(log.item, minlength=log.n_items))
         recent = np.bincount(log.item, np.exp2(-age / 14.0), log.n_items)
         self._recent = np.log1p(recent).astype(np.float64)
+        names = [n for n in read_by(self._people, text=True) if len(self._kinds(n)) <= _GROUPS]
+        lifts = [group_lift(log, self._people, name) for name in names]
+        self._lifts = [(codes.astype(np.int64), lift) for codes, lift in lifts]
+
+    def _kinds(self, name: str) -> tuple[str, ...]:
+        values = self._people[name]
+        return values.values if isinstance(values, Column) else ()
 
     def _features(
         self, block: Histories, keys: I64, row: I64, item: I64, at: int, score: F32, near: F64
@@ -92,7 +107,25 @@ class Hybrid(Pooled):
             columns += [np.where(np.isfinite(values), values, np.nan), place]
         columns += [self._popularity[item], self._recent[item]]
         columns += self._met(block, keys, row, at, self._fitted().n_items)
+        columns += self._fitting(block, row, item)
         return np.stack(columns, axis=1)
+
+    def _fitting(self, block: Histories, row: I64, item: I64) -> list[npt.NDArray[Any]]:
+        """Return how the items fit the users by their attributes."""
+        columns: list[npt.NDArray[Any]] = []
+        for name in read_by(self._items, text=False):
+            values = np.asarray(self._items[name], np.float64)
+            columns += [values[item], number_gap(values, block, row, item)]
+        for name in read_by(self._items, text=True):
+            column = self._items[name]
+            assert isinstance(column, Column)
+            columns.append(category_share(column.codes, block, row, item))
+        for codes, lift in self._lifts:
+            users = block.users[row]
+            known = (users >= 0) & (users < len(codes))
+            group = np.where(known, codes[np.clip(users, 0, len(codes) - 1)], -1)
+            columns.append(np.where(group >= 0, lift[np.maximum(group, 0), item], np.nan))
+        return columns
 
     def _met(
         self, block: Histories, keys: I64, row: I64, at: int, n_items: int
@@ -119,6 +152,9 @@ class Hybrid(Pooled):
         state.header["repeats"] = bool(self.repeats)
         state.texts["ranker"] = self._ranker.model_to_string()
         state.arrays.update({"popularity": self._popularity, "recent": self._recent})
+        state.header["lifts"] = len(self._lifts)
+        for number, (codes, lift) in enumerate(self._lifts):
+            state.arrays.update({f"group{number}": codes, f"lift{number}": lift})
         return state
 
     def _restore(self, state: State) -> None:
@@ -127,4 +163,6 @@ class Hybrid(Pooled):
         self.repeats = state.header["repeats"]  # type: ignore[misc]
         self._ranker = lightgbm.Booster(model_str=state.texts["ranker"])
         self._popularity, self._recent = state.arrays["popularity"], state.arrays["recent"]
+        places = range(state.header["lifts"])
+        self._lifts = [(state.arrays[f"group{n}"], state.arrays[f"lift{n}"]) for n in places]
         self._restore_stages(state)

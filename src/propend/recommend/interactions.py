@@ -39,6 +39,10 @@ IGNORED: Final = frozenset({"return", "remove_from_cart", "push", "open", "unsub
 """Types that are no sign of interest in the item: taken back, or done by the shop."""
 
 
+_RATING: Final = "rating"
+"""The property of an event that says how much its item was liked."""
+
+
 @dataclass(frozen=True)
 class Histories:
     """Ragged rows of items: row ``i`` owns ``items[offsets[i]:offsets[i + 1]]``, oldest first.
@@ -216,6 +220,9 @@ class Interactions:
     ) -> Interactions:
         """Read a store's events that carry an item, as known before ``until`` (UTC microseconds).
 
+        An event with a number in the property ``rating`` weighs as its type does times its rating over the mean one, unless weights are
+        given by type; ratings that reach down to 0 or below are moved up, so that the lowest is 1.
+
         Parameters
         ----------
         types
@@ -231,13 +238,18 @@ class Interactions:
         """
         weights = _type_weights(store, types)
         n_items = len(store.item_ids())
-        parts = []
+        rated = store.manifest.properties.get(_RATING) == "number" and not isinstance(
+            types, Mapping
+        )
+        columns = [_RATING] if rated else []
+        parts, ratings = [], []
         for bucket in range(store.buckets):
-            lines = store.timelines(bucket)
+            lines = store.timelines(bucket, columns)
             lines = lines if until is None else lines.before(until)
             keep = (lines.item >= 0) & (weights[lines.type] > 0)
             user = lines.users[lines.user_of_row[keep]]
             parts.append((user, lines.item[keep], lines.time[keep], weights[lines.type[keep]]))
+            ratings.append(lines.numbers[_RATING][keep] if rated else np.zeros(0))
         user, item, time, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
         if not len(user):
             wanted = ", ".join(n for n, w in zip(store.types, weights, strict=True) if w > 0)
@@ -245,6 +257,8 @@ class Interactions:
                 f"no event of type {wanted or 'any'} carries an item, so there is nothing to recommend; "
                 "declare the item column of the source in propend.toml"
             )
+        if rated:
+            weight = _by_rating(weight, np.concatenate(ratings))
         order = np.argsort(
             user, kind="stable"
         )  # each bucket is sorted by (user, time, seq) already
@@ -354,6 +368,21 @@ def _codes(values: npt.ArrayLike, what: str) -> I64:
             f"{what} codes must be a list of whole numbers, 0 or more; encode ids first"
         )
     return array.astype(np.int64)
+
+
+def _by_rating(weight: F32, rating: npt.NDArray[np.float64]) -> F32:
+    """Return the weights, of what was rated times its rating over the mean one.
+
+    >>> _by_rating(np.array([2, 2, 5], np.float32), np.array([1.0, 3.0, np.nan])).tolist()
+    [1.0, 3.0, 5.0]
+    """
+    known = np.isfinite(rating)
+    if not known.any():
+        return weight
+    least = float(rating[known].min())
+    level = rating if least > 0 else rating - least + 1
+    level = level / level[known].mean()
+    return np.where(known, weight * level, weight).astype(np.float32)
 
 
 def _type_weights(store: Store, types: Mapping[str, float] | Sequence[str] | None) -> F32:

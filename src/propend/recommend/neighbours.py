@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
+from propend.errors import ModelError
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.linear import ItemToItem, ProfileParameters
 from propend.recommend.recommender import Recommender, State
@@ -64,6 +65,7 @@ class ItemNeighbours(ItemToItem):
     """
 
     name = "item_neighbours"
+    likeness = "chosen by the same users as"
     Parameters = ItemNeighboursParameters
     parameters: ItemNeighboursParameters
 
@@ -71,6 +73,7 @@ class ItemNeighbours(ItemToItem):
         self._check_clock(log)
         p = self.parameters
         table = Weighter.of(log, p.weighting).table(log.histories())
+        check_centred(self.name, p.measure, table.data)
         each = np.maximum(np.diff(table.indptr), 1)
         mean = np.asarray(table.sum(axis=1)).ravel() / each
         self._table = likeness(table.T.tocsr(), p.measure, p.neighbours, p.shrink, mean)
@@ -123,6 +126,20 @@ class Weighter:
     def from_state(cls, state: State) -> Weighter:
         """Undo ``state``."""
         return cls(**state.header, rare=state.arrays["rare"])
+
+
+def check_centred(name: str, measure: Measure, values: F32) -> None:
+    """Refuse a measure that takes means from the values where all values are equal: nothing would be left.
+
+    >>> check_centred("item_neighbours", "pearson", np.ones(3, np.float32))
+    Traceback (most recent call last):
+    propend.errors.ModelError: 'item_neighbours' by pearson compares how strongly items were liked, and all weights are equal here; choose measure="cosine", or weighting="given" on a log with ratings or several types
+    """
+    if measure in ("pearson", "adjusted_cosine") and float(values.min()) == float(values.max()):
+        raise ModelError(
+            f"'{name}' by {measure.replace('_', ' ')} compares how strongly items were liked, and all weights "
+            'are equal here; choose measure="cosine", or weighting="given" on a log with ratings or several types'
+        )
 
 
 def likeness(
@@ -203,6 +220,7 @@ class UserNeighbours(Recommender):
         p = self.parameters
         self._weighter = Weighter.of(log, p.weighting)
         table = self._weighter.table(log.histories())
+        check_centred(self.name, p.measure, table.data)
         count = np.maximum(np.bincount(table.indices, minlength=log.n_items), 1)
         self._mean = np.bincount(table.indices, table.data, log.n_items) / count
         self._users = Sparse.of(table)

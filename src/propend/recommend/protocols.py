@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -57,6 +57,30 @@ class Split:
     def histories(self) -> Histories:
         """What is known of the test users."""
         return self.train.histories(self.users)
+
+    def sample(self, most: int, seed: int = 0) -> Split:
+        """Return the split with at most so many of its users with a history, drawn at random.
+
+        >>> log = Interactions.of([1, 2, 1, 2], [0, 1, 1, 0], np.array([0, 1, 9, 9]) * DAY)
+        >>> len(forward(log, 2).sample(1))
+        1
+        """
+        if len(self) <= most:
+            return self
+        kept = np.sort(np.random.default_rng(seed).permutation(len(self))[:most])
+        rows = np.isin(np.repeat(np.arange(len(self)), np.diff(self.offsets)), kept)
+        offsets = np.append(0, np.cumsum(np.diff(self.offsets)[kept])).astype(np.int64)
+        return replace(self, users=self.users[kept], offsets=offsets, truth=self.truth[rows])
+
+    @property
+    def hash(self) -> str:
+        """A short hash of what is learnt from and of what is asked, to stand beside each figure."""
+        digest = hashlib.sha256(data_hash(self.train).encode())
+        for part in (self, self.cold):
+            for column in () if part is None else (part.users, part.offsets, part.truth):
+                digest.update(np.ascontiguousarray(column).tobytes())
+        digest.update(f"{self.at} {self.seen}".encode())
+        return digest.hexdigest()[:16]
 
 
 def forward(log: Interactions, horizon: float | None = None, *, seen: Seen | None = None) -> Split:

@@ -21,6 +21,7 @@ from propend.errors import ModelError, NotEnoughDataError, nearest
 from propend.models import storage
 from propend.models.storage import State
 from propend.recommend.attributes import Attributes, attributes_of, check_attributes, state_of
+from propend.recommend.audience import activity, appeal
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION, forbid_seen, top_k
 
@@ -97,13 +98,17 @@ class Recommender(ABC):
     """Whether it builds lists as a whole, so that their order is more than that of the scores."""
     appends: ClassVar[bool] = False
     """Whether ``update`` appends to the histories and leaves what was learnt, instead of learning anew."""
+    likeness: ClassVar[str] = "goes with"
+    """How the reason of a similar item begins."""
+    ordered: ClassVar[bool] = False
+    """Whether the order of a history says what comes next: the model of choice for sessions."""
     spreads: ClassVar[bool] = False
     """Whether what ``update`` appends reaches the items too (over a graph), not only its users."""
 
     parameters: Any
 
     def __init__(self, **settings: Any) -> None:
-        self.parameters = self._checked_parameters(settings)
+        self.parameters = self.check(settings)
         self._log: Interactions | None = None
         self._items: Items = {}
         self._people: Attributes = {}
@@ -124,6 +129,19 @@ class Recommender(ABC):
     def members(self) -> tuple[str, ...]:
         """The labels of those an item may come from; ``Recommendations.source`` counts through them."""
         return (self.label,)
+
+    @classmethod
+    def check(cls, settings: dict[str, Any]) -> Any:
+        """Return settings as ``Parameters``; raises ``ModelError`` for a name or a value that does not fit."""
+        known = [f.name for f in fields(cls.Parameters)]
+        for key in settings:
+            if key not in known:
+                raise ModelError(f"'{cls.name}' has no setting '{key}'{nearest(key, known)}")
+        try:
+            return msgspec.convert(settings, cls.Parameters)
+        except msgspec.ValidationError as error:
+            why = str(error).replace("`", "'").replace("$.", "")
+            raise ModelError(f"'{cls.name}' cannot be set so: {why}") from None
 
     # ---------------------------------------------------------------- public: checks, then work
 
@@ -255,21 +273,26 @@ class Recommender(ABC):
         return Recommendations(nobody, found, best, source, (self.label,))
 
     def audience(self, item: int, k: int = 100) -> tuple[I64, F32]:
-        """Return the k users (codes) with the highest scores for an item they have not met, and the scores.
+        """Return the k users (codes) who would like an item best, of those who have not met it, and how much.
 
-        For campaigns: "who would like this?". Scores of different users are compared as they are.
+        For campaigns: "who would like this?". Scores of different users are not comparable as they are;
+        see ``audience.appeal``.
         """
-        log = self._fitted()
         code = int(self._checked_items([item])[0])
-        histories = log.histories()
-        column = np.empty(len(histories), np.float32)
-        for start, block in self._blocks(histories):
-            scores = self._score(block, self._at)
-            forbid_seen(scores, block.offsets, block.items)
-            column[start : start + len(block)] = scores[:, code]
-        rows, best = top_k(column[None, :], min(k, len(column)))
+        speaker = self._speaker(code)
+        histories = self._fitted().histories()
+        value = np.empty(len(histories), np.float64)
+        for start, block in speaker._blocks(histories):
+            part = speaker._appeal(block, np.array([code]), self._at)
+            value[start : start + len(block)] = part[:, 0]
+        value[histories.row[histories.items == code]] = NO_OPINION
+        rows, best = top_k(value[None, :].astype(np.float32), min(k, len(value)))
         keep = rows[0] >= 0
-        return log.users[rows[0][keep]], best[0][keep]
+        return histories.users[rows[0][keep]], best[0][keep]
+
+    def speaker(self, item: int) -> Recommender:
+        """Return the recommender that says who would like an item: itself, or one it is made of."""
+        return self._speaker(int(self._checked_items([item])[0]))
 
     def reason(
         self, who: int | Sequence[int], item: int, *, names: Sequence[str] | None = None
@@ -401,6 +424,19 @@ class Recommender(ABC):
             f"'{self.name}' knows no likeness of items; ask an item-to-item recommender"
         )
 
+    def _speaker(self, item: int) -> Recommender:  # noqa: ARG002
+        """Return who says how much users want an item; those made of others ask the one that knows it."""
+        return self
+
+    def _knows(self, item: int) -> bool:
+        """Whether something can be said of an item to users who have not met it."""
+        return bool((self._fitted().item == item).any())
+
+    def _appeal(self, histories: Histories, items: I64, at: int) -> npt.NDArray[np.float64]:
+        """Say how much a block's users want the items, comparable between users: [b, m], −∞ for no opinion."""
+        busy = activity(histories, at, self._fitted().clock)
+        return appeal(self._score(histories, at), items, busy)
+
     def _because(
         self, histories: Histories, items: I32, names: Sequence[str] | None
     ) -> list[list[str]]:
@@ -509,15 +545,3 @@ class Recommender(ABC):
         if exclude is not None:
             allowed[self._checked_items(exclude)] = False
         return allowed
-
-    @classmethod
-    def _checked_parameters(cls, settings: dict[str, Any]) -> Any:
-        known = [f.name for f in fields(cls.Parameters)]
-        for key in settings:
-            if key not in known:
-                raise ModelError(f"'{cls.name}' has no setting '{key}'{nearest(key, known)}")
-        try:
-            return msgspec.convert(settings, cls.Parameters)
-        except msgspec.ValidationError as error:
-            why = str(error).replace("`", "'").replace("$.", "")
-            raise ModelError(f"'{cls.name}' cannot be set so: {why}") from None

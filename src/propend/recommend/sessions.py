@@ -61,6 +61,7 @@ class SessionNeighbours(Recommender):
     """
 
     name = "session_neighbours"
+    ordered = True
     Parameters = SessionNeighboursParameters
     repeats = True
     parameters: SessionNeighboursParameters
@@ -206,6 +207,7 @@ class SequentialRules(ItemToItem):
     """
 
     name = "sequential_rules"
+    ordered = True
     Parameters = SequentialRulesParameters
     repeats = True
     parameters: SequentialRulesParameters

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -16,11 +16,14 @@ from propend.expression.nodes import Expression, Probability
 from propend.expression.parse import parse
 from propend.learn.registry import plain
 from propend.serve.live import Live
-from propend.serve.log import Predicted
+from propend.serve.log import Decided, Predicted
 from propend.serve.models import Answer
 from propend.serve.state import plain_value
 
 __all__ = ["Answers", "Fault", "now"]
+
+_NOW: Final = 60_000_000
+"""Microseconds around this moment that count as now."""
 
 
 class Fault(PropendError):  # noqa: N818 - an answer, not an accident
@@ -60,7 +63,7 @@ class Answers:
         if not len(t) and not state.knows(user):
             raise Fault(404, f"no user {user!r}; ids are matched letter by letter")
         counts = np.bincount(t.type, minlength=len(state.schema.types))
-        traits = {name: plain_value(values) for name, values in state.profile(user).items()}
+        traits = {name: plain_value(values) for name, values in state.profile(user, at).items()}
         items = [
             state.schema.item_ids[i] for i in dict.fromkeys(t.item[t.item >= 0][::-1][:50].tolist())
         ]
@@ -98,14 +101,18 @@ class Answers:
         return found if isinstance(found, str) else plain(found)
 
     def prediction(self, task: str, user: str, at: int, reasons: int) -> dict[str, Any]:
-        """Return a prediction from the current model; it is logged, and the shadow model's silently beside it."""
+        """Return a prediction from the current model; it is logged, and the shadow model's silently beside it.
+
+        What is asked about another moment than now is not logged: it is no live answer.
+        """
         live = self.live
+        logged = abs(now() - at) < _NOW
         answer = live.models.of(task).answer(live.state, user, at, reasons)
-        live.log.predicted(Predicted(at, user, task, answer.version, answer.score, 0, answer.missing))  # fmt: skip
-        shadow = live.models.shadow(task)
-        if shadow is not None:
-            silent = shadow.answer(live.state, user, at, 0)
-            live.log.predicted(Predicted(at, user, task, silent.version, silent.score, 1, silent.missing))  # fmt: skip
+        if logged:
+            live.log.predicted(_row(user, at, answer, 0))
+            shadow = live.models.shadow(task)
+            if shadow is not None:
+                live.log.predicted(_row(user, at, shadow.answer(live.state, user, at, 0), 1))
         return _prediction(user, at, answer)
 
     def recommendations(self, user: str, at: int, k: int) -> dict[str, Any]:
@@ -117,12 +124,15 @@ class Answers:
         """Return what to offer in an anonymous session of items, oldest first."""
         known = self.live.state._item_codes
         codes = np.array([known[i] for i in items[-500:] if i in known], np.int64)
-        return {"at": at, "items": self._offers(codes, k)}
+        return {"at": at, "items": self._offers(codes, k, sessions=True)}
 
-    def _offers(self, items: npt.NDArray[Any], k: int) -> list[dict[str, Any]]:
+    def _offers(
+        self, items: npt.NDArray[Any], k: int, *, sessions: bool = False
+    ) -> list[dict[str, Any]]:
         if self.live.recommender is None:
             raise Fault(404, "there is nothing to recommend yet: no stored event carries an item")
-        fitted, within, ids = self.live.recommender
+        users, within, ids, anonymous = self.live.recommender
+        fitted = anonymous if sessions else users
         session = np.asarray(items[items < len(ids)][-200:], np.int64)
         shown = fitted.recommend([session], min(k, len(ids)), within=within)
         pairs = zip(shown.items[0].tolist(), shown.scores[0].tolist(), strict=True)
@@ -154,13 +164,15 @@ class Answers:
         found: dict[str, dict[str, Any]] = {}
         if asked:
             answers = [live.models.of(task).answer(live.state, u, at, 0) for u in asked]
-            table = live.state._user_table
+            consent = consent_of(live.state.traits.table, USER, asked)
+            willing = np.array([not live.state.denied(u, at) for u in asked], np.bool_)
             made = decide(
                 asked, [a.score for a in answers], [self._worth(u, at) for u in asked],
                 msgspec.structs.replace(config.decide, budget=None), now=at, zone=live.workspace.zone,
-                consent=None if table is None else consent_of(table, USER, asked),
+                consent=willing if consent is None else willing & consent,
                 salt=f"{config.workspace.name}-{config.workspace.seed}", currency=config.workspace.currency,
             )  # fmt: skip
+            decided = []
             for user, answer in zip(asked, answers, strict=True):
                 one = made.of(user)
                 detail = {
@@ -168,10 +180,10 @@ class Answers:
                     "probability": one.probability, "expected_profit": plain(one.expected_profit), "push_propensity": one.push_propensity,
                     "policy": one.policy, "reason": one.reason,
                 }  # fmt: skip
-                number = live.log.decided(at, user, one.action, one.propensity, detail)
-                found[user] = {
-                    "number": number, "user": user, "at": at, "action": one.action, "propensity": one.propensity, **detail,
-                }  # fmt: skip
+                decided.append(Decided(user, one.action, one.propensity, detail))
+            for number, one_user in zip(live.log.decide(at, decided), decided, strict=True):
+                user, action, propensity, detail = one_user
+                found[user] = {"number": number, "user": user, "at": at, "action": action, "propensity": propensity, **detail}  # fmt: skip
         return [found.get(u) or {"user": u, "error": "this user was erased"} for u in users]
 
     def _deciding(self) -> str:
@@ -224,6 +236,10 @@ def now() -> int:
 @lru_cache(maxsize=2_048)
 def _parsed(text: str) -> Expression:
     return parse(text)
+
+
+def _row(user: str, at: int, answer: Answer, shadow: int) -> Predicted:
+    return Predicted(at, user, answer.task, answer.version, answer.score, shadow, answer.missing, int(answer.asked))  # fmt: skip
 
 
 def _prediction(user: str, at: int, answer: Answer) -> dict[str, Any]:

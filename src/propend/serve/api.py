@@ -21,9 +21,11 @@ from propend.expression.nodes import Expression
 from propend.learn.registry import plain
 from propend.serve.access import Access
 from propend.serve.answers import Answers, Fault, now
+from propend.serve.collect import Collector
 from propend.serve.dialects.port import moment_of
 from propend.serve.inbox import InboxError
 from propend.serve.live import Live, where
+from propend.serve.log import LogError
 from propend.serve.openapi import ASKS, describe
 
 __all__ = ["Api"]
@@ -34,10 +36,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Api:
-    """A Starlette application over a :class:`Live`; ``app`` is the ASGI callable."""
+    """A Starlette application over a :class:`Live`; ``app`` is the ASGI callable.
 
-    def __init__(self, live: Live) -> None:
-        self.live = live
+    Health and metrics tell of the collector too, where it shares the port.
+    """
+
+    def __init__(self, live: Live, collector: Collector | None = None) -> None:
+        self.live, self.collector = live, collector
         self.answers = Answers(live)
         self.access = Access(live.workspace.config.live.api)
         self.counts: Counter[tuple[str, int]] = Counter()
@@ -102,7 +107,7 @@ class Api:
             return 200, await work(request), None
         except Fault as fault:
             return fault.status, {"error": str(fault)}, None
-        except InboxError as error:
+        except (InboxError, LogError) as error:
             return 503, {"error": str(error)}, {"retry-after": "5"}
         except ModelError as error:
             return 404, {"error": str(error)}, None
@@ -253,7 +258,7 @@ class Api:
     async def outbox(self, request: Request) -> dict[str, Any]:
         """What triggers fired, the latest last."""
         del request
-        return {"fired": self.live.triggers.outbox(most=1_000)}
+        return {"fired": self.live.triggers.outbox.rows(most=1_000)}
 
     async def lag(self, request: Request) -> dict[str, Any]:
         """How far each part is behind."""
@@ -263,7 +268,9 @@ class Api:
     async def health(self, request: Request) -> Any:
         """Whether everything works; 503 with what does not."""
         del request
-        faults = dict(self.live.faults)
+        faults = self.live.impaired()
+        if self.collector is not None and not self.collector.healthy:
+            faults["inbox"] = "the inbox cannot be written"
         if faults:
             return Response(
                 _encode({"status": "impaired", "faults": faults}),
@@ -279,7 +286,7 @@ class Api:
     async def openapi(self, request: Request) -> dict[str, Any]:
         """The description of this API."""
         del request
-        return describe()
+        return describe(collects=self.collector is not None)
 
     async def metrics(self, request: Request) -> Response:
         """Counters and gauges in Prometheus' text format."""
@@ -301,7 +308,11 @@ class Api:
         }
         for name, number in gauges.items():
             lines += [f"# TYPE propend_{name} gauge", f"propend_{name} {number}"]
-        return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+        lines += ["# TYPE propend_answers_dropped_total counter", f"propend_answers_dropped_total {self.live.log.dropped}"]  # fmt: skip
+        text = "\n".join(lines) + "\n"
+        if self.collector is not None:
+            text += self.collector.metrics()
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     async def _near(self, user: str, work: Callable[[], Any]) -> Any:
         """Answer here where the user is in memory, in a thread where the store must be read."""

@@ -1,6 +1,7 @@
 /* Propend: page, track, identify, consent; kept in localStorage until taken; a beacon on leave. */
 (function (w, d) {
-  var s = d.currentScript, q = w.propend || [], K = "propend", L = w.localStorage;
+  var s = d.currentScript, q = w.propend || [], K = "propend", L;
+  try { L = w.localStorage; } catch (e) {}
   var url = (s && s.getAttribute("data-host")) || "", key = (s && s.getAttribute("data-key")) || "";
   function get(k, v) { try { return JSON.parse(L.getItem(K + k)) || v; } catch (e) { return v; } }
   function set(k, v) { try { L.setItem(K + k, JSON.stringify(v)); } catch (e) {} }
@@ -42,12 +43,12 @@
     set("box", box);
   }
   var to = url + "/v1/events?key=" + encodeURIComponent(key);
-  function body(part) { return JSON.stringify({ events: part, sent: new Date().toISOString() }); }
+  function body(n) { return new Blob([JSON.stringify({ events: box.slice(0, n), sent: new Date().toISOString() })]); }
   function send() {
     if (busy || !box.length) return;
     busy = true;
-    var part = box.slice(0, 50);
-    fetch(to, { method: "POST", keepalive: part.length < 30, body: body(part) }).then(function (r) {
+    var part = box.slice(0, 50), b = body(50);
+    fetch(to, { method: "POST", keepalive: b.size < 3e4 && wait < 501, body: b }).then(function (r) {
       busy = false;
       if (r.ok || (r.status < 500 && r.status !== 429 && r.status !== 408)) { done(part); wait = 500; if (box.length) send(); }
       else again();
@@ -56,7 +57,7 @@
   function again() { wait = Math.min(6e4, wait * 2); setTimeout(send, wait); }
   function leave() {
     if (d.visibilityState !== "hidden" || !box.length || !w.navigator.sendBeacon) return;
-    w.navigator.sendBeacon(to, body(box.slice(0, 50)));
+    for (var n = 50; n && !w.navigator.sendBeacon(to, body(n)); n >>= 1);
   }
   d.addEventListener("visibilitychange", leave);
   var api = {

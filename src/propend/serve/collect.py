@@ -20,8 +20,25 @@ import msgspec
 from propend.serve.bodies import TooLarge, cut_ip, cut_ips, depth_fault, inflate
 from propend.serve.commit import GroupWriter, Overload
 from propend.serve.dialects import dialect_of
-from propend.serve.dialects.port import JSON, TEXT, Accepted, BadBody, Dialect, Request
-from propend.serve.inbox import Batch, Inbox, InboxError, Rejected
+from propend.serve.dialects.port import (
+    JSON,
+    TEXT,
+    Accepted,
+    BadBody,
+    Dialect,
+    Request,
+    source_of,
+    wrapper_of,
+)
+from propend.serve.inbox import (
+    MOST_REFUSED,
+    MOST_REFUSED_BYTES,
+    Batch,
+    Inbox,
+    InboxError,
+    Rejected,
+)
+from propend.serve.refused import Refusals, refused_entry
 from propend.serve.vocabulary import is_bot
 
 __all__ = ["Collector", "Limits", "snippet"]
@@ -44,9 +61,11 @@ class Limits(msgspec.Struct, frozen=True):
     pending: int = 64 << 20
     """Bytes waiting for the disk; beyond it requests are answered 429."""
     receiving: int = 256 << 20
-    """Bytes of bodies being received at once; beyond it requests are answered 429."""
-    rejected: int = 100_000
+    """Bytes of bodies held at once, from what a request announces until it is answered; beyond it requests are answered 429."""
+    rejected: int = MOST_REFUSED
     """Refused requests that are kept; later ones are only counted."""
+    rejected_bytes: int = MOST_REFUSED_BYTES
+    """Bytes of them."""
     slow: float = 30.0
     """Seconds a body may take to arrive."""
 
@@ -79,14 +98,16 @@ class Collector:
         self.writer = GroupWriter(inbox, self.limits.pending)
         self.counts: Counter[str] = Counter()
         self.events: Counter[tuple[str, str]] = Counter()
-        self._receiving = 0
+        self.receiving = 0
+        """Bytes of bodies held at the moment."""
         self._latest = 0
-        self._kept = 0
+        self.refusals = Refusals(inbox, self.limits.rejected, self.limits.rejected_bytes)
+        self._opening = asyncio.Semaphore(2)
         self.healthy = True
 
     async def start(self) -> None:
         """Start the writer inside the running loop."""
-        self._kept = self.inbox.refused()
+        self.refusals.look()
         self.writer.start()
 
     async def stop(self) -> None:
@@ -122,8 +143,9 @@ class Collector:
             if stub is not None:
                 await _answer(send, *stub)
                 return
+        held = _Held(self, self.limits.receiving)
         try:
-            status, body, kind = await self._take(scope, receive)
+            status, body, kind = await self._take(scope, receive, held)
         except Overload:
             self.counts["overload"] += 1
             await _answer(send, 429, b'{"error":"busy; try again"}', JSON, [(b"retry-after", b"2")])
@@ -154,12 +176,14 @@ class Collector:
         else:
             self.counts[f"status_{status}"] += 1
             await _answer(send, status, body, kind)
+        finally:
+            self.receiving -= held.bytes
 
     # ---- taking
 
-    async def _take(self, scope: Scope, receive: Receive) -> tuple[int, bytes, bytes]:
+    async def _take(self, scope: Scope, receive: Receive, held: _Held) -> tuple[int, bytes, bytes]:
         headers = dict(scope["headers"])
-        raw = await self._body(headers, receive)
+        raw = await self._body(headers, receive, held)
         if raw is None:
             self.counts["too_large"] += 1
             return 413, b'{"error":"the body is too large"}', JSON
@@ -171,12 +195,15 @@ class Collector:
             if len(raw) <= _SMALL or raw[:1] in (b"{", b"["):
                 body = inflate(raw, encoding, self.limits.inflated)
             else:  # may be a bomb, and the others need not wait for it
-                body = await asyncio.to_thread(inflate, raw, encoding, self.limits.inflated)
+                async with self._opening:
+                    body = await asyncio.to_thread(inflate, raw, encoding, self.limits.inflated)
+            if body is not raw:
+                held.hold(len(body))
         except TooLarge:
             self.counts["too_large"] += 1
-            await self._refuse(
-                "", "", path, "the body grows too large when decompressed", raw[:10_000]
-            )
+            reason = "the body grows too large when decompressed"
+            request = Request(path, {}, headers, raw[:10_000])
+            await self._keep_refused(refused_entry(request, self._now(), "", reason))
             return 413, b'{"error":"the body is too large"}', JSON
         except BadBody as error:
             body, fault = raw, str(error)
@@ -203,10 +230,21 @@ class Collector:
                     fault = f"more than {self.limits.events} events in one request"
             except BadBody as error:
                 fault = str(error)
-            except (AttributeError, TypeError, KeyError, ValueError, RecursionError) as error:
+            except (
+                AttributeError,
+                TypeError,
+                LookupError,
+                ValueError,
+                ArithmeticError,
+                RecursionError,
+            ) as error:
                 fault = f"the body has not the shape it should ({type(error).__name__})"
         if fault or accepted is None:
-            await self._refuse("", dialect.name, path, fault, body)
+            marks = _marks(request, request.agent)
+            entry = refused_entry(
+                request, self._now(), dialect.name, fault, agent=request.agent, marks=marks
+            )
+            await self._keep_refused(entry)
             return dialect.bad(request, fault)
         return await self._keep(scope, request, dialect, accepted)
 
@@ -214,13 +252,23 @@ class Collector:
         self, scope: Scope, request: Request, dialect: Dialect, accepted: Accepted
     ) -> tuple[int, bytes, bytes]:
         """Store what was accepted and return the reply."""
-        source: str | None = "live"
-        if self.keys:  # Jitsu's keys are KEY:SECRET
-            source = self.keys.get(accepted.key) or self.keys.get(accepted.key.partition(":")[0])
-        if source is None:
-            await self._refuse(
-                accepted.key, dialect.name, request.path, "unknown write key", request.body
+        source = source_of(accepted.key, self.keys)
+        agent, now = request.agent, self._now()
+        marks = _marks(request, agent)
+        told: dict[str, Any] = {"key": accepted.key, "agent": agent, "marks": marks}
+        wrap = wrapper_of(request.body if accepted.refused else b"")
+        refused = [
+            refused_entry(
+                request, now, dialect.name, reason, body=wrap(original), source=source or "", **told,
             )
+            for reason, original in accepted.refused
+        ]  # fmt: skip
+        if source is None and accepted.store:
+            reason = "unknown write key"
+            refused.append(refused_entry(request, now, dialect.name, reason, body=accepted.body, taken=True, **told))  # fmt: skip
+        if refused:
+            await self._keep_refused(*refused)
+        if source is None:
             if dialect.name in ("own", "posthog_v1", "mixpanel_import"):
                 return (
                     401,
@@ -228,20 +276,17 @@ class Collector:
                     JSON,
                 )
             return accepted.status, accepted.reply, accepted.type
-        for reason, original in accepted.refused:
-            await self._refuse(accepted.key, dialect.name, request.path, reason, original)
         if accepted.store:
-            agent = request.header(b"user-agent")[:500]
             await self.writer.put(
                 Batch(
-                    self._now(),
+                    now,
                     source,
                     dialect.name,
                     request.path,
                     agent,
                     cut_ip(_client(scope)),
-                    _marks(request, agent),
-                    cut_ips(accepted.body),
+                    marks,
+                    await _without_ips(accepted.body),
                 )
             )
             self.healthy = True
@@ -253,29 +298,28 @@ class Collector:
         self._latest = max(self._latest, clock.time_ns() // 1_000)
         return self._latest
 
-    async def _refuse(self, key: str, dialect: str, path: str, reason: str, body: bytes) -> None:
+    async def _keep_refused(self, *entries: Rejected) -> None:
         """Keep what was refused, as long as there is room for it."""
-        self.counts["refused"] += 1
-        if self._kept < self.limits.rejected:
-            self._kept += 1
-            entry = Rejected(
-                self._now(), key[:200], dialect, path[:500], reason, cut_ips(body[: 1 << 20])
-            )
-            await asyncio.to_thread(self.inbox.reject, [entry])
+        self.counts["refused"] += len(entries)
+        unkept = await self.refusals.keep(entries)
+        if unkept:
+            self.counts["refused_not_kept"] += unkept
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+    async def _body(
+        self, headers: dict[bytes, bytes], receive: Receive, held: _Held
+    ) -> bytes | None:
         """Return the body as sent, ``None`` where it is too large. Raises ``Overload`` while too much is under way."""
         length = headers.get(b"content-length", b"0")
-        size = int(length) if length.isdigit() else 0
+        size = int(length) if length.isdigit() and len(length) < 20 else 0
         if size > self.limits.body:
             return None
-        if self._receiving + size > self.limits.receiving:
-            raise Overload
+        held.hold(size)  # what is announced has its place before it comes
         message = await receive()
         if not message.get("more_body"):
             if message["type"] == "http.disconnect":
                 raise _Gone
             whole: bytes = message.get("body", b"")
+            held.hold(len(whole) - size)
             return whole if len(whole) <= self.limits.body else None
         chunks: list[bytes] = []
         got = 0
@@ -284,9 +328,9 @@ class Collector:
                 while True:
                     chunk = message.get("body", b"")
                     got += len(chunk)
-                    self._receiving += len(chunk)
                     if got > self.limits.body:
                         return None
+                    held.hold(got - held.bytes)
                     chunks.append(chunk)
                     if not message.get("more_body"):
                         return b"".join(chunks)
@@ -295,8 +339,6 @@ class Collector:
                         raise _Gone
         except TimeoutError:
             raise _Gone from None
-        finally:
-            self._receiving -= got
 
     # ---- what is not an event
 
@@ -355,6 +397,24 @@ class Collector:
         return "\n".join(lines) + "\n"
 
 
+class _Held:
+    """What one request holds of the bytes that all may hold together."""
+
+    __slots__ = ("_all", "_most", "bytes")
+
+    def __init__(self, everybody: Collector, most: int) -> None:
+        self._all, self._most, self.bytes = everybody, most, 0
+
+    def hold(self, more: int) -> None:
+        """Hold more (nothing where it is not more); raises ``Overload`` where that is too much."""
+        if more <= 0:
+            return
+        if self._all.receiving + more > self._most:
+            raise Overload
+        self._all.receiving += more
+        self.bytes += more
+
+
 class _Gone(Exception):  # noqa: N818 - the client went away
     pass
 
@@ -386,6 +446,10 @@ def _marks(request: Request, agent: str) -> str:
     if request.headers.get(b"dnt") == b"1":
         marks = f"{marks} dnt".strip()
     return marks
+
+
+async def _without_ips(body: bytes) -> bytes:
+    return cut_ips(body) if len(body) <= _SMALL else await asyncio.to_thread(cut_ips, body)
 
 
 def _query(raw: bytes) -> dict[str, str]:

@@ -35,7 +35,7 @@ _PATIENCE: Final = 60.0
 """Seconds to wait for another process to let go of a folder."""
 _FOREVER: Final = 1 << 62
 _NAMING: Final = (
-    ("log.db", "predictions"), ("log.db", "decisions"), ("triggers.db", "held"), ("triggers.db", "outbox"), ("identity.db", "facts"),
+    ("log.db", "predictions"), ("log.db", "decisions"), ("triggers.db", "held"), ("triggers.db", "outbox"), ("triggers.db", "watched"), ("identity.db", "facts"),
 )  # fmt: skip
 """Files and tables of the live side that name users."""
 
@@ -56,7 +56,12 @@ def known(workspace: Workspace, ids: Sequence[str]) -> bool:
     if not found:
         mentions, inbox = Mentions(ids), open_live_inbox(workspace)
         try:
-            found = any(mentions.within(e.body) for page in _refused(inbox) for e in page)
+            found = any(
+                mentions.within(part)
+                for page in _refused(inbox)
+                for e in page
+                for part in (e.body, e.asked.encode())
+            )
         finally:
             inbox.close()
     if found and not Store.exists(workspace.store_folder):
@@ -115,8 +120,9 @@ def _from_refused(inbox: Inbox, mentions: Mentions) -> int:
     touched = 0
     for page in _refused(inbox):
         for entry in page:
-            rest = mentions.without(entry.body)
-            if rest != entry.body:
+            named = mentions.within(entry.asked.encode())  # sent with GET
+            rest = b"" if named else mentions.without(entry.body)
+            if named or rest != entry.body:
                 touched += 1
                 if rest:
                     inbox.reject([entry._replace(body=rest)])

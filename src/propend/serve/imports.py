@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
 import json
 import time as clock
 import zipfile
@@ -18,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, Protocol, cast
 
 import msgspec
 
@@ -30,6 +29,8 @@ __all__ = ["SHAPES", "import_files"]
 
 Row = dict[str, Any]
 _CHUNK: Final = 500
+_LONGEST: Final = 64 << 20
+"""Bytes of a line."""
 _GA4_KEY: Final = (
     "user_pseudo_id", "event_timestamp", "event_name", "event_bundle_sequence_id", "batch_page_id", "batch_ordering_id", "batch_event_index",
 )  # fmt: skip
@@ -74,6 +75,8 @@ def import_files(inbox: Inbox, files: Sequence[Path], shape: str, source: str) -
             raise DataError(
                 f"{path} is a damaged archive ({error}); what came before the damage may be in already, repeats are left out: bring a whole one"
             ) from None
+        except csv.Error as error:
+            raise DataError(f"{path} is no CSV file as {shape} exports it ({error})") from None
         if chunk:
             _put(inbox, chunk, dialect, wrap, source, counts)
     return counts
@@ -106,39 +109,56 @@ def _put(
 
 
 def rows_of(path: Path, shape: str, counts: dict[str, int]) -> Iterator[Row]:
-    """Yield the rows of a file, by its ending: parquet, csv, json lines, tsv, gzipped or in a zip."""
+    """Yield the rows of a file, by its ending: parquet, csv, json lines, tsv, gzipped or in a zip.
+
+    A file is read as it goes, however large it is; a single line beyond 64 MB is no row.
+    """
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as whole:
             for name in sorted(whole.namelist()):
                 if not name.endswith("/"):
-                    yield from _rows(name, whole.read(name), shape, counts)
+                    with whole.open(name) as member:
+                        yield from _rows(name, cast("_File", member), shape, counts)
     elif path.suffix in (".parquet", ".pq"):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            for batch in pq.ParquetFile(path).iter_batches(5_000):
+            for batch in pq.ParquetFile(path).iter_batches(_CHUNK):
                 yield from batch.to_pylist()
         except pa.ArrowInvalid as error:
             raise DataError(f"{path} is no Parquet file ({error})") from None
     else:
-        yield from _rows(path.name, path.read_bytes(), shape, counts)
+        with path.open("rb") as file:
+            yield from _rows(path.name, file, shape, counts)
 
 
-def _rows(name: str, data: bytes, shape: str, counts: dict[str, int]) -> Iterator[Row]:
-    if data[:2] == b"\x1f\x8b":
-        data, name = gzip.decompress(data), name.removesuffix(".gz")
+class _File(Protocol):
+    """What plain files, members of a zip and gzipped streams have in common."""
+
+    def peek(self, n: int, /) -> bytes: ...
+    def readline(self, size: int, /) -> bytes: ...
+
+
+def _rows(name: str, file: _File, shape: str, counts: dict[str, int]) -> Iterator[Row]:
+    if file.peek(2)[:2] == b"\x1f\x8b":
+        name = name.removesuffix(".gz")
+        with gzip.GzipFile(fileobj=cast("IO[bytes]", file)) as opened:
+            yield from _rows(name, opened, shape, counts)
+        return
     if shape == "snowplow":
-        for line in io.StringIO(data.decode("utf-8", "replace"), newline="\n"):
-            cells = line.rstrip("\n").split("\t")
+        for raw in _lines(file, counts):
+            cells = raw.decode("utf-8", "replace").rstrip("\n").split("\t")
             if len(cells) > max(_SNOWPLOW.values()):
                 yield {key: cells[at] for key, at in _SNOWPLOW.items()}
-            elif line.strip():
+            elif raw.strip():
                 counts["unreadable"] += 1
     elif name.endswith(".csv"):
-        yield from csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"), newline=""))
+        csv.field_size_limit(_LONGEST)
+        texts = (raw.decode("utf-8", "replace") for raw in _lines(file, counts))
+        yield from csv.DictReader(text.removeprefix("\ufeff") for text in texts)
     else:
-        for raw in data.splitlines():
+        for raw in _lines(file, counts):
             if not raw.strip():
                 continue
             try:
@@ -149,6 +169,17 @@ def _rows(name: str, data: bytes, shape: str, counts: dict[str, int]) -> Iterato
                 yield row
             else:
                 counts["unreadable"] += 1
+
+
+def _lines(file: _File, counts: dict[str, int]) -> Iterator[bytes]:
+    """Yield lines; what goes on beyond the longest one is passed over and counted as unreadable."""
+    while line := file.readline(_LONGEST):
+        if len(line) < _LONGEST or line.endswith(b"\n"):
+            yield line
+            continue
+        counts["unreadable"] += 1
+        while (rest := file.readline(_LONGEST)) and not rest.endswith(b"\n"):
+            pass
 
 
 # ---- shapes

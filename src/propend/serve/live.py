@@ -12,6 +12,7 @@ import threading
 import time as clock
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox, open_inbox
 from propend.serve.log import AnswerLog
 from propend.serve.models import Models
-from propend.serve.move import Mover, check_folder
+from propend.serve.move import Arrived, Mover, check_folder
 from propend.serve.state import LiveState
 from propend.serve.triggers import Triggers
 
@@ -64,13 +65,46 @@ def open_identity(workspace: Workspace) -> Identity:
 
 @contextlib.contextmanager
 def moving(workspace: Workspace) -> Iterator[Mover]:
-    """Open a workspace's mover, with its inbox and identity facts, for one piece of work."""
+    """Open a workspace's mover, with its inbox and identity facts, for one piece of work.
+
+    Where triggers are declared it judges what waits before it moves it: what is in the store is not judged any more.
+    """
     inbox, identity = open_live_inbox(workspace), open_identity(workspace)
+    mover = _mover(workspace, inbox, identity)
+    if workspace.config.live.triggers:
+        mover.first = partial(_judge, workspace, inbox, identity)
     try:
-        yield _mover(workspace, inbox, identity)
+        yield mover
     finally:
         identity.close()
         inbox.close()
+
+
+def _judge(workspace: Workspace, inbox: Inbox, identity: Identity, upto: int | None) -> int:
+    """Have the triggers judge what waits, as far as asked; returns the position up to which they have."""
+    path = check_folder(workspace.folder) / "triggers.db"
+    state = _state(workspace, inbox, identity)
+    triggers = Triggers(workspace.config.live.triggers, path, state)
+    try:
+        last = inbox.last() if upto is None else upto
+        while triggers.position < last:
+            before = state.position
+            events = state.refresh()
+            if state.position == before:
+                break
+            triggers.judge(events, state.position)
+        return min(last, triggers.position)
+    finally:
+        triggers.close()
+
+
+def _state(workspace: Workspace, inbox: Inbox, identity: Identity) -> LiveState:
+    live = workspace.config.live
+    return LiveState(
+        workspace.store_folder, inbox, identity, zone=workspace.zone,
+        tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
+        traits=live.traits,
+    )  # fmt: skip
 
 
 def _mover(workspace: Workspace, inbox: Inbox, identity: Identity) -> Mover:
@@ -93,10 +127,7 @@ class Live:
         folder = check_folder(workspace.folder)
         self.inbox = inbox or open_live_inbox(workspace)
         self.identity = open_identity(workspace)
-        self.state = LiveState(
-            workspace.store_folder, self.inbox, self.identity, zone=workspace.zone,
-            tasks=tuple(t.name for t in workspace.config.tasks), memory_mb=live.memory_mb, properties=live.properties,
-        )  # fmt: skip
+        self.state = _state(workspace, self.inbox, self.identity)
         self.mover = _mover(workspace, self.inbox, self.identity)
         self.models = Models(workspace.folder / "models", live.shadow)
         self.log = AnswerLog(folder / "log.db", self.state.forgotten)
@@ -105,6 +136,7 @@ class Live:
         self.recommender: Any = None
         self.visible: list[float] = []
         self.faults: dict[str, str] = {}
+        self._unjudged: list[Arrived] = []
         self._stop = threading.Event()
         self._moving: subprocess.Popen[str] | None = None
         self._threads: list[threading.Thread] = []
@@ -124,7 +156,10 @@ class Live:
         if move:
             loops.append(("mover", self.move_apart, self.every))
         if self.triggers.declared:
-            loops += [("sweep", self._sweep, _SWEEP), ("webhooks", self.triggers.deliver_soon, 0.0)]
+            loops.append(("sweep", self._sweep, _SWEEP))
+            for number, address in enumerate(self.triggers.outbox.addresses, 1):
+                send = partial(self.triggers.outbox.deliver_soon, address)
+                loops.append((f"webhooks {number}", send, 0.0))
         for name, work, pause in loops:
             thread = threading.Thread(
                 target=self._loop, args=(name, work, pause), name=f"live-{name}", daemon=True
@@ -169,13 +204,15 @@ class Live:
         """Take in what is new and judge the triggers on it; returns how many events were new."""
         before = self.state.position
         events = self.state.refresh()
-        if self.state.position == before:
+        if self.state.position == before and not self._unjudged:
             return 0
         now = clock.time()
         self.visible += [now - a.received / 1e6 for a in events[-100:]]
         del self.visible[:-20_000]
-        if self.triggers.declared:
-            self.triggers.judge(events, self.state.position)
+        if self.triggers.declared:  # where it fails they are judged the next time
+            self._unjudged += events
+            self.triggers.judge(self._unjudged, self.state.position)
+            self._unjudged = []
         return max(len(events), 1)
 
     def _seen(self) -> int:
@@ -216,12 +253,20 @@ class Live:
         schema = Schema.of(fresh, self.state.zone, self.state.tasks)
         with contextlib.suppress(DataError):
             rules = self.workspace.config.recommend
-            self.recommender = (fit_default(fresh, schema, rules=rules), catalogue(fresh), fresh.item_ids())
+            users = fit_default(fresh, schema, rules=rules)
+            sessions = fit_default(fresh, schema, rules=rules, sessions=True)
+            self.recommender = (users, catalogue(fresh), fresh.item_ids(), sessions)
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)
 
     # ---- how it is
+
+    def impaired(self) -> dict[str, str]:
+        """Return what does not work, and why: threads, models that could not be loaded, the answer log."""
+        models = {f"model {task}": fault for task, fault in self.models.faults.items()}
+        log = {"log": self.log.fault} if self.log.fault else {}
+        return {**self.faults, **models, **log}
 
     def lag(self) -> dict[str, Any]:
         """Return how far everything is behind, in batches and seconds."""
@@ -238,7 +283,7 @@ class Live:
             "visible_seconds": age, "stored_seconds": store_age,
             "visible_p50": float(np.quantile(visible, 0.5)), "visible_p99": float(np.quantile(visible, 0.99)),
             "fired_p99": float(np.quantile(fired, 0.99)),
-            "faults": {**self.faults, **{f"trigger {name}": fault for name, fault in self.triggers.faults.items()}},
+            "faults": {**self.impaired(), **{f"trigger {name}": fault for name, fault in self.triggers.faults.items()}},
             "rejected": self.inbox.refused(),
         }  # fmt: skip
 

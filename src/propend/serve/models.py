@@ -44,30 +44,42 @@ class Served:
 
     def __init__(self, fitted: Fitted, version: int) -> None:
         self.fitted, self.version = fitted, version
-        self._program: Program | None = None
-        self._schema_version = -1
+        self._compiled: tuple[int, Program] | None = None
         self._bounds = bounder(fitted.card.get("uncertainty", {}))
+        self._codes = {j: {text: code for code, text in enumerate(known)} for j, known in fitted.categories.items()}  # fmt: skip
         self._features = (*fitted.features, fitted.task.population)
 
     def row(self, state: LiveState, user: str, at: int) -> tuple[npt.NDArray[np.float64], bool]:
         """Return the features [1, d] with the codes the model knows, and whether the user is in the population."""
-        if self._program is None or self._schema_version != state.schema_version:
-            self._schema_version = state.schema_version
-            self._program = Program(self._features, state.schema)
-        t, profile = state.timelines(user, at), state.profile(user)
-        values = self._program.run(t, at, profile)
+        program = self._program(state)
+        t, profile = state.timelines(user, at), state.profile(user, at)
+        values = program.run(t, at, profile)
         X = values[:-1].reshape(1, -1)
-        for j, known in self.fitted.categories.items():
-            answer = evaluate(
-                [self.fitted.features[j]], t, Rows.of([0], [at]), state.schema, profile=profile
-            )[0]
+        asked = [self.fitted.features[j] for j in self.fitted.categories]
+        answers = (
+            evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile) if asked else []
+        )
+        for (j, known), answer in zip(self._codes.items(), answers, strict=True):
             text = (
                 answer.values[answer.codes[0]]
                 if isinstance(answer, Column) and answer.codes[0] >= 0
                 else None
             )
-            X[0, j] = known.index(text) if text in known else np.nan
+            X[0, j] = np.nan if text is None else known.get(text, np.nan)
         return X, bool(values[-1] > 0)
+
+    def _program(self, state: LiveState) -> Program:
+        """Return the features compiled for the schema as it is; threads see version and program as one."""
+        held, version = self._compiled, state.schema_version
+        if held is None or held[0] != version:
+            held = self._compiled = (version, Program(self._features, state.schema))
+        return held[1]
+
+    def warm(self) -> None:
+        """Score and explain a row without values: what a model makes at its first use, no request has to wait for."""
+        X = np.full((1, len(self.fitted.features)), np.nan)
+        self.fitted.score(X)
+        self.fitted.reasons(X)
 
     def answer(self, state: LiveState, user: str, at: int, reasons: int = 3) -> Answer:
         """Return the prediction for a user at a moment."""
@@ -75,8 +87,7 @@ class Served:
         score = float(np.max(self.fitted.score(X)[0]))  # of many answers, the likeliest one's
         why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
         low, high = (float(v[0]) for v in self._bounds([score]))
-        # the ends are learnt on held-out rows apart from the score; widened to hold it they cover no less
-        span = None if np.isnan(low) else (min(low, score), max(high, score))
+        span = None if np.isnan(low) else (low, high)
         return Answer(
             self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
         )
@@ -118,6 +129,7 @@ class Models:
                             **self._shadows,
                             home.name: Served(self.registry.load(home.name, shadow), shadow),
                         }
+                    fresh.warm()
                 except ModelError as error:
                     self.faults[home.name] = str(error)
                     continue

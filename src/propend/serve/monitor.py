@@ -27,7 +27,7 @@ from propend.learn.registry import plain
 from propend.learn.train import Fitted
 from propend.names import DAY, MICROSECONDS
 from propend.pipeline.workspace import Workspace
-from propend.serve.inbox import SqliteInbox
+from propend.serve.inbox import open_inbox
 from propend.serve.log import AnswerLog, Predicted
 from propend.serve.move import moved_to
 from propend.serve.profit import outcomes, profit
@@ -37,7 +37,7 @@ __all__ = ["RULE", "benjamini_hochberg", "matured", "monitor", "psi", "volume"]
 
 F64 = npt.NDArray[np.float64]
 RULE: Final = (
-    "fit again where the interval of the live AUROC lies below the card's AUROC, or where more than a quarter of the "
+    "fit again where the interval of the current version's live AUROC (for amounts: Gini) lies below the card's, or where more than a quarter of the "
     "model's ten strongest features drift (PSI > 0.2 and q < 0.05); promote only what has a lower log loss on the last forward rows"
 )
 LEAST: Final = 30
@@ -171,32 +171,48 @@ def _task(
 ) -> dict[str, Any]:
     store, schema = workspace.store, workspace.schema
     fitted = workspace.registry.load(task)
-    given = log.predictions(task)
+    every = log.predictions(task)
+    asked = [p for p in every if p.asked]  # others are not in the task's population
+    given = [p for p in asked if p.version == version and not p.shadow]
     report: dict[str, Any] = {
         "task": task, "ask": fitted.task.ask, "version": version, "predictions": len(given), "periods": [], "overall": None, "drift": [],
+        "outside": len(every) - len(asked), "others": [],
         "missing_share": float(np.mean([p.missing for p in given]) / max(len(fitted.features), 1)) if given else None,
     }  # fmt: skip
-    if fitted.task.answer == "yes_no":
-        for shadow, name in ((0, "overall"), (1, "shadow")):
+    if fitted.task.answer in ("yes_no", "amount"):
+        part, labels = matured(store, schema, fitted, given, now)
+        report["matured"] = len(part)
+        report["overall"] = _quality(fitted, part, labels)
+        report["periods"] = _periods(fitted, part, labels, period)
+        for number, shadow in sorted({(p.version, p.shadow) for p in asked} - {(version, 0)}):
             part, labels = matured(
-                store, schema, fitted, [p for p in given if p.shadow == shadow], now
-            )
-            report[name] = _quality(fitted, part, labels)
-            if not shadow:
-                report["matured"] = len(part)
-                report["periods"] = _periods(fitted, part, labels, period)
+                store, schema, fitted, [p for p in asked if (p.version, p.shadow) == (number, shadow)], now
+            )  # fmt: skip
+            report["others"].append(
+                {"version": number, "shadow": bool(shadow), "matured": len(part), "overall": _quality(fitted, part, labels)}
+            )  # fmt: skip
     report["drift"] = _drift(workspace, fitted, now)
     report["due"], report["verdict"] = _verdict(fitted, report)
     return report
 
 
 def _quality(fitted: Fitted, part: Sequence[Predicted], y: F64) -> dict[str, Any] | None:
-    """Return AUROC with its interval and calibration beside the base rate's log loss, or ``None`` where too little matured."""
+    """Return AUROC with its interval and calibration beside the base rate's log loss, or ``None`` where too little matured.
+
+    For amounts: Gini with its interval, and the mean error beside that of always answering the median of what came true.
+    """
     positives = int((y > 0).sum())
     if min(positives, len(y) - positives) < LEAST:
         return None
     score = np.array([p.score for p in part])
     groups = np.unique([p.user for p in part], return_inverse=True)[1]
+    if fitted.task.answer == "amount":
+        interval = metrics.bootstrap_interval(metrics.gini, y, score, groups=groups, n=200, seed=7)
+        return {
+            "rows": len(y), "positives": positives, "gini": interval.value, "gini_low": interval.low, "gini_high": interval.high,
+            "mae": metrics.mae(y, score), "baseline_mae": metrics.mae(y, np.full(len(y), np.median(y))),
+            "mean_score": float(score.mean()), "rate": float(y.mean()), "card_gini": fitted.card["metrics"].get("gini"),
+        }  # fmt: skip
     interval = metrics.bootstrap_interval(metrics.auroc, y, score, groups=groups, n=200, seed=7)
     base = np.full(
         len(y), float(fitted.card.get("positives", 0)) / max(float(fitted.card.get("rows", 1)), 1.0)
@@ -218,9 +234,15 @@ def _periods(
         rows = np.flatnonzero(at == number).tolist()
         quality = _quality(fitted, [part[i] for i in rows], y[rows])
         start = wall(int(number) * period).date().isoformat()
-        figures = quality or dict.fromkeys(
-            ("auroc", "log_loss", "baseline_log_loss", "mean_score", "rate", "calibration_error")
+        names = (
+            "auroc",
+            "log_loss",
+            "baseline_log_loss",
+            "mean_score",
+            "rate",
+            "calibration_error",
         )
+        figures = {**dict.fromkeys(names), **(quality or {})}
         found.append(
             {
                 "from": start,
@@ -281,11 +303,10 @@ def _verdict(fitted: Fitted, report: dict[str, Any]) -> tuple[bool, str]:
     moved = [d for d in report["drift"] if d["rank"] <= 10 and d["psi"] > 0.2]
     overall = report["overall"]
     strongest = min(10, max(len(fitted.features), 1))
-    if overall is not None and overall["auroc_high"] < overall["card_auroc"]:
-        return (
-            True,
-            f"fit again: live AUROC {overall['auroc']:.3f} is below the card's {overall['card_auroc']:.3f}",
-        )
+    key, name = ("gini", "Gini") if fitted.task.answer == "amount" else ("auroc", "AUROC")
+    card = None if overall is None else overall[f"card_{key}"]
+    if overall is not None and card is not None and overall[f"{key}_high"] < card:
+        return True, f"fit again: live {name} {overall[key]:.3f} is below the card's {card:.3f}"
     if len(moved) > strongest / 4:
         return True, f"fit again: {len(moved)} of the {strongest} strongest features drifted"
     if overall is None:
@@ -295,7 +316,7 @@ def _verdict(fitted: Fitted, report: dict[str, Any]) -> tuple[bool, str]:
         )
     return (
         False,
-        f"holds: live AUROC {overall['auroc']:.3f} ({overall['auroc_low']:.3f} to {overall['auroc_high']:.3f})",
+        f"holds: live {name} {overall[key]:.3f} ({overall[f'{key}_low']:.3f} to {overall[f'{key}_high']:.3f})",
     )
 
 
@@ -355,12 +376,10 @@ def volume(store: Store, now: int, days: int = 60) -> list[dict[str, Any]]:
 
 def _lag(workspace: Workspace, store: Store) -> dict[str, Any]:
     """Return how many batches wait for the store, and since when."""
-    if (
-        workspace.config.live.inbox
-        or not (workspace.folder / "live" / "inbox" / "inbox.db").exists()
-    ):
+    url, folder = workspace.config.live.inbox, workspace.folder / "live" / "inbox"
+    if not url and not (folder / "inbox.db").exists():
         return {}
-    inbox = SqliteInbox(workspace.folder / "live" / "inbox")
+    inbox = open_inbox(url or folder)
     try:
         position = moved_to(store)
         waiting = inbox.read(position, 1)

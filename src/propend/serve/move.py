@@ -8,8 +8,9 @@ doubles any. Live events pass the same cleaning as every other source.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,12 +24,12 @@ from propend.errors import DataError
 from propend.events.durable import exclusive, sync_folder, write_parquet
 from propend.events.ingest import IngestReport, ingest, replay
 from propend.events.store import Store
-from propend.serve.dialects import BY_NAME, dialect_of
-from propend.serve.dialects.port import BadBody, Event, Fact, Refused, Request
+from propend.serve.dialects.port import Event, Fact, wrapper_of
 from propend.serve.identity import Identity
-from propend.serve.inbox import Batch, Claim, Inbox, Rejected
+from propend.serve.inbox import MOST_REFUSED, MOST_REFUSED_BYTES, Batch, Claim, Inbox, Rejected
+from propend.serve.meaning import meaning
 
-__all__ = ["Arrived", "Mover", "Taken", "live_source", "meaning", "replay_rejected", "take"]
+__all__ = ["MARKS", "Arrived", "Mover", "Taken", "live_source", "take"]
 
 _ROLES: Final = (
     "user",
@@ -44,10 +45,10 @@ _ROLES: Final = (
     "message_id",
     "arrival",
 )
+_log = logging.getLogger("propend.serve")
+MARKS: Final = "marks"
+"""Property of every live event: ``bot``, ``gpc``, ``dnt``, ``denied``, separated by spaces."""
 _MOMENT: Final = pa.timestamp("us", "UTC")
-_EARLIEST: Final = 0
-_LATEST: Final = 4_102_444_800_000_000
-"""The year 2100: a time beyond it is a broken clock, not a future event."""
 
 
 class Arrived(NamedTuple):
@@ -58,6 +59,8 @@ class Arrived(NamedTuple):
     received: int
     source: str
     event: Event
+    imported: bool = False
+    """Whether it is history that was brought in, not something that happens now."""
 
 
 @dataclass
@@ -71,28 +74,6 @@ class Taken:
     first: int = 0
     last: int = 0
     """Position of the last batch read; 0 where there was none."""
-
-
-def meaning(batch: Batch) -> Iterator[Event | Fact | Refused]:
-    """Yield what a batch means; whatever its dialect trips over is refused with the reason, and the rest goes on."""
-    try:
-        for found in BY_NAME[batch.dialect].events(batch):
-            if isinstance(found, Event) and not _EARLIEST < found.time < _LATEST:
-                yield Refused(reason="the time is impossible", original=msgspec.json.encode(found))
-            else:
-                yield found
-    except BadBody as error:
-        yield Refused(reason=str(error), original=batch.body[: 1 << 20])
-    except (
-        AttributeError,
-        TypeError,
-        KeyError,
-        ValueError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        reason = f"the body has not the shape it should ({type(error).__name__})"
-        yield Refused(reason=reason, original=batch.body[: 1 << 20])
 
 
 def take(
@@ -109,18 +90,30 @@ def take(
         if upto is not None and batch.position > upto:
             break
         taken.first, taken.last = taken.first or batch.position, batch.position
+        wrap: Callable[[bytes], bytes] | None = None
         for place, found in enumerate(meaning(batch)):
             if isinstance(found, Event):
                 arrived.append(
-                    Arrived(batch.position, place, _known(batch, found), batch.source, found)
+                    Arrived(
+                        batch.position,
+                        place,
+                        _known(batch, found),
+                        batch.source,
+                        found,
+                        "import" in batch.marks,
+                    )
                 )
             elif isinstance(found, Fact):
+                found.arrival = _known(batch, found)
                 taken.facts.append((batch.source, found))
             else:
-                route = f"{batch.route}#{batch.position}.{place}"
+                wrap = wrap or wrapper_of(batch.body)
                 taken.refused.append(
-                    Rejected(batch.received, "", batch.dialect, route, found.reason, found.original)
-                )
+                    Rejected(
+                        batch.received, "", batch.dialect, f"{batch.route}#{batch.position}.{place}", found.reason,
+                        wrap(found.original), batch.source, batch.agent, batch.marks, taken=True,
+                    )
+                )  # fmt: skip
     claims = [Claim(_name(a), a.position, a.place) for a in arrived]
     kept = inbox.claim(claims)
     taken.events = [a for a, first in zip(arrived, kept, strict=True) if first]
@@ -128,9 +121,9 @@ def take(
     return taken
 
 
-def _known(batch: Batch, event: Event) -> int:
-    """Return when an event became known: imported history counts as known when it happened."""
-    return event.time if "import" in batch.marks else batch.received
+def _known(batch: Batch, found: Event | Fact) -> int:
+    """Return when an event or fact became known: imported history counts as known when it happened."""
+    return found.time if "import" in batch.marks else batch.received
 
 
 def _name(arrived: Arrived) -> bytes:
@@ -150,7 +143,7 @@ def live_source(config: Config, files: tuple[str, ...] = ()) -> EventSource:
         files=files,
         format="parquet",
         roles={role: f"e_{role}" for role in _ROLES},
-        properties={name: _column("p", i) for i, name in enumerate(live.properties)},
+        properties={**{n: _column("p", i) for i, n in enumerate(live.properties)}, MARKS: MARKS},
         of_user={name: _column("u", i) for i, name in enumerate(live.traits)},
     )
     declared = msgspec.json.encode(
@@ -187,7 +180,7 @@ def segment_table(events: list[Arrived], config: Config) -> pa.Table:
         "source": pa.array([a.source for a in events], pa.string()),
         "name": texts("name"),
         "anonymous": texts("anonymous"),
-        "marks": texts("marks"),
+        MARKS: texts("marks"),
     }
     for i, (name, kind) in enumerate(live.properties.items()):
         columns[_column("p", i)] = _values([a.event.properties.get(name) for a in events], kind)
@@ -223,7 +216,10 @@ class Mover:
         self.folder = base / "live" / "segments"
         self.moved = 0
         self.repeats = 0
+        self.unkept = 0
         self.seconds = 0.0
+        self.first: Callable[[int | None], int] | None = None
+        """Done before everything is moved: takes how far to move, returns how far that may be."""
 
     def position(self) -> int:
         """Return the position up to which the inbox is in the store."""
@@ -258,6 +254,8 @@ class Mover:
     def drain(self, upto: int | None = None) -> int:
         """Move everything that is waiting (up to a position); returns the number of events moved."""
         before = self.moved
+        if self.first is not None:
+            upto = self.first(upto)
         while self.step(upto=upto) is not None:
             pass
         return self.moved - before
@@ -279,12 +277,24 @@ class Mover:
         return ingest(self.config, self.base, self.store_folder, self.engine, only=source)[0]
 
     def _refuse(self, refused: list[Rejected]) -> None:
-        """Keep what could not be understood, once."""
-        if refused:
-            known = {r.route for r in self.inbox.rejected(100_000)}
-            fresh = [r for r in refused if r.route not in known]
-            if fresh:
-                self.inbox.reject(fresh)
+        """Keep what could not be understood, once, as long as there is room for it."""
+        if not refused:
+            return
+        known = self.inbox.refused_routes([r.route for r in refused])
+        fresh = [r for r in refused if r.route not in known]
+        left, room = (
+            MOST_REFUSED - self.inbox.refused(),
+            MOST_REFUSED_BYTES - self.inbox.refused_bytes(),
+        )
+        kept: list[Rejected] = []
+        for entry in fresh:
+            room -= len(entry.body)
+            if len(kept) < left and room >= 0:
+                kept.append(entry)
+        self.inbox.reject(kept)
+        if len(kept) < len(fresh):
+            self.unkept += len(fresh) - len(kept)
+            _log.warning("no room for %d refused events; propend move --replay, or forget some", len(fresh) - len(kept))  # fmt: skip
 
     def _settle(self) -> int:
         """Fold the ledger's live entries into one without files, trim the inbox, remove segments; returns the position."""
@@ -356,40 +366,6 @@ def _fold(total: dict[str, Any] | None, entry: dict[str, Any]) -> dict[str, Any]
         "quarantine": quarantine,
         "findings": [*total["findings"], *entry["findings"]][-50:],
     }
-
-
-def replay_rejected(inbox: Inbox, keys: dict[str, str], limit: int = 100_000) -> tuple[int, int]:
-    """Try what the collector refused again, under the keys as they are now; returns how many were taken and stayed.
-
-    Single events that a dialect could not understand are tried with the dialect as it is now.
-    """
-    taken = stayed = 0
-    for entry in inbox.rejected(limit):
-        route = entry.route.partition("#")[0]
-        dialect = dialect_of(route, entry.body)
-        source = keys.get(entry.key) if keys else "live"
-        try:
-            if dialect is None or (source is None and entry.key):
-                raise BadBody("no source")
-            accepted = dialect.accept(Request(route, {}, {}, entry.body))
-            source = (
-                source
-                or keys.get(accepted.key)
-                or (next(iter(keys.values())) if len(keys) == 1 else None)
-            )
-            batch = Batch(
-                entry.received, source or "", dialect.name, route, "", "", "", accepted.body
-            )
-            good = [m for m in meaning(batch) if isinstance(m, Event)]
-            if source is None or not good or accepted.refused:
-                raise BadBody("still no event")
-        except (BadBody, AttributeError, TypeError, KeyError, ValueError):
-            stayed += 1
-            continue
-        inbox.append([batch])
-        inbox.release([entry.number])
-        taken += 1
-    return taken, stayed
 
 
 def check_folder(base: Path) -> Path:

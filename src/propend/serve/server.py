@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+import threading
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,6 +55,20 @@ class Both:
             await self.api(scope, receive, send)
 
 
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """Let a signal end the server only: uvicorn raises it again when it is done, before the rest is stopped and written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
 def serve(
     folder: Path,
     *,
@@ -90,8 +107,10 @@ def serve(
 
         live = Live(open_workspace(folder))
         live.start()
-        inbox, api = live.inbox, Api(live).app
-        app = api if only == "api" else Both(Collector(inbox, declared.live.keys), api)
+        inbox = live.inbox
+        collector = None if only == "api" else Collector(inbox, declared.live.keys)
+        api = Api(live, collector).app
+        app = api if collector is None else Both(collector, api)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="on" if only != "api" else "off", timeout_graceful_shutdown=10,
         limit_concurrency=2_000, backlog=2_048, server_header=False,
@@ -104,7 +123,8 @@ def serve(
         bound = listener.getsockname()
         ready(f"http://{bound[0]}:{bound[1]}")
     try:
-        server.run(sockets=[listener])
+        with _asked_to_end():
+            server.run(sockets=[listener])
     finally:
         listener.close()
         gc.unfreeze()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from propend.events.store import NUMBERS, TEXTS
 from propend.events.timelines import NO_ITEM, Column, Timelines
-from propend.serve.move import Arrived
+from propend.serve.move import MARKS, Arrived
 
 __all__ = ["Columns", "Encoded", "Slice"]
 
@@ -130,7 +130,7 @@ class Slice:
             given = getattr(e, name) if name in NUMBERS else e.properties.get(name)
             values[i] = float(given) if isinstance(given, int | float) else np.nan
         for i, name in enumerate(texts, _FIRST + len(numbers)):
-            text = getattr(e, name) if name in TEXTS else e.properties.get(name)
+            text = getattr(e, name) if name in TEXTS or name == MARKS else e.properties.get(name)
             cut = None if text is None else str(text) if name in TEXTS else str(text)[:1_000]
             row[i] = self.code((cut or "").strip() or None)
         return row

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time as clock
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import Expression
 from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
-from propend.features.schema import Schema, attribute_columns
-from propend.names import USER
+from propend.features.schema import Schema
+from propend.names import DAY, USER
 from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox
-from propend.serve.move import Arrived, Taken, is_live, moved_to, take
+from propend.serve.move import MARKS, Arrived, Taken, is_live, moved_to, take
 from propend.serve.slices import Columns, Encoded, Slice
+from propend.serve.traits import Traits, own_first
 
 __all__ = ["LiveState"]
 
@@ -43,12 +44,12 @@ class LiveState:
 
     def __init__(
         self, store_folder: Path, inbox: Inbox, identity: Identity, *, zone: str = "UTC", tasks: tuple[str, ...] = (),
-        memory_mb: int = 512, properties: Mapping[str, str] | None = None,
+        memory_mb: int = 512, properties: Mapping[str, str] | None = None, traits: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.folder, self.inbox, self.identity = store_folder, inbox, identity
         self.forgotten = Forgotten(store_folder)
         self.zone, self.tasks, self.budget = zone, tasks, memory_mb << 20
-        self.properties = dict(properties or {})
+        self.properties = {**(properties or {}), MARKS: "text"}
         self.lock = threading.RLock()
         self.store: Store | None = None
         self.position = 0
@@ -67,10 +68,8 @@ class LiveState:
         self._print: Any = None
         self._generation = -1
         self._stamp: Any = None
-        self._users: dict[str, int] = {}
-        self._user_table: pa.Table | None = None
         self._user_entry: Any = None
-        self._traits: dict[str, Values] = {}
+        self.traits = Traits(traits)
         self._base = Schema(types=())
         self._schema: Schema | None = None
         self.schema_version = 0
@@ -170,19 +169,7 @@ class LiveState:
             entry = store.manifest.tables.get("users")
             if entry is None or entry != self._user_entry:  # reading a million users takes a second
                 self._user_entry = entry
-                self._user_table = store.table("users")
-                self._users = (
-                    {}
-                    if self._user_table is None
-                    else {u: i for i, u in enumerate(self._user_table[USER].to_pylist())}
-                )
-                self._traits = (
-                    {}
-                    if self._user_table is None
-                    else attribute_columns(
-                        self._user_table, USER, tuple(self._user_table[USER].to_pylist())
-                    )
-                )
+                self.traits.load(store.table("users"))
             self._extend_schema()
 
     def _follow_codes(self, store: Store) -> None:
@@ -251,6 +238,7 @@ class LiveState:
                     types=tuple(self._types),
                     numbers=numbers,
                     texts=texts,
+                    users={**base.users, **self.traits.kinds},
                     items=items,
                     item_ids=tuple(self._items),
                 )
@@ -315,27 +303,42 @@ class LiveState:
         return held
 
     def _load(self, user: str) -> Slice:
-        store = self.store
-        empty = Timelines(
-            np.zeros(1, np.int64),
-            np.zeros(2, np.int64),
-            np.zeros(0, np.int64),
-            np.zeros(0, np.int16),
-            np.zeros(0, np.int32),
-            np.zeros(0, np.int64),
-        )
-        t = empty
-        if store is not None:
-            try:
-                code = store.code_of(user)
-            except DataError:
-                pass
-            else:
-                t = self._read(store, code) or empty
-        self.loaded += 1
-        return self._with_tail(Encoded(t, self._columns), 0, user)
+        t = None if self.store is None else self._read(self.store, user)
+        return self._with_tail(self._encoded(t), 0, user)
 
-    def _read(self, store: Store, code: int) -> Timelines | None:
+    def _encoded(self, t: Timelines | None) -> Encoded:
+        self.loaded += 1
+        if t is None:
+            codes, times = np.zeros(0, np.int32), np.zeros(0, np.int64)
+            ends = np.zeros(2, np.int64)
+            t = Timelines(np.zeros(1, np.int64), ends, times, codes.astype(np.int16), codes, times)
+        return Encoded(t, self._columns)
+
+    def _fetch(self, ids: Sequence[str]) -> None:
+        """Read users who are not in memory before the lock is taken: answers about others do not wait for the disk.
+
+        Where the store moved on meanwhile, what was read is dropped; they are read again under the lock.
+        """
+        store, columns = self.store, self._columns
+        if store is None:
+            return
+        for user in ids:
+            if user in self._slices:
+                continue
+            t = self._read(store, user)
+            with self.lock:
+                if t is None or self.store is not store or self._columns is not columns:
+                    continue
+                if user not in self._slices:
+                    self._hold(user, self._with_tail(self._encoded(t), 0, user))
+                    self._evict()
+
+    def _read(self, store: Store, user: str) -> Timelines | None:
+        """Return a user's timeline in a store, ``None`` where there is none."""
+        try:
+            code = store.code_of(user)
+        except DataError:
+            return None
         from propend.events.store import as_timelines
         from propend.names import ARRIVAL, ITEM, SEQUENCE, TIME, TYPE
 
@@ -364,11 +367,18 @@ class LiveState:
             except DataError:
                 return False
 
+    def waits(self, user: str, after: int, at: int) -> bool:
+        """Whether the person behind an id has an event in memory that came in after a position."""
+        with self.lock:
+            tails = [self._tail.get(u) for u in self.identity.ids(user, at)]
+            return any(tail and tail[-1].position > after for tail in tails)
+
     def timelines(self, user: str, at: int | None = None) -> Timelines:
         """Return the timeline of the person behind an id, as timelines of one user; empty for an unknown id."""
         moment = clock.time_ns() // 1_000 if at is None else at
+        ids = self.identity.ids(user, moment)
+        self._fetch(ids)
         with self.lock:
-            ids = self.identity.ids(user, moment)
             found = [self._slice(u) for u in ids]
             one = found[0] if len(found) == 1 else Slice.merged(found, self._columns)
             return one.timelines(self._columns)
@@ -385,19 +395,22 @@ class LiveState:
             self._slices.move_to_end(user)
         return held
 
-    def profile(self, user: str) -> dict[str, Values]:
-        """Return a user's attributes as columns of one row, missing ones too."""
-        row = self._users.get(user, -1)
-        return {
-            name: (
-                values.take(np.array([row]))
-                if row >= 0
-                else Column(np.array([-1], np.int32), values.values)
-            )
-            if isinstance(values, Column)
-            else (values[row : row + 1] if row >= 0 else np.array([np.nan]))
-            for name, values in self._traits.items()
-        }
+    def profile(self, user: str, at: int | None = None) -> dict[str, Values]:
+        """Return the attributes of the person behind an id as columns of one row, missing ones too."""
+        moment = clock.time_ns() // 1_000 if at is None else at
+        with self.lock:
+            ids: Sequence[str] = self.identity.ids(user, moment)
+            if len(ids) > 1:
+                facts = [f for i in ids for f in self.identity.facts(i)]
+                ids = own_first(ids, facts, moment)
+            return self.traits.of(ids, self._tail)
+
+    def denied(self, user: str, at: int, within: int = 30 * DAY) -> bool:
+        """Whether the person behind an id refused consent with any event of the last time before a moment."""
+        t = self.timelines(user, at).before(at)
+        marks = t.texts[MARKS]
+        lately = marks.codes[np.searchsorted(t.time, at - within) :]
+        return any("denied" in marks.values[c].split() for c in np.unique(lately[lately >= 0]))
 
     def value(
         self, expression: Expression, user: str, at: int, scores: Mapping[str, float] | None = None
@@ -410,14 +423,14 @@ class LiveState:
             t,
             Rows.of([0], [at]),
             self.schema,
-            profile=self.profile(user),
+            profile=self.profile(user, at),
             scores=given,
         )[0]
         return plain_value(answer)
 
     def features(self, program: Program, user: str, at: int) -> npt.NDArray[np.float64]:
         """Return a program's answers for one user at a moment."""
-        return program.run(self.timelines(user, at), at, self.profile(user))
+        return program.run(self.timelines(user, at), at, self.profile(user, at))
 
     def counts(self) -> dict[str, int]:
         """Return how much is held."""

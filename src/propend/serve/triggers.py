@@ -1,75 +1,78 @@
 """Triggers: an expression watched live fires once when it becomes true for a user, into an outbox that never doubles.
 
 Whether an expression held is kept per trigger and user in the same transaction as the outbox and the position up to
-which events were judged; a crash therefore neither misses nor repeats a crossing. Webhooks are sent from the outbox
-with a signature and the same delivery id at every try; what keeps failing becomes a dead letter.
+which events were judged, and what is judged is evaluated inside that transaction: neither a crash nor another process
+that judges beside this one misses or repeats a crossing. The store's mover goes no further than that position.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import contextlib
 import sqlite3
 import threading
 import time as clock
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from propend.config import TriggerConfig
 from propend.errors import ConfigError, PropendError
-from propend.expression.nodes import Expression
+from propend.expression.nodes import Aggregate, Expression
 from propend.expression.parse import parse
 from propend.features.program import Program
 from propend.features.schema import Schema
+from propend.names import DAY
 from propend.serve.move import Arrived
+from propend.serve.outbox import TABLES, WAITS, Outbox
 from propend.serve.state import LiveState
 
-__all__ = ["Triggers", "forget", "signature"]
+__all__ = ["Triggers", "forget", "reach"]
 
 _TABLES: Final = (
     "create table if not exists held (trigger text, user text, primary key (trigger, user)) without rowid",
+    "create table if not exists watched (user text primary key, seen integer not null) without rowid",
     "create table if not exists place (one integer primary key check (one = 1), position integer not null)",
-    """create table if not exists outbox (number integer primary key, trigger text not null, user text not null, at integer not null,
-       fired integer not null, cause text not null, tries integer not null default 0, due real not null default 0,
-       state text not null default 'waiting', fault text not null default '', unique (trigger, user, cause))""",
-    "create index if not exists outbox_waiting on outbox (due) where state = 'waiting'",
+    *TABLES,
 )
-WAITS: Final = (1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 21_600.0)
-"""Seconds until each further try; after the last the delivery is a dead letter."""
 _SLICE: Final = 0.005
 """Seconds of a sweep between pauses, which are four times as long."""
-_NOTED: Final = 0.05
-"""Seconds of sending that are sent again, under the same ids, where the process dies before it has noted them."""
-
-
-def signature(secret: str, moment: str, body: bytes) -> str:
-    """Return the signature of a webhook: HMAC-SHA256 over the moment, a dot and the body.
-
-    >>> signature("s", "1", b"{}")[:14]
-    'sha256=b253639'
-    """
-    return (
-        "sha256="
-        + hmac.new(secret.encode(), moment.encode() + b"." + body, hashlib.sha256).hexdigest()
-    )
+_CHUNK: Final = 0.05
+"""Seconds of judging events in one transaction, about; others wait for the file so long."""
+_PAGE: Final = 500
+"""Users of a sweep that are read at once."""
+_AGEING: Final = frozenset({"days_since", "days_since_first"})
+"""Aggregates that change as time passes; the others change only as events leave their window."""
 
 
 def forget(db: sqlite3.Connection, user: str) -> int:
     """Remove what fired for a user and what held from the triggers' file, sent or not; returns how many rows."""
     return sum(
         db.execute(f"delete from {table} where user = ?", (user,)).rowcount
-        for table in ("held", "outbox")
+        for table in ("held", "outbox", "watched")
     )
 
 
+def reach(when: Expression) -> int | None:
+    """Return how long after somebody's last event an expression may still turn true by time alone; ``None``: for ever.
+
+    >>> reach(parse("any(cart) last 1d and none(*) last 30min")) == DAY
+    True
+    >>> reach(parse("days_since(cart) > 30")) is None
+    True
+    """
+    spans = [0]
+    for part in when.parts():
+        if isinstance(part, Aggregate):
+            if part.window.length is not None:
+                spans.append(part.window.length.microseconds)
+            if part.function in _AGEING:
+                return None
+    return max(spans)
+
+
 class Triggers:
-    """The declared triggers over a live state."""
+    """The declared triggers over a live state; what fired is in ``outbox``."""
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class Triggers:
         state: LiveState,
         waits: Sequence[float] = WAITS,
     ) -> None:
-        self.declared, self.state, self.waits = {t.name: t for t in declared}, state, tuple(waits)
+        self.declared, self.state = {t.name: t for t in declared}, state
         self.when: dict[str, Expression] = {}
         for trigger in declared:
             self.when[trigger.name] = parse(trigger.when)
@@ -87,14 +90,13 @@ class Triggers:
                     f"trigger {trigger.name!r}: the url {trigger.url!r} is no http(s) address"
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
         for statement in ("pragma journal_mode=wal", "pragma synchronous=full", *_TABLES):
             self._db.execute(statement)
-        self._watched: dict[str, int] = {}
+        self.outbox = Outbox(self._db, self._lock, self.declared, waits)
         self._programs: dict[str, Program] = {}
         self._schema_version = -1
-        self._fresh = threading.Event()
         self.latencies: list[float] = []
         self.faults: dict[str, str] = {}
 
@@ -105,45 +107,115 @@ class Triggers:
             row = self._db.execute("select position from place").fetchone()
         return int(row[0]) if row else 0
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the file against this process's threads and every other process; all or nothing is kept."""
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                yield
+                self._db.execute("commit")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("rollback")
+                raise
+
     def judge(self, events: Sequence[Arrived], upto: int) -> int:
-        """Judge new events, in order; returns how many triggers fired. Events judged before are passed over."""
-        done = self.position
-        fired: list[tuple[str, str, int, str]] = []
-        changes: list[tuple[str, str, bool]] = []
-        held: dict[tuple[str, str], bool] = {}
-        for arrived in events:
-            if arrived.position <= done:
-                continue
-            at = arrived.received + 1
-            self._watched[arrived.event.user] = at
-            cause = f"{arrived.position}.{arrived.place}"
-            self._cross(arrived.event.user, at, cause, held, changes, fired)
-        self._write(fired, changes, max(upto, done))
-        if fired:
-            self._fresh.set()
+        """Judge new events, in order; returns how many triggers fired. Events judged before are passed over.
+
+        Imported history fires nothing: what holds after it is kept as having held.
+        """
+        fired: list[tuple[str, int]] = []
+        batches = [list(group) for _, group in groupby(events, lambda a: a.position)]
+        done = 0
+        while done < len(batches) or not batches:
+            crossed: list[tuple[str, int]] = []
+            with self._writing():
+                began, judged = clock.monotonic(), self.position
+                for batch in batches[done:]:
+                    if batch[0].position > judged:
+                        crossed += self._batch(batch)
+                    done += 1
+                    if clock.monotonic() - began > _CHUNK:
+                        break
+                last = upto if done == len(batches) else batches[done - 1][0].position
+                self._db.execute(
+                    "insert into place values (1, ?) on conflict (one) do update set position = max(position, excluded.position)",
+                    (last,),
+                )
+            fired += crossed
+            if not batches:
+                break
+        self.outbox.tell([name for name, _ in fired])
         now = clock.time()
-        self.latencies += [now - at / 1e6 for _, _, at, _ in fired]
+        self.latencies += [now - at / 1e6 for _, at in fired]
         del self.latencies[:-10_000]
         return len(fired)
 
-    def sweep(self, at: int, window: int = 86_400_000_000, most: int = 20_000) -> int:
-        """Judge recently active users at a moment, for expressions that turn true as time passes."""
-        fired: list[tuple[str, str, int, str]] = []
-        changes: list[tuple[str, str, bool]] = []
-        self._watched = {u: t for u, t in self._watched.items() if t > at - window}
-        paused = clock.monotonic()
-        for user in list(self._watched)[-most:]:
-            self._cross(user, at, f"t{at}", {}, changes, fired)
-            if (
-                clock.monotonic() - paused > _SLICE
-            ):  # events and questions must not wait for a sweep
-                clock.sleep(4 * _SLICE)
-                paused = clock.monotonic()
-        if changes:
-            self._write(fired, changes, None)
-        if fired:
-            self._fresh.set()
-        return len(fired)
+    def _batch(self, events: Sequence[Arrived]) -> list[tuple[str, int]]:
+        """Judge the events of one request inside the transaction."""
+        fired = []
+        history: dict[str, None] = {}
+        gone = self.state.forgotten.among({a.event.user for a in events})
+        for arrived in events:
+            user, at = arrived.event.user, arrived.received + 1
+            if user in gone:
+                continue
+            self._db.execute(
+                "insert into watched values (?,?) on conflict (user) do update set seen = max(seen, excluded.seen)",
+                (user, at),
+            )
+            if arrived.imported:
+                history[user] = None
+            else:
+                fired += self._cross(user, at, f"{arrived.position}.{arrived.place}")
+        for user in history:
+            self._cross(user, clock.time_ns() // 1_000, None)
+        return fired
+
+    def sweep(self, at: int) -> int:
+        """Judge everybody for whom an expression may have turned true as time passed; returns how many triggers fired.
+
+        That is whoever was seen within the expressions' reach (see :func:`reach`). It pauses as it goes.
+        """
+        spans = [reach(when) for when in self.when.values()]
+        known = [span for span in spans if span is not None]
+        # a little more, so that what leaves a window is seen to have left
+        since = at - max(known, default=0) - DAY if len(known) == len(spans) else -1
+        fired = 0
+        after = ""
+        while True:
+            with self._lock:
+                page = self._db.execute(
+                    "select user from watched where user > ? and seen > ? order by user limit ?", (after, since, _PAGE),
+                ).fetchall()  # fmt: skip
+            if not page:
+                return fired
+            users = [user for (user,) in page]
+            after = users[-1]
+            while users:
+                users, crossed = self._swept(users, at)
+                fired += crossed
+                clock.sleep(4 * _SLICE if users else 0)  # events and questions do not wait for it
+
+    def _swept(self, users: list[str], at: int) -> tuple[list[str], int]:
+        """Judge users at a moment for a while; returns who is left, and how many triggers fired."""
+        fired: list[tuple[str, int]] = []
+        done = 0
+        with self._writing():
+            began, judged = clock.monotonic(), self.position
+            if self.state.position < judged:  # another process judged what is not seen here yet
+                return [], 0
+            gone = self.state.forgotten.among(users)
+            for user in users:
+                # whoever has an event that waits to be judged is judged by it
+                if user not in gone and not self.state.waits(user, judged, at):
+                    fired += self._cross(user, at, f"t{at}")
+                done += 1
+                if clock.monotonic() - began > _SLICE:
+                    break
+        self.outbox.tell([name for name, _ in fired])
+        return users[done:], len(fired)
 
     def warm(self) -> None:
         """Load the compiled kernels, which takes seconds, before the first event has to wait for them."""
@@ -168,168 +240,31 @@ class Triggers:
                 faults[name] = str(error)
         self._programs, self.faults, self._schema_version = programs, faults, version
 
-    def _cross(
-        self, user: str, at: int, cause: str, held: dict[tuple[str, str], bool], changes: list[tuple[str, str, bool]],
-        fired: list[tuple[str, str, int, str]],
-    ) -> None:  # fmt: skip
+    def _cross(self, user: str, at: int, cause: str | None) -> list[tuple[str, int]]:
+        """Keep what holds for a user now, and what fired if there is a cause; returns what did."""
         self._compile()
+        fired = []
         for name, program in self._programs.items():
             answer = float(self.state.features(program, user, at)[0])
-            holds = answer != 0 and answer == answer  # missing does not hold
-            before = held.get((name, user))
-            if before is None:
-                with self._lock:
-                    before = (
-                        self._db.execute(
-                            "select 1 from held where trigger = ? and user = ?", (name, user)
-                        ).fetchone()
-                        is not None
-                    )
-            if holds != before:
-                changes.append((name, user, holds))
-                if holds:
-                    fired.append((name, user, at, cause))
-            held[(name, user)] = holds
-
-    def _write(
-        self,
-        fired: list[tuple[str, str, int, str]],
-        changes: list[tuple[str, str, bool]],
-        position: int | None,
-    ) -> None:
-        """Keep crossings, states and position in one transaction."""
-        now = clock.time_ns() // 1_000
-        with self._lock:
-            self._db.execute("begin immediate")
-            gone = self.state.forgotten.among({user for _, user, _ in changes})
-            for name, user, holds in changes:
-                if user in gone:
-                    continue
-                statement = (
-                    "insert or ignore into held values (?,?)"
-                    if holds
-                    else "delete from held where trigger = ? and user = ?"
-                )
-                self._db.execute(statement, (name, user))
-            self._db.executemany(
-                "insert or ignore into outbox (trigger, user, at, fired, cause) values (?,?,?,?,?)",
-                [
-                    (name, user, at, now, cause)
-                    for name, user, at, cause in fired
-                    if user not in gone
-                ],
-            )
-            if position is not None:
-                self._db.execute(
-                    "insert into place values (1, ?) on conflict (one) do update set position = excluded.position",
-                    (position,),
-                )
-            self._db.execute("commit")
-
-    # ---- the outbox
-
-    def outbox(self, state: str | None = None, most: int = -1) -> list[dict[str, Any]]:
-        """Return what fired, oldest first: only ``waiting``, ``sent`` or ``dead``, only the latest, where asked."""
-        names = ("number", "trigger", "user", "at", "fired", "tries", "state", "fault")
-        where, given = ("where state = ?", (state,)) if state else ("", ())
-        with self._lock:
-            rows = self._db.execute(
-                f"select {', '.join(names)} from outbox {where} order by number desc limit ?",
-                (*given, most),
-            ).fetchall()
-        return [dict(zip(names, row, strict=True)) for row in reversed(rows)]
-
-    def deliver_soon(self, patience: float = 0.2) -> int:
-        """Send what is due as soon as something fires, or after a while; see :meth:`deliver`."""
-        self._fresh.wait(patience)
-        self._fresh.clear()
-        return self.deliver()
-
-    def deliver(
-        self, send: Callable[[str, bytes, dict[str, str]], None] | None = None, most: int = 100
-    ) -> int:
-        """Send what is due; returns how many went out. ``send`` raises ``OSError`` where it could not."""
-        send = send or _post
-        hooks = [
-            t.name for t in self.declared.values() if t.url
-        ]  # the others' wait for whoever reads the outbox
-        marks = ",".join("?" * len(hooks))
-        with self._lock:
-            rows = self._db.execute(
-                f"select number, trigger, user, at, tries from outbox where state = 'waiting' and due <= ? and trigger in ({marks}) order by number limit ?",
-                (clock.time(), *hooks, most),
-            ).fetchall()
-        sent = 0
-        notes: list[tuple[str, float, str, int]] = []
-        noted = clock.monotonic()
-        for number, name, user, at, tries in rows:
-            declared = self.declared[name]
-            body = msgspec.json.encode(
-                {"delivery": number, "trigger": name, "user": user, "at": at, "when": declared.when}
-            )
-            moment = str(int(clock.time()))
-            headers = {
-                "Content-Type": "application/json", "X-Propend-Delivery": str(number), "X-Propend-Time": moment,
-                "X-Propend-Signature": signature(declared.secret, moment, body),
-            }  # fmt: skip
-            try:
-                send(declared.url, body, headers)
-            except (OSError, ValueError) as error:
-                dead = tries + 1 > len(self.waits)
-                due = clock.time() + (0 if dead else self.waits[tries])
-                notes.append(("dead" if dead else "waiting", due, str(error)[:300], number))
+            if answer != 0 and answer == answer:  # missing does not hold
+                asked = (name, user)
+                if self._db.execute("insert or ignore into held values (?,?)", asked).rowcount and (
+                    cause is not None
+                ):
+                    told = not (self.declared[name].url and self.state.denied(user, at))
+                    self._db.execute(
+                        "insert or ignore into outbox (trigger, user, at, fired, cause, state, fault) values (?,?,?,?,?,?,?)",
+                        (
+                            name, user, at, clock.time_ns() // 1_000, cause,
+                            *(("waiting", "") if told else ("withheld", "consent was denied")),
+                        ),
+                    )  # fmt: skip
+                    fired.append((name, at))
             else:
-                notes.append(("sent", 0, "", number))
-                sent += 1
-            if clock.monotonic() - noted > _NOTED:
-                self._note(notes)
-                noted = clock.monotonic()
-        self._note(notes)
-        return sent
-
-    def _note(self, notes: list[tuple[str, float, str, int]]) -> None:
-        """Write what became of deliveries in one transaction: a commit for each would take longer than to send it."""
-        if notes:
-            with self._lock:
-                self._db.execute("begin immediate")
-                self._db.executemany(
-                    "update outbox set state = ?, due = ?, fault = ?, tries = tries + 1 where number = ?",
-                    notes,
-                )
-                self._db.execute("commit")
-            notes.clear()
-
-    def revive(self, number: int) -> None:
-        """Try a dead letter again from the start."""
-        with self._lock:
-            self._db.execute(
-                "update outbox set state = 'waiting', tries = 0, due = 0 where number = ? and state = 'dead'",
-                (number,),
-            )
+                self._db.execute("delete from held where trigger = ? and user = ?", (name, user))
+        return fired
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._db.close()
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A webhook that redirects is not followed: the body was signed for one address."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Refuse."""
-
-
-@cache
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoRedirect)
-
-
-def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
-    request = urllib.request.Request(url, body, headers, method="POST")
-    try:
-        with _opener().open(request, timeout=10) as answer:
-            answer.read(1_000)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise OSError(f"the receiver answered {error.code}") from None

@@ -34,6 +34,13 @@ STRETCHES: Final = 8
 MOST_ROWS: Final = 300_000
 SMOOTHING: Final = 20.0
 """Impressions at the overall rate that are mixed into an item's rate."""
+SHOWN_BEFORE: Final = "of this item to this user before"
+TAKEN_BEFORE: Final = "of this item by this user before"
+HISTORY: Final = ("times shown", "times taken", "share taken")
+COUNTED: Final = frozenset(
+    (*(str(Field((ITEM, n))) for n in HISTORY), str(Field((ITEM, "itself"))))
+)
+"""Fields of a row that are counted from earlier events, or are the item: they cannot be written afterwards."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,13 @@ def build_impressions(
     *,
     folds: int = 3,
     most_rows: int = MOST_ROWS,
+    unanswered: bool = False,
 ) -> Impressions:
     """Return a row per event of type ``shown``: features of user, item, the pair and the context, and whether it was taken.
 
     The log is cut into equal stretches of time; the last ``folds`` of them are tests. Impressions whose answer was not
     known when a test began (the last ``within`` before it) do not train for it. Beyond ``most_rows`` the latest count.
+    ``unanswered`` returns instead the rows whose time is not over when the log ends, to be scored; no fold is planned.
     Raises ``ExpressionError`` for unknown types and ``NotEnoughDataError`` where nothing was shown or taken.
     """
     for name in (shown, taken):
@@ -100,7 +109,13 @@ def build_impressions(
         for name in ("user", "time", "item", "y", "shown_before", "taken_before")
     )
     known = time + within.microseconds <= schema.last + 1
-    if not (y[known] > 0).any():
+    if unanswered:
+        if known.all():
+            raise NotEnoughDataError(
+                f"no {shown!r} is still open: the time of each ({within}) was over before the log's end; bring newer events"
+            )
+        known = ~known
+    elif not (y[known] > 0).any():
         raise NotEnoughDataError(
             f"no {shown!r} of an item was followed by {taken!r} of the same item and user within {within}; ask for a longer time"
         )
@@ -109,16 +124,15 @@ def build_impressions(
     history = _item_history(item, time, *clicks)
     X = np.column_stack([X, before, took, *history, item.astype(np.float64)])
     names: list[Expression] = [*asked, *(Field((shown, n)) for n in _told(schema, context))]
-    names += [
-        Field((shown, "of this item to this user before")),
-        Field((taken, "of this item by this user before")),
-    ]
-    names += [Field((ITEM, n)) for n in ("times shown", "times taken", "share taken")]
+    names += [Field((shown, SHOWN_BEFORE)), Field((taken, TAKEN_BEFORE))]
+    names += [Field((ITEM, n)) for n in HISTORY]
     names.append(Field((ITEM, "itself")))
     categories[len(names) - 1] = schema.item_ids
     keep = np.flatnonzero(known)
     keep = np.sort(keep[np.argsort(-time[keep], kind="stable")[:most_rows]])
-    plan, cutoff = _plan(time[keep], within, folds, schema.last + 1)
+    plan, cutoff = Plan((), (), schema.last + 1, within), time[keep]
+    if not unanswered:
+        plan, cutoff = _plan(time[keep], within, folds, schema.last + 1)
     task = Task(f"{taken}_of_{shown}", Aggregate("any", (taken,), None, None, Window("next", within)),
                 Aggregate("any", (shown,)), f"Which {shown} leads to {taken} of the same item within {within}?")  # fmt: skip
     frame = Frame(np.asfortranarray(X[keep]), y[keep], user[keep], cutoff, tuple(names), categories)
@@ -204,7 +218,11 @@ def _item_history(item: I64, time: I64, clicked: I64, when: I64) -> tuple[F64, F
     place = np.unique(np.r_[time, when], return_inverse=True)[1]
     shown = _earlier(item, place[: len(time)], item, place[: len(time)])
     taken = _earlier(item, place[: len(time)], clicked, place[len(time) :])
-    base = len(when) / max(len(time), 1)
+    # the overall rate so far: one over the whole log would tell every row of the time to come
+    all_shown, all_taken = (
+        np.searchsorted(np.sort(moments), time, side="left") for moments in (time, when)
+    )
+    base = all_taken / np.maximum(all_shown, 1)
     return shown, taken, (taken + SMOOTHING * base) / (shown + SMOOTHING)
 
 

@@ -106,6 +106,11 @@ class Task:
         return "amount"
 
     @property
+    def least(self) -> float | None:
+        """The least amount, count or number of days there can be; ``None`` where the answer is a probability."""
+        return None if self.answer in ("yes_no", "which") else 0.0
+
+    @property
     def metric(self) -> str:
         """The metric a champion is chosen by."""
         return {"yes_no": "auroc", "which": "log_loss", "time": "c_index"}.get(self.answer, "rmse")

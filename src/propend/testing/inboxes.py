@@ -105,6 +105,14 @@ def _rejects(inbox: Any, make: Callable[[], Any], rejected: type[Any]) -> None:
         "what was refused is kept with its reason"
     )
     assert kept[0].body == b"body", "what was refused is kept as it came"
+    whole = rejected(7, "k", "own", "/v1/e#3.1", "no time", b"x" * 1_000, "shop", "agent", "bot", '{"query":{}}', True)  # fmt: skip
+    inbox.reject([whole, whole._replace(route="/v1/e#3.2")])
+    found = other.rejected(after=kept[-1].number)
+    assert found[0][:-1] == whole[:-1], "and with all that was said with it"
+    assert len(other.rejected(after=kept[-1].number, most_bytes=500)) == 1, "bytes bound a page"
+    assert other.refused_routes(["/v1/e#3.1", "/v1/e#3.9"]) == {"/v1/e#3.1"}, "routes are known"
+    assert other.refused_bytes() == 2_004, "and the bytes of all bodies"
+    other.release([r.number for r in found])
     other.release([kept[0].number])
     assert [r.reason for r in inbox.rejected()] == ["deep"], "what was taken after all is released"
     assert inbox.counts()["rejected"] == 1, "counts() counts what is kept"

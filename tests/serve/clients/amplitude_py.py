@@ -1,5 +1,5 @@
 import sys
-from amplitude import Amplitude, BaseEvent
+from amplitude import Amplitude, BaseEvent, EventOptions, Identify
 
 client = Amplitude("key")
 client.configuration.server_url = sys.argv[1] + "/2/httpapi"
@@ -11,5 +11,8 @@ for n in range(10):
             event_properties={"product_id": f"p{n}"},
         )
     )
+client.identify(
+    Identify().set("country", "DE"), EventOptions(user_id="user-0", device_id="device-0")
+)
 client.flush()
 client.shutdown()

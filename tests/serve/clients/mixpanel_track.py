@@ -11,5 +11,6 @@ consumer = mixpanel.BufferedConsumer(
 client = mixpanel.Mixpanel("key", consumer=consumer)
 for n in range(10):
     client.track(f"u{n}", "Product Viewed", {"product_id": f"p{n}"})
-client.people_set("u0", {"plan": "pro"})
+client.people_set("u0", {"country": "DE"})
+client.track("u0", "Hover", {"$device_id": "a0", "$user_id": "u0"})
 consumer.flush()

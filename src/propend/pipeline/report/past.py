@@ -20,7 +20,7 @@ def view(results: dict[str, Any], of: Formats) -> View:
         "paths": _paths(part(results, "paths")),
         "trend": _trend(part(results, "trend"), of),
         "attribution": _attribution(part(results, "attribution")),
-        "stages": _stages(part(results, "stages")),
+        "stages": _stages(part(results, "stages"), part(results, "forecast")),
         "saved": [_saved(r) for r in records(results.get("saved"))],
     }
     if not any(found.values()):
@@ -94,16 +94,32 @@ def _attribution(d: dict[str, Any]) -> View:
     return {"rows": rows, "conversion": said, "note": text(d.get("note"), 200)} if rows else {}
 
 
-def _stages(d: dict[str, Any]) -> View:
+def _stages(d: dict[str, Any], ahead: dict[str, Any]) -> View:
+    """Return where users stand, and, where a forecast was made, how many move on, with the forward test."""
+    next_ = {s.get("stage"): s for s in records(ahead.get("stages"))}
     rows = [
         {
             "stage": text(s.get("stage"), 40),
             "events": ", ".join(text(e, 40) for e in s.get("events", [])[:6]),
             "users": number(s.get("users")),
+            **{
+                name: number(next_.get(s.get("stage"), {}).get(name))
+                for name in ("advance", "advance_low", "advance_high", "likely_to_leave")
+            },
         }
         for s in records(d.get("stages"))
     ]
-    return {"rows": rows, "memory": text(d.get("memory"), 20)} if rows else {}
+    if not rows:
+        return {}
+    judged = part(ahead, "validation")
+    names = ("cutoffs", "brier", "brier_same_rate", "ece", "coverage")
+    return {
+        "rows": rows,
+        "memory": text(d.get("memory"), 20),
+        "horizon": text(ahead.get("horizon"), 20),
+        "missing": text(ahead.get("missing"), 300),
+        "judged": {n: number(judged.get(n)) for n in names} if judged.get("tests") else {},
+    }
 
 
 def _saved(d: dict[str, Any]) -> View:

@@ -53,7 +53,7 @@ class Amplitude:
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the events mean."""
         data = port.decode(batch.body)
-        for e in data["events"]:
+        for place, e in enumerate(data["events"]):
             raw = msgspec.json.encode(e)
             if (
                 not isinstance(e, dict)
@@ -65,15 +65,20 @@ class Amplitude:
                     original=raw[: port.MOST_BYTES],
                 )
                 continue
-            yield from self._event(e, raw, batch)
+            yield from self._event(e, raw, batch, place)
 
     def _event(
-        self, e: dict[str, Any], raw: bytes, batch: Batch
+        self, e: dict[str, Any], raw: bytes, batch: Batch, place: int
     ) -> Iterator[Event | Fact | Refused]:
         user, device = port.text_of(e.get("user_id")), port.text_of(e.get("device_id"))
-        when = port.moment_of(e.get("time")) or batch.received
+        given_time = port.moment_of(e.get("time"))
+        when = given_time or batch.received
         inserted = port.text_of(e.get("insert_id"))
-        name = f"{device}|{inserted}" if inserted else port.message_id(raw)
+        name = (
+            f"{device}|{inserted}"
+            if inserted
+            else port.name_of(raw, batch, place, timed=given_time is not None)
+        )
         if user and device and user != device:
             yield Fact(time=when, kind="identify", one=device, other=user, message=name)
         given, updates = e.get("event_properties"), e.get("user_properties")
@@ -106,5 +111,5 @@ class Amplitude:
         yield from port.expand(
             user=user, anonymous=device, time=when, name=e["event_type"], message=name, properties=props,
             lines=props.get("products"), traits=traits, marks=batch.marks, agent=str(e.get("user_agent") or batch.agent),
-            session=port.text_of(session) if session not in (None, -1) else None, type=kinds.get(e["event_type"]),
+            session=port.text_of(session) if session not in (None, -1) else None, type=kinds.get(e["event_type"]), original=e,
         )  # fmt: skip

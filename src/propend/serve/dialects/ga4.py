@@ -71,7 +71,7 @@ class GA4:
             yield from port.expand(
                 user=user, anonymous=client, time=own, name=e["name"],
                 message=port.message_id(msgspec.json.encode(e), client, user, stamp, str(place)), properties=params,
-                lines=params.get("items"), traits=_values(data.get("user_properties")), marks=marks, agent=batch.agent,
+                lines=params.get("items"), traits=_values(data.get("user_properties")), marks=marks, agent=batch.agent, original=e,
             )  # fmt: skip
 
 

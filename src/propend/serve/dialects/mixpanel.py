@@ -50,18 +50,20 @@ class Mixpanel:
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the rows mean."""
         data = port.decode(batch.body)
-        for row in data if isinstance(data, list) else [data]:
+        for place, row in enumerate(data if isinstance(data, list) else [data]):
             if not isinstance(row, dict):
                 yield Refused(
                     reason="a row that is no object",
                     original=msgspec.json.encode(row)[: port.MOST_BYTES],
                 )
             elif "event" in row:
-                yield from self._event(row, batch)
+                yield from self._event(row, batch, place)
             else:
-                yield from self._update(row, batch)
+                yield from self._update(row, batch, place)
 
-    def _event(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
+    def _event(
+        self, row: dict[str, Any], batch: Batch, place: int
+    ) -> Iterator[Event | Fact | Refused]:
         raw = msgspec.json.encode(row)
         given = row.get("properties")
         props = given if isinstance(given, dict) else {}
@@ -72,10 +74,15 @@ class Mixpanel:
                 original=raw[: port.MOST_BYTES],
             )
             return
-        when = port.moment_of(props.get("time")) or batch.received
+        given_time = port.moment_of(props.get("time"))
+        when = given_time or batch.received
         given_name = port.text_of(props.get("$insert_id"))
         who = port.text_of(props.get("$user_id") or props.get("distinct_id"))
-        name = f"{title}|{who}|{when}|{given_name}" if given_name else port.message_id(raw)
+        name = (
+            f"{title}|{who}|{given_time or ''}|{given_name}"
+            if given_name
+            else port.name_of(raw, batch, place, timed=given_time is not None)
+        )
         device = port.text_of(props.get("$device_id"))
         anonymous = (
             f"$device:{device}"
@@ -103,10 +110,12 @@ class Mixpanel:
         marks = batch.marks + (" bot" if props.get("$ignore") else "")
         yield from port.expand(
             user=who, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("items"),
-            marks=marks.strip(), agent=batch.agent, type=kinds.get(title),
+            marks=marks.strip(), agent=batch.agent, type=kinds.get(title), original=row,
         )  # fmt: skip
 
-    def _update(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
+    def _update(
+        self, row: dict[str, Any], batch: Batch, place: int
+    ) -> Iterator[Event | Fact | Refused]:
         who = port.text_of(row.get("$distinct_id"))
         group = port.text_of(row.get("$group_id"))
         raw = msgspec.json.encode(row)
@@ -116,11 +125,11 @@ class Mixpanel:
             )
             return
         traits = {**_dict(row.get("$set_once")), **_dict(row.get("$set"))}
-        when = port.moment_of(row.get("$time")) or batch.received
+        given_time = port.moment_of(row.get("$time"))
         yield from port.expand(
-            user=who or f"group:{group}", anonymous="", time=when, name="identify" if who else "group",
-            message=port.message_id(raw, "" if row.get("$time") else str(batch.position)), properties={}, traits=traits,
-            marks=batch.marks, type="identify" if who else "group",
+            user=who or f"group:{group}", anonymous="", time=given_time or batch.received, name="identify" if who else "group",
+            message=port.name_of(raw, batch, place, timed=given_time is not None), properties={}, traits=traits,
+            marks=batch.marks, type="identify" if who else "group", original=row,
         )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Body: ``{"events": [{"id", "type", "user" | "anonymous", "time"?, "item"?, "valu
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,8 +47,11 @@ class Own:
                 refused.append((reason, msgspec.json.encode(event)[: port.MOST_BYTES]))
                 results.append({"id": name, "result": "refused", "reason": reason})
             else:
-                if not name:
-                    event["id"] = name = port.message_id(msgspec.json.encode(event))
+                if not port.text_of(name):
+                    raw = msgspec.json.encode(event)
+                    # without a time either, what looks alike may well be two events
+                    salt = () if event.get("time") is not None else (uuid.uuid4().hex,)
+                    event["id"] = name = port.message_id(raw, *salt)
                 good.append(event)
                 results.append({"id": name, "result": "ok"})
         key = (
@@ -70,10 +74,13 @@ class Own:
         """Yield what the events mean."""
         data = port.decode(batch.body)
         sent = port.moment_of(data.get("sent"))
-        for e in data["events"]:
+        for place, e in enumerate(data["events"]):
             user, anonymous = port.text_of(e.get("user")), port.text_of(e.get("anonymous"))
-            when = port.corrected(port.moment_of(e.get("time")), sent, batch.received)
-            name = port.text_of(e.get("id"))
+            given_time = port.moment_of(e.get("time"))
+            when = port.corrected(given_time, sent, batch.received)
+            name = port.text_of(e.get("id")) or port.name_of(
+                msgspec.json.encode(e), batch, place, timed=given_time is not None
+            )
             if user and anonymous and user != anonymous:
                 yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
             given = e.get("properties")
@@ -89,7 +96,7 @@ class Own:
             yield from port.expand(
                 user=user, anonymous=anonymous, time=when, name=str(e["type"]), message=name, properties=props,
                 lines=e.get("lines"), session=port.text_of(e.get("session")) or None, marks=marks.strip(), agent=batch.agent,
-                traits=traits if isinstance(traits, dict) else None,
+                traits=traits if isinstance(traits, dict) else None, original=e,
             )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
@@ -30,16 +30,26 @@ __all__ = [
     "decode",
     "expand",
     "flatten",
+    "given_key",
+    "message_id",
     "moment_of",
+    "name_of",
     "number_of",
     "payload_of_form",
+    "source_of",
     "text_of",
+    "wrapper_of",
 ]
 
 JSON: Final = b"application/json"
 TEXT: Final = b"text/plain"
+_AROUND: Final = 4 << 10
+"""Bytes of what stands beside the list of events that each refused event keeps with it."""
 MOST_FIELDS: Final = 1_000
 MOST_BYTES: Final = 1 << 20
+EARLIEST: Final = 0
+LATEST: Final = 4_102_444_800_000_000
+"""The year 2100: a time beyond it is a broken clock, not a future event."""
 SKEW: Final = 5_000_000
 """A client's clock is corrected when it is off by more than this (µs); below it, it is the way that took the time."""
 
@@ -60,6 +70,11 @@ class Request:
     def header(self, name: bytes) -> str:
         """Return a header, or nothing."""
         return self.headers.get(name, b"").decode("latin-1")
+
+    @property
+    def agent(self) -> str:
+        """Return who says to be asking, cut."""
+        return self.header(b"user-agent")[:500]
 
 
 @dataclass(slots=True)
@@ -108,6 +123,8 @@ class Fact(msgspec.Struct, kw_only=True):
     one: str
     other: str
     message: str
+    arrival: int = 0
+    """When it became known; 0 until it is read from the inbox."""
 
 
 class Refused(msgspec.Struct, kw_only=True):
@@ -190,6 +207,59 @@ def basic_user(request: Request) -> str:
     return given[7:].strip() if given[:7].lower() == "bearer " else ""
 
 
+def given_key(request: Request) -> str:
+    """Return the write key that stands outside the body, or nothing."""
+    named = (request.query.get(name) for name in ("writeKey", "key", "api_secret"))
+    return (
+        request.header(b"x-write-key") or basic_user(request) or next((n for n in named if n), "")
+    )
+
+
+def source_of(key: str, keys: Mapping[str, str]) -> str | None:
+    """Return the source of a write key, ``None`` for an unknown one; without any keys declared, every key will do.
+
+    >>> source_of("id:secret", {"id": "web"}), source_of("x", {"id": "web"}), source_of("x", {})
+    ('web', None, 'live')
+    """
+    if not keys:
+        return "live"
+    return keys.get(key) or keys.get(key.partition(":")[0])  # Jitsu's keys are KEY:SECRET
+
+
+def wrapper_of(body: bytes) -> Callable[[bytes], bytes]:
+    """Return what makes a body of one event of a request, with what the request says of all of them, to be read again.
+
+    >>> wrapper_of(b'{"batch": [{"a": 1}, 7], "sentAt": "x"}')(b"7")
+    b'{"batch":[7],"sentAt":"x"}'
+    """
+    before = behind = b""
+    try:
+        data = decode(body)
+    except BadBody:
+        data = None
+    if isinstance(data, list):
+        before, behind = b"[", b"]"
+    elif isinstance(data, dict):
+        name = next((n for n in ("batch", "events") if isinstance(data.get(n), list)), None)
+        if name is not None:
+            before, behind = b'{"' + name.encode() + b'":[', b"]"
+            del data[name]
+            for key, value in data.items():
+                field = b"," + msgspec.json.encode(key) + b":" + msgspec.json.encode(value)
+                if len(behind) + len(field) <= _AROUND:
+                    behind += field
+            behind += b"}"
+
+    def wrap(original: bytes) -> bytes:
+        try:
+            decode(original)
+        except BadBody:  # cut, or never was JSON
+            return original
+        return before + original + behind
+
+    return wrap
+
+
 def text_of(value: Any) -> str:
     """Return an id as text; nothing for what is no id.
 
@@ -200,8 +270,10 @@ def text_of(value: Any) -> str:
         text = value.strip()
     elif isinstance(value, bool) or value is None:
         return ""
-    elif isinstance(value, int | float):
-        text = str(int(value)) if float(value).is_integer() and abs(value) < 1e18 else str(value)
+    elif isinstance(value, int):
+        text = str(value)
+    elif isinstance(value, float):
+        text = str(int(value)) if value.is_integer() and abs(value) < 1e18 else str(value)
     else:
         return ""
     return "" if (text.casefold() in BLOCKED_IDS and text != "0") or len(text) > 1_000 else text
@@ -281,11 +353,22 @@ def flatten(properties: Mapping[str, Any], depth: int = 0, prefix: str = "") -> 
 
 
 def message_id(raw: bytes, *parts: str) -> str:
-    """Return a name for an event that came without one: a hash of what it says."""
+    """Return a name that is a hash of what an event says."""
     digest = hashlib.blake2b(raw, digest_size=12)
     for part in parts:
         digest.update(b"\0" + part.encode())
     return "h-" + digest.hexdigest()
+
+
+def name_of(raw: bytes, batch: Batch, place: int, *, timed: bool) -> str:
+    """Return a name for an event that came without one.
+
+    One that says when it happened is named by what it says, so that a repeat is known as one. One that does not is named by
+    where it stands too: two clicks that look alike are two clicks. A file imported again holds the same rows.
+    """
+    if timed or "import" in batch.marks.split():
+        return message_id(raw)
+    return message_id(raw, str(batch.position), str(place))
 
 
 def expand(
@@ -304,17 +387,19 @@ def expand(
     channel: str | None = None,
     agent: str = "",
     type: str | None = None,
+    original: Any,
 ) -> Iterator[Event | Refused]:
-    """Yield the events a vendor's event stands for: one, or one per product of an order."""
+    """Yield the events a vendor's event (``original``) stands for: one, or one per product of an order."""
     who = user or anonymous
+    fault = ""
     if not who:
-        yield Refused(
-            reason="no user or anonymous id",
-            original=msgspec.json.encode(dict(properties))[:MOST_BYTES],
-        )
-        return
-    if len(properties) > MOST_FIELDS:
-        yield Refused(reason=f"more than {MOST_FIELDS} properties", original=name.encode()[:200])
+        fault = "no user or anonymous id"
+    elif len(properties) > MOST_FIELDS:
+        fault = f"more than {MOST_FIELDS} properties"
+    elif not EARLIEST < time < LATEST:
+        fault = "the time is impossible"
+    if fault:
+        yield Refused(reason=fault, original=msgspec.json.encode(original))
         return
     props = dict(properties)
     if context:

@@ -59,9 +59,9 @@ class PostHog:
             if isinstance(data, list)
             else port.moment_of(data.get("sent_at") or data.get("created_at"))
         )
-        for e in events:
+        for place, e in enumerate(events):
             if isinstance(e, dict):
-                yield from self._event(e, sent, batch)
+                yield from self._event(e, sent, batch, place)
             else:
                 yield Refused(
                     reason="an event that is no object",
@@ -69,7 +69,7 @@ class PostHog:
                 )
 
     def _event(
-        self, e: dict[str, Any], sent: int | None, batch: Batch
+        self, e: dict[str, Any], sent: int | None, batch: Batch, place: int
     ) -> Iterator[Event | Fact | Refused]:
         given = e.get("properties")
         props = given if isinstance(given, dict) else {}
@@ -84,8 +84,13 @@ class PostHog:
                 original=raw[: port.MOST_BYTES],
             )
             return
-        name = str(e.get("uuid") or props.get("$insert_id") or port.message_id(raw))
-        when = port.corrected(port.moment_of(e.get("timestamp")), sent, batch.received)
+        given_time = port.moment_of(e.get("timestamp"))
+        name = str(
+            e.get("uuid")
+            or props.get("$insert_id")
+            or port.name_of(raw, batch, place, timed=given_time is not None)
+        )
+        when = port.corrected(given_time, sent, batch.received)
         anonymous = port.text_of(props.get("$anon_distinct_id"))
         if title in ("$create_alias", "$merge_dangerously"):
             other = port.text_of(props.get("alias"))
@@ -109,6 +114,7 @@ class PostHog:
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
             traits=traits, marks=marks.strip(), agent=str(props.get("$raw_user_agent") or batch.agent),
             session=port.text_of(e.get("session_id") or props.get("$session_id")) or None, type=kind_of.get(title),
+            original=e,
         )  # fmt: skip
 
 

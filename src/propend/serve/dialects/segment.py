@@ -80,7 +80,7 @@ class Segment:
         messages = data.get("batch")
         kind = batch.route.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
         kind = LETTERS.get(kind, kind)
-        for message in messages if isinstance(messages, list) else [data]:
+        for place, message in enumerate(messages if isinstance(messages, list) else [data]):
             if not isinstance(message, dict):
                 yield Refused(
                     reason="a message that is no object",
@@ -95,10 +95,16 @@ class Segment:
             if len(raw) > port.MOST_BYTES:
                 yield Refused(reason="a message of more than 1 MB", original=raw[:10_000])
                 continue
-            yield from self._message(message, data, batch, kind, raw)
+            yield from self._message(message, data, batch, kind, raw, place)
 
     def _message(
-        self, m: dict[str, Any], data: dict[str, Any], batch: Batch, kind: str, raw: bytes
+        self,
+        m: dict[str, Any],
+        data: dict[str, Any],
+        batch: Batch,
+        kind: str,
+        raw: bytes,
+        place: int,
     ) -> Iterator[Event | Fact | Refused]:
         what = m.get("type") if m.get("type") in TYPES else kind
         if what not in TYPES:
@@ -108,10 +114,10 @@ class Segment:
             )
             return
         sent = port.moment_of(m.get("sentAt")) or port.moment_of(data.get("sentAt"))
-        when = port.corrected(
-            port.moment_of(m.get("originalTimestamp") or m.get("timestamp")), sent, batch.received
-        )
-        name = str(m.get("messageId") or port.message_id(raw))[:200]
+        given_time = port.moment_of(m.get("originalTimestamp") or m.get("timestamp"))
+        when = port.corrected(given_time, sent, batch.received)
+        timed = given_time is not None
+        name = str(m.get("messageId") or port.name_of(raw, batch, place, timed=timed))[:200]
         user, anonymous = port.text_of(m.get("userId")), port.text_of(m.get("anonymousId"))
         shared = data.get("context") if data is not m else None
         context = {
@@ -141,14 +147,11 @@ class Segment:
             props = {"name": m["name"], **props}
         if what == "group":
             props = {"group": m.get("groupId"), **traits}
-        for found in port.expand(
+        yield from port.expand(
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, lines=props.get("products"),
             context=context, traits=traits if what == "identify" else None, marks=marks.strip(), agent=batch.agent,
-            type=None if what == "track" else what,
-        ):  # fmt: skip
-            if isinstance(found, Refused):
-                found.original = raw or msgspec.json.encode(m)
-            yield found
+            type=None if what == "track" else what, original=m,
+        )  # fmt: skip
 
 
 def _denied(context: dict[str, Any]) -> bool:

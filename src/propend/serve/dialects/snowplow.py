@@ -34,6 +34,7 @@ class Snowplow:
             rows = data.get("data") if isinstance(data, dict) else None
         if not isinstance(rows, list):
             raise BadBody('the body has no list "data"')
+        rows = [_unwrapped(row) if isinstance(row, dict) else row for row in rows]
         first = rows[0] if rows and isinstance(rows[0], dict) else {}
         return Accepted(
             port.text_of(first.get("aid")),
@@ -50,25 +51,26 @@ class Snowplow:
 
     def events(self, batch: Batch) -> Iterator[Event | Fact | Refused]:
         """Yield what the rows mean."""
-        for row in port.decode(batch.body):
+        for place, row in enumerate(port.decode(batch.body)):
             if not isinstance(row, dict):
                 yield Refused(
                     reason="a row that is no object",
                     original=msgspec.json.encode(row)[: port.MOST_BYTES],
                 )
                 continue
-            yield from self._row(row, batch)
+            yield from self._row(row, batch, place)
 
-    def _row(self, row: dict[str, Any], batch: Batch) -> Iterator[Event | Fact | Refused]:
+    def _row(
+        self, row: dict[str, Any], batch: Batch, place: int
+    ) -> Iterator[Event | Fact | Refused]:
         raw = msgspec.json.encode(row)
         user = port.text_of(row.get("uid"))
         anonymous = port.text_of(row.get("duid") or row.get("nuid") or row.get("tnuid"))
-        name = port.text_of(row.get("eid")) or port.message_id(raw)
-        when = port.corrected(
-            port.moment_of(row.get("ttm") or row.get("dtm")),
-            port.moment_of(row.get("stm")),
-            batch.received,
+        given_time = port.moment_of(row.get("ttm") or row.get("dtm"))
+        name = port.text_of(row.get("eid")) or port.name_of(
+            raw, batch, place, timed=given_time is not None
         )
+        when = port.corrected(given_time, port.moment_of(row.get("stm")), batch.received)
         if user and anonymous and user != anonymous:
             yield Fact(time=when, kind="identify", one=anonymous, other=user, message=name)
         kind = row.get("e")
@@ -113,22 +115,33 @@ class Snowplow:
             user=user, anonymous=anonymous, time=when, name=title, message=name, properties=props, marks=batch.marks,
             lines=props.get("products"), agent=str(row.get("ua") or batch.agent), session=port.text_of(row.get("sid")) or None,
             channel=_campaign(str(row.get("url") or "")), type=fixed,
+            original=row,
         )  # fmt: skip
 
 
+def _unwrapped(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with JSON in place of JSON in base64, so that nothing in it is hidden from who cuts addresses."""
+    for wrapped, plain in (("ue_px", "ue_pr"), ("cx", "co")):
+        text = row.get(wrapped)
+        if isinstance(text, str) and text:
+            try:
+                said = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+            except (binascii.Error, ValueError):
+                continue
+            row = {k: v for k, v in row.items() if k != wrapped} | {plain: row.get(plain) or said}
+    return row
+
+
 def _described(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and data of a self-describing event (``ue_pr`` JSON, or ``ue_px`` in base64)."""
-    text = row.get("ue_pr")
+    """Return name and data of a self-describing event (``ue_pr``)."""
     try:
-        if not text and row.get("ue_px"):
-            text = base64.urlsafe_b64decode(row["ue_px"] + "=" * (-len(row["ue_px"]) % 4)).decode()
-        outer = port.decode(str(text).encode())
+        outer = port.decode(str(row.get("ue_pr")).encode())
         inner = outer["data"]
         schema = str(inner["schema"])  # iglu:vendor/name/jsonschema/1-0-0
         return schema.removeprefix("iglu:").split("/")[1], inner["data"] if isinstance(
             inner["data"], dict
         ) else {}
-    except (BadBody, KeyError, TypeError, IndexError, binascii.Error, UnicodeDecodeError):
+    except (BadBody, KeyError, TypeError, IndexError):
         return "self_describing", {}
 
 

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from propend.serve.inbox.port import Batch, Claim, Inbox, InboxError, Rejected
+from propend.serve.inbox.port import (
+    MOST_REFUSED,
+    MOST_REFUSED_BYTES,
+    Batch,
+    Claim,
+    Inbox,
+    InboxError,
+    Rejected,
+)
 from propend.serve.inbox.postgres import PostgresInbox
 from propend.serve.inbox.sqlite import SqliteInbox
 
 __all__ = [
+    "MOST_REFUSED",
+    "MOST_REFUSED_BYTES",
     "Batch",
     "Claim",
     "Inbox",

@@ -7,11 +7,21 @@ number of events; dialects turn it into events later, and a mended dialect can r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from propend.errors import DataError
 
-__all__ = ["Batch", "Claim", "Inbox", "InboxError", "Rejected", "firsts"]
+__all__ = [
+    "MOST_REFUSED",
+    "MOST_REFUSED_BYTES",
+    "REFUSED",
+    "Batch",
+    "Claim",
+    "Inbox",
+    "InboxError",
+    "Rejected",
+    "firsts",
+]
 
 
 class InboxError(DataError):
@@ -45,9 +55,25 @@ class Rejected(NamedTuple):
     """The write key it came with."""
     dialect: str
     route: str
+    """Path; what the mover refused has its place behind a ``#``."""
     reason: str
     body: bytes
+    source: str = ""
+    """Where the key is known already: its source."""
+    agent: str = ""
+    marks: str = ""
+    asked: str = ""
+    """JSON of the query and of the headers that a dialect reads, for a body that has not been through one."""
+    taken: bool = False
+    """Whether a dialect accepted the body: then it is what a batch would hold."""
     number: int = 0
+
+
+REFUSED: Final = "received, key, dialect, route, reason, body, source, agent, marks, asked, taken"
+"""Columns of a rejected entry; its number comes behind them."""
+MOST_REFUSED: Final = 100_000
+MOST_REFUSED_BYTES: Final = 256 << 20
+"""How many rejected entries, and how many bytes of them, are kept; later ones are only counted."""
 
 
 class Claim(NamedTuple):
@@ -87,8 +113,18 @@ class Inbox(Protocol):
         """Keep what could not be taken; durable on return."""
         ...
 
-    def rejected(self, limit: int = 1_000, after: int = 0) -> list[Rejected]:
-        """Return what could not be taken, oldest first."""
+    def rejected(
+        self, limit: int = 1_000, after: int = 0, most_bytes: int = 64 << 20
+    ) -> list[Rejected]:
+        """Return what could not be taken, oldest first; at least one where there is one."""
+        ...
+
+    def refused_routes(self, routes: Sequence[str]) -> set[str]:
+        """Return which of these routes a rejected entry has; reads no body."""
+        ...
+
+    def refused_bytes(self) -> int:
+        """Return the bytes of all rejected bodies; reads none of them."""
         ...
 
     def refused(self) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from propend.errors import ConfigError, MissingExtraError
-from propend.serve.inbox.port import Batch, Claim, InboxError, Rejected, firsts
+from propend.serve.inbox.port import REFUSED, Batch, Claim, InboxError, Rejected, firsts
 
 __all__ = ["PostgresInbox"]
 
@@ -48,6 +48,14 @@ class PostgresInbox:
             "create table if not exists rejected (number bigserial primary key, received bigint not null, key text not null,"
             " dialect text not null, route text not null, reason text not null, body bytea not null)"
         )
+        for column in ("source", "agent", "marks", "asked"):
+            c.execute(
+                f"alter table rejected add column if not exists {column} text not null default ''"
+            )
+        c.execute(
+            "alter table rejected add column if not exists taken boolean not null default false"
+        )
+        c.execute("create index if not exists rejected_route on rejected (route)")
         c.execute(
             "create table if not exists names (name bytea primary key, position bigint not null, place int not null)"
         )
@@ -131,18 +139,34 @@ class PostgresInbox:
         """Keep what could not be taken; see :class:`Inbox`."""
         self._run(
             lambda c: c.executemany(
-                "insert into rejected (received, key, dialect, route, reason, body) values (%s,%s,%s,%s,%s,%s)",
-                [r[:6] for r in rejected],
+                f"insert into rejected ({REFUSED}) values (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)",
+                [
+                    [v.replace("\0", "") if isinstance(v, str) else v for v in r[:11]]
+                    for r in rejected
+                ],
             )
         )
 
-    def rejected(self, limit: int = 1_000, after: int = 0) -> list[Rejected]:
+    def rejected(
+        self, limit: int = 1_000, after: int = 0, most_bytes: int = 64 << 20
+    ) -> list[Rejected]:
         """Return what could not be taken; see :class:`Inbox`."""
-        query = "select received, key, dialect, route, reason, body, number from rejected where number > %s order by number limit %s"
-        return [
-            Rejected(*row)
-            for row in self._run(lambda c: c.execute(query, (after, limit)).fetchall())
-        ]
+        query = (
+            f"select {REFUSED}, number from (select *, sum(octet_length(body)) over (order by number) - octet_length(body)"
+            " as before from rejected where number > %s order by number limit %s) r where before < %s order by number"
+        )
+        found = self._run(lambda c: c.execute(query, (after, limit, most_bytes)).fetchall())
+        return [Rejected(*row) for row in found]
+
+    def refused_routes(self, routes: Sequence[str]) -> set[str]:
+        """Return which routes a rejected entry has; see :class:`Inbox`."""
+        query = "select route from rejected where route = any(%s)"
+        return {row[0] for row in self._run(lambda c: c.execute(query, (list(routes),)).fetchall())}
+
+    def refused_bytes(self) -> int:
+        """Return the bytes of all rejected bodies; see :class:`Inbox`."""
+        query = "select coalesce(sum(octet_length(body)), 0) from rejected"
+        return int(self._run(lambda c: c.execute(query).fetchone()[0]))
 
     def refused(self) -> int:
         """Return how many rejected entries are kept; see :class:`Inbox`."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from propend.serve.inbox.port import Batch, Claim, InboxError, Rejected, firsts
+from propend.serve.inbox.port import REFUSED, Batch, Claim, InboxError, Rejected, firsts
 
 __all__ = ["SqliteInbox"]
 
@@ -20,8 +20,18 @@ _TABLES: Final = (
        source text not null, dialect text not null, route text not null, agent text not null, ip text not null,
        marks text not null, body blob not null)""",
     """create table if not exists rejected (number integer primary key autoincrement, received integer not null,
-       key text not null, dialect text not null, route text not null, reason text not null, body blob not null)""",
-    "create index if not exists rejected_received on rejected (received)",  # counting reads it, and no body
+       key text not null, dialect text not null, route text not null, reason text not null, body blob not null,
+       size integer not null default 0, source text not null default '', agent text not null default '',
+       marks text not null default '', asked text not null default '', taken integer not null default 0)""",
+)
+_LATER: Final = (
+    "size integer not null default 0", "source text not null default ''", "agent text not null default ''", "marks text not null default ''",
+    "asked text not null default ''", "taken integer not null default 0",
+)  # fmt: skip
+"""Columns of ``rejected`` that a file from before may lack."""
+_INDEXES: Final = (
+    "create index if not exists rejected_size on rejected (size)",  # counting reads it, and no body
+    "create index if not exists rejected_route on rejected (route)",
 )
 _NAMES: Final = "create table if not exists names (name blob primary key, position integer not null, place integer not null) without rowid"
 
@@ -72,6 +82,7 @@ class SqliteInbox:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._batches = self._open(folder / "inbox.db", _TABLES)
+            self._complete()
             self._names = self._open(folder / "names.db", (_NAMES,))
             self._reader = self._open(folder / "inbox.db", ())
             self._keeper = self._open(folder / "inbox.db", ())
@@ -94,6 +105,18 @@ class SqliteInbox:
         for table in tables:
             connection.execute(table)
         return connection
+
+    def _complete(self) -> None:
+        """Give a file from before the columns and indexes it lacks."""
+        with self._lock:
+            self._batches.execute("begin immediate")
+            there = {row[1] for row in self._batches.execute("pragma table_info(rejected)")}
+            for column in _LATER:
+                if column.partition(" ")[0] not in there:
+                    self._batches.execute(f"alter table rejected add column {column}")
+            for index in _INDEXES:
+                self._batches.execute(index)
+            self._batches.execute("commit")
 
     def _guarded(
         self, connection: sqlite3.Connection, lock: threading.Lock, work: Callable[[Any], Any]
@@ -252,18 +275,52 @@ class SqliteInbox:
             self._batches,
             self._lock,
             lambda c: c.executemany(
-                "insert into rejected (received, key, dialect, route, reason, body) values (?,?,?,?,?,?)",
-                [r[:6] for r in rejected],
+                f"insert into rejected ({REFUSED}, size) values (?,?,?,?,?,?,?,?,?,?,?,?)",
+                [(*r[:11], len(r.body)) for r in rejected],
             ),
         )
 
-    def rejected(self, limit: int = 1_000, after: int = 0) -> list[Rejected]:
+    def rejected(
+        self, limit: int = 1_000, after: int = 0, most_bytes: int = 64 << 20
+    ) -> list[Rejected]:
         """Return what could not be taken; see :class:`Inbox`."""
-        query = "select received, key, dialect, route, reason, body, number from rejected where number > ? order by number limit ?"
-        return [
-            Rejected(*row)
-            for row in self._read(lambda c: c.execute(query, (after, limit)).fetchall())
-        ]
+
+        def work(connection: sqlite3.Connection) -> list[Rejected]:
+            found: list[Rejected] = []
+            size = 0
+            rows = connection.execute(
+                f"select {REFUSED}, number from rejected where number > ? order by number limit ?",
+                (after, limit),
+            )
+            for row in rows:
+                found.append(Rejected(*row))
+                size += len(row[5])
+                if size >= most_bytes:
+                    break
+            rows.close()
+            return found
+
+        found: list[Rejected] = self._read(work)
+        return found
+
+    def refused_routes(self, routes: Sequence[str]) -> set[str]:
+        """Return which routes a rejected entry has; see :class:`Inbox`."""
+
+        def work(connection: sqlite3.Connection) -> set[str]:
+            found: set[str] = set()
+            for start in range(0, len(routes), 500):
+                part = routes[start : start + 500]
+                query = f"select route from rejected where route in ({','.join('?' * len(part))})"
+                found.update(row[0] for row in connection.execute(query, part))
+            return found
+
+        found: set[str] = self._read(work)
+        return found
+
+    def refused_bytes(self) -> int:
+        """Return the bytes of all rejected bodies; see :class:`Inbox`."""
+        query = "select coalesce(sum(size), 0) from rejected"
+        return int(self._read(lambda c: c.execute(query).fetchone())[0])
 
     def refused(self) -> int:
         """Return how many rejected entries are kept; see :class:`Inbox`."""

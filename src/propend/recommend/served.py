@@ -1,0 +1,123 @@
+"""How good the house's offers are, beside their sources and any other recommender of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from propend.config import RecommendConfig
+from propend.errors import ConfigError, NotEnoughDataError
+from propend.events.store import Store
+from propend.features.schema import Schema
+from propend.recommend.catalog import create, find
+from propend.recommend.evaluate import Ties, compare, split_by
+from propend.recommend.fallback import Staged
+from propend.recommend.house import (
+    catalogue,
+    default_chain,
+    recent_half_life,
+    sources,
+    user_attributes,
+    with_rules,
+)
+from propend.recommend.interactions import Interactions
+from propend.recommend.popularity import Popularity
+from propend.recommend.recommender import Recommender
+
+__all__ = ["SERVED", "judge", "read_settings"]
+
+SERVED: Final = "served"
+"""The row of an evaluation that stands for what users are offered in the end."""
+_PLAIN: Final = RecommendConfig()
+
+
+def judge(
+    store: Store,
+    schema: Schema,
+    *,
+    at: int | None = None,
+    horizon: float | None = None,
+    protocol: str = "forward",
+    ks: Sequence[int] = (5, 10, 20),
+    seed: int = 0,
+    rules: RecommendConfig = _PLAIN,
+    others: Sequence[str] = (),
+    ties: Ties = "conservative",
+) -> dict[str, Any]:
+    """Return the evaluation of what is served and of its sources alone; ``{"error": …}`` if the log is too short.
+
+    The row ``SERVED`` is what users are offered, under the shop's rules: its way was chosen on a horizon
+    before the cut (``chosen``, ``judged``). ``others`` are further
+    recommenders by their name in the catalogue, with settings if asked (``ease:strength=200``); those made of others get the house's sources.
+
+    Raises
+    ------
+    DataError
+        an unknown protocol.
+    ModelError
+        an unknown recommender or setting; the nearest name is told.
+    """
+    asked = [(word, *read_settings(word)) for word in others]
+    for _, name, settings in asked:
+        find(name).check(settings)
+    try:
+        log = Interactions.from_store(store, until=at)
+        split = split_by(log, protocol, horizon=horizon, seed=seed)
+        train, known = split.train, schema.items
+        described = [create("content")] if known and not rules.sources else []
+        parts: dict[str, Recommender] = {"popularity": Popularity(by=rules.segment)}
+        alone: list[Recommender] = [Popularity(half_life=recent_half_life(train), by=rules.segment)]
+        parts |= {s.label: s for s in (*alone, *sources(train, rules, known=described)[::-1])}
+        for word, name, settings in asked:
+            own = [*sources(train, rules, known=described), *alone]
+            kind = find(name)
+            made = kind(own, **settings) if issubclass(kind, Staged) else kind(**settings)  # type: ignore[call-arg]
+            parts[word] = made
+        options: dict[str, Any] = {"items": known, "within": catalogue(store), "ks": ks}
+        options |= {"users": user_attributes(store), "seed": seed, "ties": ties, "served": SERVED}
+        for learned in (True, False):
+            again = split.seen == "allowed"
+            chain = default_chain(train, learned=learned, rules=rules, items=known, repeats=again)
+            try:
+                shelf = with_rules(chain, store, rules, split.at)
+                table = compare(split, {**parts, SERVED: shelf}, **options)
+                break
+            except NotEnoughDataError:
+                if not learned:
+                    raise
+    except NotEnoughDataError as error:
+        return {"error": str(error)}
+    return {
+        **table,
+        "served": SERVED,
+        "mix": rules.mix,
+        "chosen": chain.chosen,
+        "judged": chain.judged,
+    }
+
+
+def read_settings(word: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of a recommender in words.
+
+    Raises ``ConfigError`` where a setting has no value.
+
+    >>> read_settings("ease:strength=200,support=100")
+    ('ease', {'strength': 200, 'support': 100})
+    >>> read_settings("item_neighbours:measure=jaccard")
+    ('item_neighbours', {'measure': 'jaccard'})
+    """
+    name, _, rest = word.partition(":")
+    settings: dict[str, Any] = {}
+    for part in rest.split(",") if rest else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise ConfigError(
+                f"{word!r} cannot be read: write settings as ease:strength=200,support=100"
+            )
+        try:
+            settings[key] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            settings[key] = value
+    return name.strip(), settings
