@@ -344,7 +344,7 @@ def _shapley_exact(members: Any, paths: Any, gain: Any, orders: int, seed: int) 
     for c in range(m):  # sums over all subsets, channel by channel
         halves = within.reshape(2, -1, 2, 1 << c)
         halves[:, :, 1] += halves[:, :, 0]
-    worth = np.divide(*within, out=np.zeros(1 << m), where=within[1] > 0)
+    worth = np.divide(within[0], within[1], out=np.zeros(1 << m), where=within[1] > 0)
     size = np.bitwise_count(np.arange(1 << m))
     factorial = [math.factorial(i) for i in range(m + 1)]
     weight = np.array([factorial[i] * factorial[m - i - 1] / factorial[m] for i in range(m)])
