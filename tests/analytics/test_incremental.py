@@ -269,7 +269,7 @@ READ_ATTRIBUTES = {
         Funnel.of(["view where item.colour = 'red'", "purchase"], "3d"), s
     ),
     "funnel by": lambda s, *_: funnel_question(
-        Funnel.of(["view", "purchase"], "3d"), s, "item.colour"
+        Funnel.of(["view", "purchase"], "3d", reentry="first"), s, "item.colour"
     ),
     "funnel hold": lambda s, *_: funnel_question(
         Funnel.of(["view", "purchase"], "3d", hold=["item.colour"]), s
@@ -296,7 +296,9 @@ READ_ATTRIBUTES = {
     ),
 }
 READ_ZONE = {
-    "funnel by day": lambda s, *_: funnel_question(Funnel.of(["view", "cart"], "3d"), s, "day"),
+    "funnel by day": lambda s, *_: funnel_question(
+        Funnel.of(["view", "cart"], "3d", reentry="first"), s, "day"
+    ),
     "retention": lambda s, *_: RetentionQuestion(s, "day", "view", "cart"),
     "brackets": lambda s, *_: ElapsedQuestion(s, [(0, 3)], "view where hour < 9", "cart"),
     "survival": lambda s, *_: SurvivalQuestion(s, "view where hour < 9", "purchase"),
