@@ -102,7 +102,9 @@ __all__ = ["models", "predict"]
 )
 @click.argument("more", nargs=-1, type=click.Path())
 @json_option
+@click.pass_context
 def predict(
+    context: click.Context,
     folder: str | None,
     ask: str | None,
     name: str | None,
@@ -146,7 +148,7 @@ def predict(
         if fuse
         else "a log"
     )
-    refuse_idle(click.get_current_context(), way)
+    refuse_idle(context, way)
     options = Options(_seconds(search), balance, select, _share(quantile), chosen)
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
