@@ -13,9 +13,9 @@ __all__ = ["refuse_idle"]
 _TRAINING: Final = frozenset({"search", "balance", "select", "chosen", "segments", "value", "cost", "budget"})  # fmt: skip
 _ANY: Final = frozenset({"folder", "ask", "more", "name", "folds", "out", "seed", "as_json"})
 SERVES: Final[dict[str, frozenset[str]]] = {
-    "a log": _ANY | _TRAINING | {"quantile", "abstain", "explain"},
+    "a log": _ANY | _TRAINING | {"quantile", "abstain", "explain", "known"},
     "a table": _ANY | _TRAINING | {"quantile", "explain", "tables", "label", "ignore", "group", "order", "known", "score_files"},
-    "impressions": _ANY | _TRAINING | {"impression", "clicked", "within"},
+    "impressions": _ANY | _TRAINING | {"impression", "clicked", "within", "known"},
     "--fuse": (_ANY - {"seed"}) | {"fuse"},
 }  # fmt: skip
 """The parameters of ``propend predict`` that each way of asking reads."""
