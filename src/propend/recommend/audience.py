@@ -94,16 +94,23 @@ def audience_auc(recommender: Recommender, split: Split, *, seed: int = 0) -> di
         for start, block in speaker._blocks(histories):
             rows = slice(start, start + len(block))
             value[rows, mine] = speaker._appeal(block, items[mine], split.at)
-    keys = owner * width + truth
+    pairs = users[:, None] * width + items[None, :]
+    newcomer, before = _among(pairs, np.unique(owner * width + truth)), _among(pairs, met)
     figures = []
-    for column, item in enumerate(items.tolist()):
-        open_to = ~np.isin(users * width + item, met)
-        y = np.isin(users * width + item, keys)[open_to]
+    for column in range(len(items)):
+        open_to = ~before[:, column]
+        y = newcomer[open_to, column]
         if y.sum() >= _FEWEST and (~y).sum() >= _FEWEST:
             figures.append(_auc(value[open_to, column], y))
     if not figures:
         return None
     return {"auc": round(float(np.mean(figures)), 4), "items": len(figures), "users": len(users)}
+
+
+def _among(keys: npt.NDArray[np.int64], known: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return which keys are among known ones, which are sorted."""
+    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.asarray(known[place] == keys)
 
 
 def _auc(value: F64, y: npt.NDArray[np.bool_]) -> float:
