@@ -294,7 +294,9 @@ def test_models_swap_without_dropping_a_request(site: Site) -> None:
     site.live.models._shadow_versions["buys"] = 1
     registry.save(registry.load("buys", 1))
     for _ in range(400):
-        if site.live.models.shadow("buys") is not None:
+        shadowed = site.live.models.shadow("buys") is not None
+        answer = site.http.get("/v1/users/u2/predictions/buys", params={"reasons": 0}).json()
+        if shadowed and answer["version"] == 3:
             break
         time.sleep(0.02)
     site.http.get("/v1/users/u3/predictions/buys")
@@ -339,6 +341,7 @@ def test_moving_changes_no_answer(site: Site) -> None:
 
 def test_health_metrics_description(site: Site) -> None:
     assert site.http.get("/health").json()["status"] == "ok"
+    site.http.get("/v1/users/u1/predictions/buys")
     text = site.http.get("/metrics").text
     assert "propend_state_active_users" in text
     assert 'propend_requests_total{route="prediction",status="200"}' in text

@@ -101,7 +101,7 @@ def forecast_funnel(
 def _expected_days(p: F64, ahead: Duration) -> F64:
     """Return the expected days to what happens within ``ahead`` with probability ``p``, at a constant hazard.
 
-    >>> round(float(_expected_days(np.array([0.5]), Duration.parse("30d"))[0]) * np.log(2), 6)
+    >>> round(float(_expected_days(np.array([0.5]), Duration.parse("30d"))[0] * np.log(2)), 6)
     30.0
     """
     found: F64 = -ahead.days / np.log1p(-np.clip(p, 1e-9, 1 - 1e-9))

@@ -31,8 +31,8 @@ def normalised(table: Any) -> Any:
     and columns stay empty.
 
     >>> import scipy.sparse as sp
-    >>> normalised(sp.csr_array(np.array([[1.0, 1.0], [0.0, 0.0]]))).toarray().round(4).tolist()
-    [[0.7071, 0.7071], [0.0, 0.0]]
+    >>> normalised(sp.csr_array(np.array([[1.0, 3.0], [0.0, 0.0]]))).toarray().tolist()
+    [[0.5, 0.8660253882408142], [0.0, 0.0]]
     """
     import scipy.sparse as sp
 
