@@ -54,6 +54,7 @@ class Communities:
 
         Raises ``NotEnoughDataError`` without a tie between two users, ``DataError`` for unequal lengths.
 
+        >>> import pytest; _ = pytest.importorskip("graspologic_native", reason="needs the extra graph")
         >>> found = Communities.of_friends([1, 1, 2, 7, 7, 8], [2, 3, 3, 8, 9, 9])
         >>> found.users.tolist(), found.community.tolist()
         ([1, 2, 3, 7, 8, 9], [0, 0, 0, 1, 1, 1])
