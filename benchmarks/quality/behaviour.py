@@ -1,9 +1,10 @@
-"""Behaviour models beside published rows: ``python -m benchmarks.quality.behaviour [PART…] [--seeds 5] [--json FILE]``.
+"""Behaviour models beside published rows: ``python -m benchmarks.quality.behaviour [PART…] [--seeds 5] [--only MODEL…] [--json FILE]``.
 
 Parts: ``beauty``, ``movielens-1m``, ``movielens-100k``, ``online-retail``, ``diginetica`` (next item; full ranking, conservative
 ties), ``users`` (Online Retail and CDNOW, what a behaviour model adds to aggregates), ``scaling`` (loss against weights and events on
 the synthetic market). Each network stops by the last items of users held out of training (never by the test part), and its
 settings were chosen by the same figure on one seed; the rows name them. ``--threads`` for the networks, default 2.
+``--only`` names the models or tasks of a part to run; every seed is printed as it ends, so that a long run loses nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +53,38 @@ PUBLISHED = {
 }
 
 
-def repeated(split: Split, models: dict[str, Callable[[], Recommender]], seeds: int) -> Table:
-    """Judge each network with several seeds: mean and spread of HR@10 and NDCG@10, and the mean seconds of a fit."""
-    rows = []
+@dataclass(frozen=True)
+class Asked:
+    """How often and what: seeds of a row, threads of a network, and the models or tasks wanted (empty: all)."""
+
+    seeds: int = 5
+    threads: int = 2
+    only: tuple[str, ...] = ()
+
+    def wanted(self, name: str) -> bool:
+        """Whether a model or task is to be run."""
+        return not self.only or name in self.only
+
+
+def repeated(split: Split, models: dict[str, Callable[[], Recommender]], asked: Asked) -> Table:
+    """Judge each network with several seeds: mean and spread of HR@10 and NDCG@10, and the mean CPU seconds of a fit."""
+    rows, seeds = [], asked.seeds
     for name, make in models.items():
+        if not asked.wanted(name):
+            continue
         found, seconds, notes = [], [], ""
         for seed in range(seeds):
-            start = time.perf_counter()
+            start = time.process_time()
             model = make().fit(split.train, at=split.at, seed=seed)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
             each = per_user(measure(model, split, 10), 10)
             found.append((each["hr"].mean(), each["ndcg"].mean()))
             notes = getattr(model, "remark", "")
+            print(
+                f"    {name}, seed {seed}: HR@10 {found[-1][0]:.4f}, NDCG@10 {found[-1][1]:.4f}, "
+                f"{seconds[-1]:.0f} CPU-s, {getattr(model, 'run', {}).get('best_epoch')} epochs",
+                flush=True,
+            )
         hr, ndcg = np.array(found).T
         rows.append(
             {
@@ -71,7 +93,7 @@ def repeated(split: Split, models: dict[str, Callable[[], Recommender]], seeds: 
                 "hr@10 spread": round(float(hr.std(ddof=1)), 4) if seeds > 1 else None,
                 "ndcg@10": round(float(ndcg.mean()), 4),
                 "ndcg@10 spread": round(float(ndcg.std(ddof=1)), 4) if seeds > 1 else None,
-                "fit_seconds": round(float(np.mean(seconds)), 1),
+                "fit CPU seconds": round(float(np.mean(seconds)), 1),
                 "note": notes,
             }
         )
@@ -87,63 +109,64 @@ def repeated(split: Split, models: dict[str, Callable[[], Recommender]], seeds: 
     }
 
 
-def beauty(seeds: int, threads: int) -> list[Table]:
+def beauty(asked: Asked) -> list[Table]:
     """Leave-one-out, full ranking, seen items hidden."""
     split = splits.beauty()
-    shared = {**COSINE, "dropout": 0.4, "epochs": 25, "patience": 4, "threads": threads}
+    shared = {**COSINE, "dropout": 0.4, "epochs": 25, "patience": 4, "threads": asked.threads}
     models = {
         name: _maker(name, **shared) for name in ("gru", "cnn", "caser", "transformer", "hstu")
     }
+    models["lightgcn"] = _maker("lightgcn", threads=asked.threads)
     best = {"item_neighbours": create("item_neighbours", weighting="unit", step=0.8, shrink=1.0)}
-    table = repeated(split, models, seeds)
+    table = repeated(split, models, asked)
     table["models"] += compare(split, best)["models"]
     return [{"data": "amazon-beauty", **table, "published": PUBLISHED["beauty"]}]
 
 
-def movielens_1m(seeds: int, threads: int) -> list[Table]:
+def movielens_1m(asked: Asked) -> list[Table]:
     """The published file, leave-one-out, seen items hidden."""
     shared = {**COSINE, "validation": 512, "dropout": 0.2, "length": 200, "epochs": 40}
     models = {
-        name: _maker(name, **shared, tokens=4_096, threads=threads)
+        name: _maker(name, **shared, tokens=4_096, threads=asked.threads)
         for name in ("gru", "transformer")
     }
-    table = repeated(splits.movielens_1m(), models, seeds)
+    table = repeated(splits.movielens_1m(), models, asked)
     return [{"data": "movielens-1m", **table, "published": PUBLISHED["movielens-1m"]}]
 
 
-def _time_biases(split: Split, name: str, seeds: int, threads: int) -> list[Table]:
+def _time_biases(split: Split, name: str, asked: Asked) -> list[Table]:
     """Next items, forward, with and without the bias of elapsed time."""
     shared = {**COSINE, "validation": 500, "dropout": 0.2, "length": 100, "epochs": 25}
     models = {
         f"transformer, time bias {bias}": _maker(
-            "transformer", **shared, time_bias=bias, threads=threads
+            "transformer", **shared, time_bias=bias, threads=asked.threads
         )
         for bias in ("none", "event", "query")
     }
-    table = repeated(split, models, seeds)
+    table = repeated(split, models, asked)
     table["models"] += compare(split, {"sequential_rules": create("sequential_rules")})["models"]
     return [{"data": name, **table}]
 
 
-def movielens_100k(seeds: int, threads: int) -> list[Table]:
+def movielens_100k(asked: Asked) -> list[Table]:
     """Forward, last 30 days, seen items hidden."""
-    return _time_biases(splits.movielens_100k_forward(), "movielens-100k", seeds, threads)
+    return _time_biases(splits.movielens_100k_forward(), "movielens-100k", asked)
 
 
-def online_retail(seeds: int, threads: int) -> list[Table]:
+def online_retail(asked: Asked) -> list[Table]:
     """Forward, last 30 days, repeats allowed."""
-    return _time_biases(splits.online_retail(), "online-retail", seeds, threads)
+    return _time_biases(splits.online_retail(), "online-retail", asked)
 
 
-def diginetica(seeds: int, threads: int) -> list[Table]:
+def diginetica(asked: Asked) -> list[Table]:
     """Next item of a session prefix; one seed."""
-    del seeds
     shared = {**COSINE, "length": 20, "dropout": 0.3, "epochs": 12, "patience": 2, "tokens": 4_096}
     models: dict[str, Recommender] = {
-        name: create(name, **shared, width=96, attention_heads=None, threads=threads)
+        name: create(name, **shared, width=96, attention_heads=None, threads=asked.threads)
         if name == "gru"
-        else create(name, **shared, threads=threads)
+        else create(name, **shared, threads=asked.threads)
         for name in ("gru", "transformer")
+        if asked.wanted(name)
     }
     return sessions_table(splits.diginetica(), models)
 
@@ -152,12 +175,11 @@ def _maker(name: str, **settings: Any) -> Callable[[], Recommender]:
     return lambda: create(name, **settings)
 
 
-def users(seeds: int, threads: int) -> list[Table]:
+def users(asked: Asked) -> list[Table]:
     """Boosted trees on aggregates, on a behaviour model's columns and on both: forward folds with purge.
 
     The models are pretrained on what was known before the first forward test, each without half of the users.
     """
-    del seeds
     from benchmarks.quality.retail import TASKS, workspace
     from propend.features.derive import derive_features
     from propend.learn.behaviour import pretraining_settings
@@ -173,10 +195,12 @@ def users(seeds: int, threads: int) -> list[Table]:
         shops["cdnow"] = (_cdnow(Path(place)), CDNOW_TASKS)
         for data, (shop, tasks) in shops.items():
             for name, ask in tasks.items():
+                if not asked.wanted(name):
+                    continue
                 task = Task.parse(name, ask)
                 plan = plan_cutoffs(shop.schema.first, shop.now, task.horizon)
                 start = time.perf_counter()
-                settings = pretraining_settings("small", threads=threads)
+                settings = pretraining_settings("small", threads=asked.threads)
                 model = pretrained_for(shop.store, shop.schema, plan, settings=settings)
                 seconds = time.perf_counter() - start
                 wanted = derive_features(shop.schema)
@@ -225,12 +249,11 @@ def _cdnow(place: Path) -> Any:
     return opened
 
 
-def scaling(seeds: int, threads: int) -> list[Table]:
+def scaling(asked: Asked) -> list[Table]:
     """Held-out loss against weights and events on the synthetic market, one epoch of each size.
 
     ``PROPEND_MARKET`` users (1,000,000 is the promise; the default of 20,000 suits two cores).
     """
-    del seeds
     import os
 
     from propend.cli import main as verb
@@ -248,10 +271,10 @@ def scaling(seeds: int, threads: int) -> list[Table]:
         verb(["init", str(folder / "shop"), *sources])
         shop = open_workspace(folder / "shop")
         shop.ingest()
-        for size in ("tiny", "small", "base"):
+        for size in filter(asked.wanted, ("tiny", "small", "base")):
             for share in (0.5, 1.0):
                 until = shop.schema.first + int(share * shop.schema.days * DAY)
-                settings = pretraining_settings(size, epochs=1, length=64, threads=threads)
+                settings = pretraining_settings(size, epochs=1, length=64, threads=asked.threads)
                 made = pretrain(shop.store, shop.schema, settings=settings, until=until)
                 row = {"size": size, "log": share, **made.run["weights"], **made.run["curves"][-1]}
                 print(f"  {row}", flush=True)
@@ -259,7 +282,7 @@ def scaling(seeds: int, threads: int) -> list[Table]:
     return tables
 
 
-PARTS: dict[str, Callable[[int, int], list[Table]]] = {
+PARTS: dict[str, Callable[[Asked], list[Table]]] = {
     "beauty": beauty,
     "movielens-1m": movielens_1m,
     "movielens-100k": movielens_100k,
@@ -276,12 +299,13 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     tables: list[Table] = []
     for name in chosen.parts:
         print(f"\n{name}", flush=True)
-        for table in PARTS[name](chosen.seeds, chosen.threads):
+        for table in PARTS[name](Asked(chosen.seeds, chosen.threads, tuple(chosen.only))):
             tables.append(table)
             for model, pair in table.get("published", {}).items():
                 print(f"  published {model}: " + " / ".join(f"{v:.4f}" for v in pair))

@@ -23,9 +23,8 @@ from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.learn.sequences import Coding, half_of, item_features, read_sequences, snapshots
 from propend.models.sequence.settings import HEADS, Settings
-from propend.models.sequence.targets import DAY, SECOND
 from propend.models.sequence.tokens import SequenceArrays
-from propend.names import ITEM, USER
+from propend.names import DAY, ITEM, MICROSECONDS, USER
 
 __all__ = ["BehaviourModel", "CrossFitted", "pretrain", "pretrain_in", "pretraining_settings"]
 
@@ -62,7 +61,7 @@ class BehaviourModel:
 
         made = snapshots(store, self.coding, users, cutoffs, self.network.settings.length)
         with torch.no_grad():
-            found: F64 = self.network.last(made, cutoffs // SECOND).cpu().double().numpy()
+            found: F64 = self.network.last(made, cutoffs // MICROSECONDS).cpu().double().numpy()
         return found
 
     def readouts(
@@ -82,7 +81,7 @@ class BehaviourModel:
         wait = np.zeros(len(users))
         wait[has] = (cutoffs[has] - made.time[made.offsets[1:][has] - 1]) / DAY
         with torch.no_grad():
-            hidden = self.network.last(made, cutoffs // SECOND)
+            hidden = self.network.last(made, cutoffs // MICROSECONDS)
             waited = torch.as_tensor(wait, dtype=torch.float32, device=hidden.device)
             ahead = torch.full_like(waited, days)
             logits, value = self.network.heads.within(hidden, waited, ahead)

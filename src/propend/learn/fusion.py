@@ -238,7 +238,7 @@ def fine_tune(
     from torch.nn import functional
 
     from propend.models.sequence.heads import zero_inflated_log_normal, ziln_mean
-    from propend.models.sequence.targets import SECOND
+    from propend.names import MICROSECONDS
 
     asked = np.flatnonzero(rows & ~np.isnan(frame.y))
     if len(asked) < LEAST_ROWS:
@@ -248,7 +248,10 @@ def fine_tune(
     length = model.network.settings.length
     yes_no = task.answer == "yes_no"
     data = snapshots(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
-    moments, y = frame.cutoff[asked] // SECOND, torch.as_tensor(frame.y[asked], dtype=torch.float32)
+    moments, y = (
+        frame.cutoff[asked] // MICROSECONDS,
+        torch.as_tensor(frame.y[asked], dtype=torch.float32),
+    )
     later = frame.cutoff[asked] == frame.cutoff[asked].max()
     if later.all():
         later = np.random.default_rng(seed).random(len(asked)) < 0.2
@@ -287,7 +290,7 @@ def fine_tune(
     def score(store: Store, users: I64, cutoffs: I64) -> F64:
         made = snapshots(store, model.coding, users, cutoffs, length)
         with torch.no_grad():
-            out = head(network.last(made, cutoffs // SECOND))
+            out = head(network.last(made, cutoffs // MICROSECONDS))
             found = torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)
         return np.asarray(found.numpy(), np.float64)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -51,8 +52,8 @@ class _Grown(Model):
     _design: Design
     _trees: dict[str, npt.NDArray[Any]]
 
-    def _grower(self, rows: int, seed: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _grower(self, rows: int, seed: int) -> Any: ...
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:  # noqa: ARG002
         self._design = Design.fit(data.X, self.categories)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -40,8 +41,8 @@ class _Survival(Model):
         self._check_fitted()
         return self._edges[1:]
 
-    def _survival(self, X: Array) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _survival(self, X: Array) -> Array: ...
 
     def _predict(self, X: Array) -> Array:
         """The restricted mean: the area under the survival curve, straight inside a period (Royston & Parmar 2013)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -51,8 +52,8 @@ class _Margin(Model):
     _slope: float
     _intercept: float
 
-    def _machine(self, rows: int, columns: int, seed: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _machine(self, rows: int, columns: int, seed: int) -> Any: ...
 
     def _learn_curve(self, Z: Array, data: Data, seed: int) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -74,8 +75,8 @@ class _Margin(Model):
         self._slope = max(float(curve.coef_[0, 0]), 0.0)
         self._intercept = float(curve.intercept_[0])
 
-    def _decision(self, Z: Array) -> Array:
-        raise NotImplementedError
+    @abstractmethod
+    def _decision(self, Z: Array) -> Array: ...
 
     def _predict(self, X: Array) -> Array:
         out = np.empty(len(X))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -13,18 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from propend.config import Config
 from propend.errors import ConfigError, NotEnoughDataError, PropendError, nearest
 from propend.events.clock import moment
-from propend.events.store import Store
 from propend.expression.nodes import Expression
-from propend.features.schema import Schema
+from propend.pipeline.opened import Opened
 
 if TYPE_CHECKING:
     from propend.analytics.funnel import FunnelResult
     from propend.analytics.kept import Question
     from propend.analytics.nodes import Nodes
-    from propend.engine import Engine
     from propend.learn.funnel_forecast import FunnelForecast
 
 __all__ = ["Analytics", "day"]
@@ -61,32 +57,8 @@ def _brackets(text: str) -> list[tuple[int, int]]:
         ) from None
 
 
-class Analytics:
+class Analytics(Opened):
     """Questions about the past. :class:`propend.pipeline.workspace.Workspace` has them as its methods."""
-
-    folder: Path
-    config: Config
-    engine: Engine
-
-    @property
-    def store(self) -> Store:
-        """The timeline store."""
-        raise NotImplementedError
-
-    @property
-    def out(self) -> Path:
-        """Where tables are written."""
-        raise NotImplementedError
-
-    @property
-    def schema(self) -> Schema:
-        """What the log can be asked."""
-        raise NotImplementedError
-
-    @property
-    def zone(self) -> str:
-        """The workspace's time zone."""
-        raise NotImplementedError
 
     def funnel(
         self,

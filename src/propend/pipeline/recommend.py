@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from propend.config import Config
-from propend.events.store import Store
-from propend.features.schema import Schema
+from propend.pipeline.opened import Opened
 
 if TYPE_CHECKING:
-    from propend.engine import Engine
     from propend.recommend.evaluate import Ties
     from propend.recommend.recommender import Recommender
     from propend.recommend.rules.measures import Control
@@ -22,22 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Offers"]
 
 
-class Offers:
+class Offers(Opened):
     """What to offer whom. :class:`propend.pipeline.workspace.Workspace` has them as its methods."""
-
-    folder: Path
-    config: Config
-    engine: Engine
-
-    @property
-    def store(self) -> Store:
-        """The timeline store."""
-        raise NotImplementedError
-
-    @property
-    def schema(self) -> Schema:
-        """What the log can be asked."""
-        raise NotImplementedError
 
     def recommend(self, users: Sequence[str], k: int = 10) -> pa.Table:
         """Return k offers for each user id: user, rank, item, score, source, reason; a new id is served as a cold user."""

@@ -112,6 +112,6 @@ class Blend(Pooled):
         return state
 
     def _restore(self, state: State) -> None:
-        self.repeats = state.header["repeats"]  # type: ignore[misc]
+        self.repeats = state.header["repeats"]
         self._weights = state.arrays["weights"]
         self._restore_stages(state)

@@ -14,7 +14,7 @@ from msgspec import Meta
 from propend.errors import NotEnoughDataError
 from propend.recommend.fallback import Staged
 from propend.recommend.interactions import Histories, Interactions
-from propend.recommend.protocols import Split, forward, leave_one_out
+from propend.recommend.protocols import Split, forward, leave_one_out, seen_as
 from propend.recommend.ranking import NO_OPINION, forbid_seen, top_k
 from propend.recommend.recommender import Recommender
 
@@ -93,7 +93,7 @@ class Pooled(Staged):
 
     def _learn(self, log: Interactions) -> None:
         split = self._held_out(log)
-        self.repeats = split.seen == "allowed"  # type: ignore[misc]
+        self.repeats = split.seen == "allowed"
         self._fit_stages(split.train, split.at)
         whole = self._log
         self._log = split.train
@@ -110,10 +110,10 @@ class Pooled(Staged):
 
     def _held_out(self, log: Interactions) -> Split:
         """Cut the history once more: what the ranker's features see, and its labels."""
-        seen = {None: None, True: "allowed", False: "hidden"}[self.parameters.repeats]
+        seen = seen_as(self.parameters.repeats)
         if log.clock:
-            return forward(log, self.parameters.horizon, seen=seen)  # type: ignore[arg-type]
-        return leave_one_out(log, seen=seen)  # type: ignore[arg-type]
+            return forward(log, self.parameters.horizon, seen=seen)
+        return leave_one_out(log, seen=seen)
 
     def _describe(self, log: Interactions, at: int) -> None:
         """Learn what the features need of the items as of a moment."""

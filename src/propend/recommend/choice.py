@@ -16,7 +16,7 @@ from propend.names import DAY
 from propend.recommend.evaluate import measure, per_user
 from propend.recommend.fallback import Staged
 from propend.recommend.interactions import Histories, Interactions
-from propend.recommend.protocols import Seen, Split, forward, leave_one_out
+from propend.recommend.protocols import Split, forward, leave_one_out, seen_as
 from propend.recommend.recommender import Recommendations, Recommender, State
 
 __all__ = ["Choice", "ChoiceParameters", "simplest"]
@@ -114,14 +114,14 @@ class Choice(Staged):
     def _judge(self, log: Interactions) -> dict[str, float]:
         """Return the mean NDCG of each way over the cuts; the one that serves stands first."""
         given = self.parameters.repeats
-        self.repeats = self.stages[0].repeats if given is None else given  # type: ignore[misc]
+        self.repeats = self.stages[0].repeats if given is None else given
         if len(self.ways) == 1:
             return {}
         try:
             splits = self._held_out(log)
         except NotEnoughDataError:
             return {}
-        self.repeats = splits[0].seen == "allowed"  # type: ignore[misc]
+        self.repeats = splits[0].seen == "allowed"
         k, gains = self.parameters.k, {}
         known: dict[str, Any] = {"items": self._items, "users": self._people, "seed": self._seed}
         for name, way in self.ways.items():
@@ -140,9 +140,7 @@ class Choice(Staged):
     def _held_out(self, log: Interactions) -> list[Split]:
         """Cut the history once more, and again one horizon earlier: what the ways may learn from, and what they are asked."""
         p = self.parameters
-        seen: Seen | None = None
-        if p.repeats is not None:
-            seen = "allowed" if p.repeats else "hidden"
+        seen = seen_as(p.repeats)
         if not log.clock:
             return [leave_one_out(log, seen=seen).sample(p.users, self._seed)]
         days = (log.last - log.first) / DAY / 10 if p.horizon is None else p.horizon
@@ -198,7 +196,7 @@ class Choice(Staged):
     def _restore(self, state: State) -> None:
         self._restore_stages(state)
         self.chosen, self.judged = state.header["chosen"], state.header["judged"]
-        self.repeats = state.header["repeats"]  # type: ignore[misc]
+        self.repeats = state.header["repeats"]
         self.ways, self.beside = {self.chosen: self.stages[0]}, self.stages[1:]
 
 

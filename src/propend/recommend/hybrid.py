@@ -160,7 +160,7 @@ class Hybrid(Pooled):
     def _restore(self, state: State) -> None:
         import lightgbm
 
-        self.repeats = state.header["repeats"]  # type: ignore[misc]
+        self.repeats = state.header["repeats"]
         self._ranker = lightgbm.Booster(model_str=state.texts["ranker"])
         self._popularity, self._recent = state.arrays["popularity"], state.arrays["recent"]
         places = range(state.header["lifts"])

@@ -14,7 +14,16 @@ from propend.names import DAY
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.popularity import last_of_pair
 
-__all__ = ["Seen", "Split", "data_hash", "forward", "given", "leave_one_out", "random_split"]
+__all__ = [
+    "Seen",
+    "Split",
+    "data_hash",
+    "forward",
+    "given",
+    "leave_one_out",
+    "random_split",
+    "seen_as",
+]
 
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
@@ -81,6 +90,17 @@ class Split:
                 digest.update(np.ascontiguousarray(column).tobytes())
         digest.update(f"{self.at} {self.seen}".encode())
         return digest.hexdigest()[:16]
+
+
+def seen_as(repeats: bool | None) -> Seen | None:
+    """Return what is done with items met before where repeats are wanted or not; None leaves it to the data.
+
+    >>> seen_as(True), seen_as(False), seen_as(None)
+    ('allowed', 'hidden', None)
+    """
+    if repeats is None:
+        return None
+    return "allowed" if repeats else "hidden"
 
 
 def forward(log: Interactions, horizon: float | None = None, *, seen: Seen | None = None) -> Split:

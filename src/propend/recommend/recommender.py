@@ -90,8 +90,8 @@ class Recommender(ABC):
     name: ClassVar[str]
     """The recommender's word in the catalogue."""
     Parameters: ClassVar[type[Any]] = NoParameters
-    repeats: ClassVar[bool] = False
-    """Whether it offers what the user has had already unless told otherwise."""
+    repeats: bool = False
+    """Whether it offers what the user has had already unless told otherwise; some learn it."""
     personal: ClassVar[bool] = True
     """Whether it needs a history to say anything."""
     listwise: ClassVar[bool] = False

@@ -16,8 +16,8 @@ from msgspec import Meta
 from propend.errors import MissingExtraError, ModelError
 from propend.events.timelines import Column
 from propend.models.sequence.settings import Settings
-from propend.models.sequence.targets import SECOND
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
+from propend.names import MICROSECONDS
 from propend.recommend.attributes import Attributes
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.popularity import Popularity
@@ -226,7 +226,7 @@ class SequenceRecommender(Recommender):
         users = np.sort(np.random.default_rng(self._seed).permutation(able)[:count])
         stops = data.offsets[1:].copy()
         target = np.asarray(data.item[stops[users] - 1])
-        moments = np.asarray(data.time[stops[users] - 1]) // SECOND
+        moments = np.asarray(data.time[stops[users] - 1]) // MICROSECONDS
         stops[users] -= 1
         shown = data.cut(stops)
         asked = shown.take(users)
@@ -274,7 +274,7 @@ class SequenceRecommender(Recommender):
         import torch
 
         data = self._arrays(histories)
-        moments = np.full(len(histories), at // SECOND, np.int64)
+        moments = np.full(len(histories), at // MICROSECONDS, np.int64)
         with torch.no_grad():
             found: F32 = self._network.scored(self._network.last(data, moments)).numpy()
         return found

@@ -12,8 +12,8 @@ from tests.models.sequence.worlds import random_sequences
 from propend.errors import ModelError
 from propend.models.sequence.packing import batches, piece_batch
 from propend.models.sequence.settings import Settings
-from propend.models.sequence.targets import SECOND
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
+from propend.names import MICROSECONDS
 
 torch = pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
 pytestmark = pytest.mark.deep
@@ -47,8 +47,8 @@ def network(trunk: str, bias: Any = "none", **more: Any) -> Any:
 def vectors(net: Any, data: SequenceArrays, tokens: int) -> np.ndarray[Any, Any]:
     out = np.zeros((len(data), net.settings.width), np.float32)
     for batch in batches(data, 12, tokens, least=1):
-        query = data.time[np.minimum(batch.index + 1, len(data) - 1)] // SECOND
-        query = np.maximum(query, data.time[batch.index] // SECOND)
+        query = data.time[np.minimum(batch.index + 1, len(data) - 1)] // MICROSECONDS
+        query = np.maximum(query, data.time[batch.index] // MICROSECONDS)
         with torch.no_grad():
             out[batch.index] = net.hidden(data, batch, query).numpy()
     return out
@@ -118,7 +118,7 @@ def test_a_long_history_keeps_only_a_window() -> None:
     net = network("transformer")
     cache = Cache(net)
     for at in range(40):
-        cache.append(1, item=at % 9, time=at * SECOND)
+        cache.append(1, item=at % 9, time=at * MICROSECONDS)
     assert cache.users[1].state["k"].shape[1] == 12
 
 

@@ -12,8 +12,9 @@ from tests.models.sequence.worlds import random_sequences
 
 from propend.errors import ModelError
 from propend.models.sequence.packing import batches, lay_out, pieces
-from propend.models.sequence.targets import DAY, asked_of, future_of, next_of
+from propend.models.sequence.targets import asked_of, future_of, next_of
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
+from propend.names import DAY
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=40)
 

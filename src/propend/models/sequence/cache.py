@@ -11,8 +11,9 @@ import torch
 
 from propend.errors import ModelError
 from propend.models.sequence.network import Network, Tokens
-from propend.models.sequence.targets import SECOND, Events, amount_bin, gap_bin
+from propend.models.sequence.targets import Events, amount_bin, gap_bin
 from propend.models.sequence.tokens import NONE, SequenceArrays
+from propend.names import MICROSECONDS
 
 __all__ = ["Cache", "UserState"]
 
@@ -90,9 +91,11 @@ class Cache:
             state = trunk.start() if old is None else old.state
             vector = None
             if not trunk.asks:
-                vector, state = trunk.step(token, time // SECOND, time // SECOND, state)
+                vector, state = trunk.step(token, time // MICROSECONDS, time // MICROSECONDS, state)
             elif old is not None:
-                _, state = trunk.step(old.token, old.time // SECOND, time // SECOND, old.state)
+                _, state = trunk.step(
+                    old.token, old.time // MICROSECONDS, time // MICROSECONDS, old.state
+                )
         self.users[user] = UserState(state, token, time, vector)
         self.users.move_to_end(user)
         while len(self.users) > self.most:
@@ -123,7 +126,7 @@ class Cache:
             if vector is None:
                 moment = max(kept.time, kept.time if now is None else now)
                 vector, _ = self.network.trunk.step(
-                    kept.token, kept.time // SECOND, moment // SECOND, kept.state
+                    kept.token, kept.time // MICROSECONDS, moment // MICROSECONDS, kept.state
                 )
             found: np.ndarray[Any, np.dtype[np.float32]] = (
                 self.network.scored(vector).float().cpu().numpy()
@@ -133,9 +136,9 @@ class Cache:
     def _token(
         self, item: int, type: int, channel: int, amount: float, time: int, before: int | None
     ) -> Tensor:
-        hours = time // (3_600 * SECOND)
+        hours = time // (3_600 * MICROSECONDS)
         first = np.array([before is None])
-        elapsed = np.array([0 if before is None else (time - before) // SECOND])
+        elapsed = np.array([0 if before is None else (time - before) // MICROSECONDS])
         events = Events(
             np.array([item]),
             np.array([type]),
@@ -144,7 +147,7 @@ class Cache:
             gap_bin(elapsed, first),
             np.array([hours % 24]),
             np.array([(hours // 24 + 3) % 7]),
-            np.array([time // SECOND]),
+            np.array([time // MICROSECONDS]),
         )
         found: Tensor = self.network.embedding(Tokens.of(events, self.network.device))[0]
         return found

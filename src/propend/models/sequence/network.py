@@ -18,7 +18,6 @@ from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import (
     AMOUNT_BINS,
     GAP_BINS,
-    SECOND,
     Asked,
     Events,
     Next,
@@ -29,6 +28,7 @@ from propend.models.sequence.targets import (
 )
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
 from propend.models.sequence.trunks import Packed, Trunk, trunk_of
+from propend.names import MICROSECONDS
 
 __all__ = ["HORIZONS", "Embedding", "Network", "Sampler", "Tokens", "device_of"]
 
@@ -212,7 +212,7 @@ class Network(nn.Module):
         asked = None
         if self.vocabulary.clock and ("gap" in tasks or "horizon" in tasks):
             asked = asked_of(data, batch, HORIZONS, rng)
-        query = after.query if asked is None else asked.moment // SECOND
+        query = after.query if asked is None else asked.moment // MICROSECONDS
         hidden = self.hidden(data, batch, query if self.trunk.asks else None)
         found: dict[str, Tensor] = {}
         if "item" in tasks:
@@ -309,8 +309,8 @@ class Network(nn.Module):
             query = None
             if self.trunk.asks:
                 after = np.minimum(batch.index + 1, len(data) - 1)
-                query = np.asarray(data.time[after]) // SECOND
-                latest = data.time[stop - 1] // SECOND
+                query = np.asarray(data.time[after]) // MICROSECONDS
+                latest = data.time[stop - 1] // MICROSECONDS
                 query[batch.layout.offsets[1:] - 1] = np.maximum(moments[users], latest)
             hidden = self.hidden(data, batch, query)
             found[_send(users, self.device)] = hidden[

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from propend.models.sequence.packing import Batch
 from propend.models.sequence.tokens import NONE, SequenceArrays
+from propend.names import DAY, MICROSECONDS
 
 __all__ = [
     "AMOUNT_BINS",
-    "DAY",
     "Asked",
     "Events",
     "Future",
@@ -31,8 +31,6 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-DAY: Final = 86_400_000_000
-SECOND: Final = 1_000_000
 AMOUNT_BINS: Final = 65
 """Two bins to each doubling, for amounts above and below 0; the last is for none."""
 GAP_BINS: Final = 65
@@ -119,10 +117,10 @@ def events_of(data: SequenceArrays, index: I64, user: I64) -> Events:
         np.asarray(data.type[index], np.int64),
         np.asarray(data.channel[index], np.int64),
         amount_bin(np.asarray(data.amount[index], np.float64)),
-        gap_bin((time - before) // SECOND, first),
+        gap_bin((time - before) // MICROSECONDS, first),
         hours % 24,
         (hours // 24 + 3) % 7,  # the first of January 1970 was a Thursday, day 3
-        time // SECOND,
+        time // MICROSECONDS,
     )
 
 
@@ -139,7 +137,7 @@ def next_of(data: SequenceArrays, batch: Batch) -> Next:
         np.where(known, data.type[after], 0).astype(np.int64),
         (np.maximum(later - time, 0) / DAY).astype(np.float32),
         np.where(known, data.amount[after], np.nan).astype(np.float32),
-        np.maximum(later, time) // SECOND,
+        np.maximum(later, time) // MICROSECONDS,
     )
 
 

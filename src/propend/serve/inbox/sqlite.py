@@ -202,22 +202,29 @@ class SqliteInbox:
     def read(self, after: int, limit: int = 1_000, most_bytes: int = 16 << 20) -> list[Batch]:
         """Return the batches after a position; see :class:`Inbox`."""
 
-        def work(connection: sqlite3.Connection) -> list[Batch]:
-            found: list[Batch] = []
+        query = (
+            f"select {_NAMED}, position from batches where position > ? order by position limit ?"
+        )
+        return [Batch(*row) for row in self._some(query, (after, limit), 7, most_bytes)]
+
+    def _some(
+        self, query: str, bounds: tuple[int, int], body: int, most_bytes: int
+    ) -> list[tuple[Any, ...]]:
+        """Return rows of a query until their bodies, in column ``body``, are together ``most_bytes`` or more."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            found: list[tuple[Any, ...]] = []
             size = 0
-            rows = connection.execute(
-                f"select {_NAMED}, position from batches where position > ? order by position limit ?",
-                (after, limit),
-            )
+            rows = connection.execute(query, bounds)
             for row in rows:
-                found.append(Batch(*row))
-                size += len(row[7])
+                found.append(row)
+                size += len(row[body])
                 if size >= most_bytes:
                     break
             rows.close()
             return found
 
-        found: list[Batch] = self._read(work)
+        found: list[tuple[Any, ...]] = self._read(work)
         return found
 
     def last(self) -> int:
@@ -285,23 +292,8 @@ class SqliteInbox:
     ) -> list[Rejected]:
         """Return what could not be taken; see :class:`Inbox`."""
 
-        def work(connection: sqlite3.Connection) -> list[Rejected]:
-            found: list[Rejected] = []
-            size = 0
-            rows = connection.execute(
-                f"select {REFUSED}, number from rejected where number > ? order by number limit ?",
-                (after, limit),
-            )
-            for row in rows:
-                found.append(Rejected(*row))
-                size += len(row[5])
-                if size >= most_bytes:
-                    break
-            rows.close()
-            return found
-
-        found: list[Rejected] = self._read(work)
-        return found
+        query = f"select {REFUSED}, number from rejected where number > ? order by number limit ?"
+        return [Rejected(*row) for row in self._some(query, (after, limit), 5, most_bytes)]
 
     def refused_routes(self, routes: Sequence[str]) -> set[str]:
         """Return which routes a rejected entry has; see :class:`Inbox`."""

@@ -1,0 +1,40 @@
+"""What every group of a workspace's methods rests on; :class:`propend.pipeline.workspace.Workspace` has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from propend.config import Config
+from propend.engine import Engine
+from propend.events.store import Store
+from propend.features.schema import Schema
+
+__all__ = ["Opened"]
+
+
+class Opened:
+    """An opened workspace, as the groups of its methods see it."""
+
+    folder: Path
+    config: Config
+    engine: Engine
+
+    @property
+    def store(self) -> Store:
+        """The timeline store."""
+        raise NotImplementedError
+
+    @property
+    def out(self) -> Path:
+        """Where tables are written."""
+        raise NotImplementedError
+
+    @property
+    def schema(self) -> Schema:
+        """What the log can be asked."""
+        raise NotImplementedError
+
+    @property
+    def zone(self) -> str:
+        """The workspace's time zone."""
+        raise NotImplementedError
