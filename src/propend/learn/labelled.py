@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from propend.config import Source
 from propend.engine import Engine
 from propend.errors import ConfigError, DataError, NotEnoughDataError, nearest
+from propend.features.sentences import MANY_TEXTS
 from propend.learn.fitting import MANY
 from propend.learn.words import Words
 from propend.models.model import Answer
@@ -362,7 +363,7 @@ def _kind(column: pa.ChunkedArray, name: str) -> Kind | str:
         return Kind(name, "number")
     if _dates(text) is not None:
         return Kind(name, "date")
-    if distinct > 0.5 * len(text) or distinct > 1_000:
+    if distinct > 0.5 * len(text) or distinct > MANY_TEXTS:
         words = Words.of(text.to_pylist())
         if words is not None:
             return Kind(name, "text", words=words)

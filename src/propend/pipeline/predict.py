@@ -18,9 +18,10 @@ from propend.errors import DataError, ExpressionError, NotEnoughDataError, neare
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.expression.duration import Duration
-from propend.expression.nodes import Aggregate, Expression, Field
+from propend.expression.nodes import Aggregate, Expression, Field, Says
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
+from propend.features.sentences import sentences
 from propend.features.words import question_in_words
 from propend.learn.explain import Change, counterfactual
 from propend.learn.future import check_store
@@ -177,8 +178,8 @@ class _Calibrated:
 
 def _way(feature: Expression) -> str:
     """Which way a person's behaviour moves a feature when there is more of it; empty: it is not theirs to move."""
-    if not isinstance(feature, Aggregate):
-        return ""
+    if not isinstance(feature, Aggregate) or any(isinstance(p, Says) for p in feature.parts()):
+        return ""  # words are not put into anybody's mouth
     if feature.function in ("count", "sum", "active_days", "distinct"):
         return "up"
     return "down" if feature.function == "days_since" else ""
@@ -288,7 +289,9 @@ def _asked(
         schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
     )
     features, left_out = leave_out_changing(
-        derive_features(schema), changing(store), (task.target, task.population)
+        derive_features(schema, sentences=sentences(store, schema, plan.folds[0].test)),
+        changing(store),
+        (task.target, task.population),
     )
     frame = _informative(build_frame(store, schema, engine, task, features, plan.cutoffs))
     return frame, plan, moment, left_out
