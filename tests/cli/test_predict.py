@@ -236,9 +236,7 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
         capsys, "predict", "--table", "t.csv", "--label", "bought", "--folds", 2, "--explain", "u7"
     )
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
-    assert document["new"]["noted"] == {
-        "shop": "1 rows hold a value never seen before, read as missing"
-    }
+    assert document["new"]["noted"] == {"shop": "never seen before in 1 row: read as missing"}
     assert document["profit"]["people"] == 2  # a budget is for the rows to come
     assert pq.read_table(document["scores"])["verdict"].to_pylist() == ["use"] * 500
     new = pq.read_table(document["new"]["scores"])["score"].to_pylist()

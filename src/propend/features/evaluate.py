@@ -41,7 +41,7 @@ from propend.features import kernels as k
 from propend.features.schema import Schema
 from propend.names import ITEM, TYPE
 
-__all__ = ["Rows", "Values", "evaluate", "event_column", "event_mask", "matrix"]
+__all__ = ["Rows", "Values", "evaluate", "event_column", "event_mask", "first_at", "matrix"]
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -620,6 +620,19 @@ def matrix(
             out[:, position] = np.where(values.codes < 0, np.nan, values.codes)
         else:
             out[:, position] = values
+    return out
+
+
+def first_at(timelines: Timelines, rows: Rows, shift: int = 0) -> I32:
+    """Return for each row the index of its user's first event at or after ``cutoff + shift`` (the end where there is none).
+
+    >>> t = Timelines(np.array([7, 8]), np.array([0, 3, 4]), np.array([0, 10, 20, 5]), np.zeros(4, np.int16),
+    ...               np.zeros(4, np.int32), np.arange(4))
+    >>> first_at(t, Rows.of([0, 0, 1], [0, 10, 6]), 5).tolist()
+    [1, 2, 4]
+    """
+    t, asked, out = _plain(timelines), _plain_rows(rows), np.empty(len(rows), np.int32)
+    k.bounds(t.offsets, t.time, asked.user, asked.cutoff, shift, out)
     return out
 
 

@@ -76,7 +76,11 @@ class Judge:
         'deep trees'
         """
         best_of: dict[str, str] = {}
-        loss = {label: self.known[self.loss](*_told(self.loss, y, scores[label])) for label, _ in candidates}  # fmt: skip
+        metric = self.known[self.loss]
+        loss = {
+            label: metrics.within(metric, *_told(self.loss, y, scores[label]), strata=None)
+            for label, _ in candidates
+        }
         for label, model in candidates:
             held = best_of.setdefault(model, label)
             if loss[label] < loss[held]:

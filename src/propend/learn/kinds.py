@@ -28,7 +28,9 @@ NEARLY: Final = 0.95
 """Share of a column's texts that must be dates, or numbers of more than ``MANY`` values; the rest is read as missing, and counted."""
 ALL_BUT_A_FEW: Final = 0.99
 """The same for numbers of few values, which do well as categories: "5+" among them is no slip."""
-_ID: Final = re.compile(r"(^|_|\b)(id|key|no|nr|uuid|number)$|ID$|Id$|编号$")
+_ID: Final = re.compile(
+    r"(^|_|\b)(id|key|no|nr|uuid|number)$|(ID|Id|No|Nr|Key|Number)$|编号$|单号$"
+)
 _DAY_FIRST: Final = tuple(f"%d{s}%m{s}{y}" for s in "/-" for y in ("%Y", "%y"))
 _SECONDS: Final = DAY / 1e6
 
@@ -70,12 +72,13 @@ class Kind:
             new = int((codes < 0).sum()) - text.null_count
             said = f"never seen before in {of_rows(new)}: read as missing" if new else ""
             return np.where(codes < 0, np.nan, codes).astype(np.float64)[:, None], said
-        if self.what == "date":
+        plain = None if self.what == "date" else _cast(text)
+        if plain is not None:
+            values = plain
+        elif self.what == "date":
             values = days(text, self.formats)
         else:
-            values = _cast(text)
-            if values is None:
-                values = _parsed(text, self.decimal)
+            values = _parsed(text, self.decimal)
         bad = int(np.isnan(values).sum()) - text.null_count
         infinite = int(np.isinf(values).sum())
         said = "; ".join(
@@ -102,8 +105,11 @@ def kind_of(column: pa.ChunkedArray, name: str) -> Kind | str:
         return "every row is the same"
     found = _cast(text)
     if found is not None:
-        if distinct == len(text) and _ID.search(name) and np.all(found == np.round(found)):
-            return "an id: every row differs"
+        if distinct == len(text) and np.all(found == np.round(found)):
+            if _ID.search(name):
+                return "an id: every row differs"
+            if len(text) > MANY and _counts_rows(found):
+                return "a number of the row: every row differs, in the order of the file or without gaps"
         return Kind(name, "number")
     decimal = _decimal(text, NEARLY if distinct > MANY else ALL_BUT_A_FEW)
     if decimal is not None:
@@ -121,6 +127,12 @@ def kind_of(column: pa.ChunkedArray, name: str) -> Kind | str:
         pc.value_counts(text.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"])
     )
     return Kind(name, "category", tuple(sorted(c["values"] for c in counts[:MOST_LEVELS])))
+
+
+def _counts_rows(values: F64) -> bool:
+    """Whether whole numbers, each once, run with the rows or fill their range: they name rows and tell of no other."""
+    step = np.diff(values)
+    return bool((step > 0).all() or (step < 0).all() or np.ptp(values) < 1.1 * len(values))
 
 
 def of_rows(count: int) -> str:

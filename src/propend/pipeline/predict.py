@@ -44,6 +44,7 @@ __all__ = [
     "predict",
     "predict_impressions",
     "score",
+    "short",
     "write_csv",
     "write_table",
 ]
@@ -137,27 +138,44 @@ class Prediction:
             )
         return self.fitted.reasons(self._X[rows[:1]], most)[0]
 
+    @property
+    def mark(self) -> tuple[float, str]:
+        """The score that counts as reached, and what it is: the cut of yes/no answers, else the better quarter of the scores."""
+        cut = self.cut
+        if cut is not None and np.isfinite(cut):
+            return cut, "the cut"
+        part, name = (0.25, "lower") if self.lower_is_better else (0.75, "upper")
+        return float(np.quantile(self.score, part)), f"the {name} quartile of the scores"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a low score is what one wishes for: a time to wait, or the chance that nothing comes."""
+        target = self.fitted.task.target
+        silent = isinstance(target, Aggregate) and target.function == "none"
+        return silent or self.fitted.task.answer == "time"
+
     def would_change(self, user: str, target: float | None = None) -> list[Change] | None:
         """Return the fewest changes in what a user does that would bring the score to ``target``; ``None`` where none do.
 
-        Only behaviour may move: counts, sums and active days up, days since an event down; it says what the model would
-        answer, not what causes what. Default target: the threshold of the task, else the upper quartile of the scores.
+        Only behaviour may move. Towards the better side (see :attr:`lower_is_better`) a user does more: counts, sums and
+        active days up, days since an event down. Away from it a user does less, and only what lies in a window can
+        become less. It says what the model would answer, not what causes what. Default target: :attr:`mark`.
         """
         rows = np.flatnonzero(self.users == user)
         if len(rows) == 0:
             raise DataError(
                 f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
             )
-        names = [str(f) for f in self.fitted.features]
-        moves = {n: _way(f) for n, f in zip(names, self.fitted.features, strict=True) if _way(f)}
-        wanted = target
-        if wanted is None:
-            cut = self.cut
-            nobody = cut is None or not np.isfinite(cut)
-            wanted = float(np.quantile(self.score, 0.75)) if cut is None or nobody else cut
+        features = {str(f): f for f in self.fitted.features}
+        names = list(features)
+        moves = {n: _way(f) for n, f in features.items() if _way(f)}
+        wanted = self.mark[0] if target is None else target
         above = float(self.score[rows[0]]) < wanted
-        if not above:
-            moves = {n: {"up": "down", "down": "up"}[way] for n, way in moves.items()}
+        if above == self.lower_is_better:
+            lasting = {n for n in moves if _lasts(features[n])}
+            moves = {
+                n: {"up": "down", "down": "up"}[w] for n, w in moves.items() if n not in lasting
+            }
         return counterfactual(
             _Calibrated(self.fitted),
             self._X[rows[0]],
@@ -185,6 +203,12 @@ def _way(feature: Expression) -> str:
     return "down" if feature.function == "days_since" else ""
 
 
+def _lasts(feature: Expression) -> bool:
+    """Whether what a feature counts can never become less."""
+    counted = isinstance(feature, Aggregate) and feature.function != "days_since"
+    return counted and feature.window.length is None
+
+
 def reasons_in_words(reasons: Sequence[Reason]) -> str:
     """Return reasons as one readable line, each with its value and direction.
 
@@ -192,11 +216,16 @@ def reasons_in_words(reasons: Sequence[Reason]) -> str:
     'days since the last purchase: 3 (raises)'
     """
     return "; ".join(
-        f"{r.words}: {_short(r.value)} ({'raises' if r.effect > 0 else 'lowers'})" for r in reasons
+        f"{r.words}: {short(r.value)} ({'raises' if r.effect > 0 else 'lowers'})" for r in reasons
     )
 
 
-def _short(value: float | str) -> str:
+def short(value: float | str) -> str:
+    """Return a value as it stands in a sentence.
+
+    >>> short(116.594809), short(0.25317), short(13.0), short("app"), short(float("nan"))
+    ('117', '0.25', '13', 'app', 'none')
+    """
     if isinstance(value, str):
         return value
     if value != value:
