@@ -145,6 +145,7 @@ def test_other_answers(
     assert ours < theirs if metric == "poisson_deviance" else ours > theirs
     scores = pq.read_table(document["scores"])
     assert np.isfinite(np.array(scores["score"])).all()
+    assert sum(map(bool, scores["reasons"].to_pylist())) > 0.9 * scores.num_rows
     if answer == "which":
         assert set(document["classes"]) == {"c0", "c1", "c2", "c3"}
         assert set(scores["answer"].to_pylist()) <= set(document["classes"])

@@ -205,8 +205,9 @@ def _way(feature: Expression) -> str:
 
 def _lasts(feature: Expression) -> bool:
     """Whether what a feature counts can never become less."""
-    counted = isinstance(feature, Aggregate) and feature.function != "days_since"
-    return counted and feature.window.length is None
+    if not isinstance(feature, Aggregate) or feature.function == "days_since":
+        return False
+    return feature.window.length is None
 
 
 def reasons_in_words(reasons: Sequence[Reason]) -> str:
