@@ -14,7 +14,7 @@ __all__ = ["tell"]
 def tell(d: dict[str, Any]) -> None:
     """Print a prediction's document in words."""
     from propend.learn.power import counted
-    from propend.pipeline.predict import short
+    from propend.pipeline.prediction import short
 
     of = counted(d["answer"], d["positives"]).rstrip(",")
     click.echo(
