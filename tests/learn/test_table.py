@@ -141,6 +141,7 @@ def test_odd_columns_are_left_out_and_said_or_served(tmp_path: Path) -> None:
             PolicyNumber=lambda i: str((i * 7919) % 300),
             counter=lambda i: str(7 * i + 3),
             cents=lambda i: str((i * 7919) % 1_000_003),
+            ranked=lambda i: str(90_000 - i * i + i % 2),
             empty=lambda _: "",
             customer_id=lambda i: str(100_000 + i),
             code=lambda i: f"id{i}",
