@@ -151,6 +151,8 @@ def test_other_answers(
         assert set(scores["answer"].to_pylist()) <= set(document["classes"])
         assert document["unanswered"] > 0
         assert ours > 0.5 > theirs
+    if answer != "which":
+        assert (np.array(scores["low"]) <= np.array(scores["high"])).all()
     if answer == "time":
         assert np.array(scores["score"]).max() <= 15
         assert "censored" in document["protocol"]

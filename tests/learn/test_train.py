@@ -212,6 +212,11 @@ def test_times_learn_from_rows_whose_horizon_is_not_over() -> None:
     score = fitted.score(X)
     assert score.min() >= 0
     assert score.max() <= 10
+    low, high = fitted.bounds(X)
+    assert ((low <= score) & (score <= high) & (low >= 0) & (high <= 10)).all()
+    waited = np.where(np.isnan(y), 10.0, y)
+    assert ((waited >= low - 1e-9) & (waited <= high + 1e-9)).mean() > 0.85
+    assert fitted.card["uncertainty"]["forward"]["coverage"] == pytest.approx(0.9, abs=0.05)
     # what happened after the test's cutoff is not in the training labels: other answers there, the same scores
     test = plan.folds[-1].test
     late = (cutoff < test) & (cutoff + np.nan_to_num(y, nan=1e9) * DAY > test)

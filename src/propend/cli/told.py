@@ -53,6 +53,12 @@ def tell(d: dict[str, Any]) -> None:
     rows(["model", *keys], table)
     for name, i in d["intervals"].items():
         click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
+    held = d.get("uncertainty", {}).get("forward")
+    if held:
+        click.echo(
+            f"  intervals: {held['coverage']:.0%} of {held['rows']:,} later rows inside, {held['level']:.0%} promised; "
+            f"mean width {short(held['width'])}"
+        )
     for key in ("verdict", "power"):
         if key in d:
             said = d[key].get("sentence") or f"{d[key]['answer']}: {d[key]['why']}"

@@ -111,6 +111,7 @@ def card_of(
     }
     if p.ndim == 1 and task.answer != "time":
         card["lift"] = _table(metrics.lift_by_decile(y, p, strata=fold))
+    if p.ndim == 1:
         by_fold = [(y[fold == k], evidence.served[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)
     deleted = _deletion(fitted, frame, seed)

@@ -61,8 +61,8 @@ class Fitted:
         return raw if least is None else np.maximum(raw, least)
 
     def bounds(self, X: F64) -> tuple[F64, F64]:
-        """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts; NaN where none was learnt."""
-        if self.task.answer in ("which", "time"):
+        """Return each row's interval [n]: Venn-Abers for yes/no, conformal for amounts and times; NaN where none was learnt."""
+        if self.task.answer == "which":
             gone = np.full(len(X), np.nan)
             return gone, gone
         return bounds(self.card.get("uncertainty", {}), self.score(X))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -35,6 +35,8 @@ class Conformal:
     level: float
     floor: float
     """Least amount seen: intervals end there."""
+    ceiling: float = float("inf")
+    """Largest amount there can be."""
 
     @classmethod
     def fit(cls, y: npt.ArrayLike, p: npt.ArrayLike, level: float = 0.9) -> Self:
@@ -75,7 +77,7 @@ class Conformal:
         scores = np.asarray(p, dtype=np.float64)
         bin_of = np.searchsorted(self.edges, scores, side="right")
         low = np.maximum(scores + self.low[bin_of], self.floor)
-        return low, np.maximum(scores + self.high[bin_of], low)
+        return low, np.clip(scores + self.high[bin_of], low, self.ceiling)
 
     def state(self) -> dict[str, Any]:
         """JSON values that ``from_state`` reads back."""
@@ -85,6 +87,7 @@ class Conformal:
             "high": self.high.tolist(),
             "level": self.level,
             "floor": self.floor,
+            **({"ceiling": self.ceiling} if np.isfinite(self.ceiling) else {}),
         }
 
     @classmethod
@@ -94,7 +97,8 @@ class Conformal:
             edges, low, high = (
                 np.asarray(state[k], dtype=np.float64) for k in ("edges", "low", "high")
             )
-            return cls(edges, low, high, float(state["level"]), float(state["floor"]))
+            ceiling = float(state.get("ceiling", np.inf))
+            return cls(edges, low, high, float(state["level"]), float(state["floor"]), ceiling)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the saved intervals are damaged: {error}") from None
 
@@ -136,18 +140,27 @@ def uncertainty(
     """Return what a card keeps to give one user's interval: Venn-Abers for yes/no, conformal for amounts.
 
     ``folds`` are (labels, scores) out of time, oldest first; the scores are those of the model that serves, through its
-    calibration, so that the interval is on the scale of what it is asked for.
+    calibration, so that the interval is on the scale of what it is asked for. Times are watched for a whole horizon: minus
+    the horizon where nothing came, which is the time waited.
     """
+    if answer == "time":
+        folds = [(np.abs(waited), scores) for waited, scores in folds]
     y, p = (np.concatenate([fold[i] for fold in folds]) for i in (0, 1))
     if answer == "yes_no":
         fitted = VennAbers().fit(p, y)
         low, high = _around(p, *fitted.bounds(p))
         return {"kind": fitted.name, "state": fitted.state(), "width": float((high - low).mean())}
     try:
-        state = Conformal.fit(y, p, level).state()
+        learnt = Conformal.fit(y, p, level)
     except NotEnoughDataError as error:
         return {"kind": "none", "why": str(error)}
-    return {"kind": "conformal", "state": state, "forward": forward_coverage(folds, level)}
+    if answer == "time":
+        learnt = replace(learnt, ceiling=float(y.max()))
+    return {
+        "kind": "conformal",
+        "state": learnt.state(),
+        "forward": forward_coverage(folds, level),
+    }
 
 
 def bounds(kept: dict[str, Any], p: npt.ArrayLike) -> tuple[F64, F64]:
