@@ -89,6 +89,7 @@ def fit_model(
         columns=rows.columns,
         categories=rows.categories,
         validation=validation,
+        groups=rows.users,
         seed=seed,
     )
 

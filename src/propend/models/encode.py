@@ -196,7 +196,10 @@ def _skewness(values: Array) -> float:
     largest = float(np.abs(values).max()) or 1.0
     centred = values / largest - np.mean(values / largest)
     deviation = float(np.sqrt(np.mean(centred**2)))
-    return float(np.mean((centred / deviation) ** 3)) if deviation > 1e-12 else 0.0
+    if deviation <= 1e-12:
+        return 0.0
+    centred /= deviation
+    return float(np.mean(centred * centred * centred))
 
 
 def _inner(values: Array) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class Encoded(Model):
 
     Such a column becomes two: the smoothed mean of the answer among rows with its value, and the logarithm of how many
     there were. Training rows get the mean of the *other* folds' rows (five, drawn with the seed), so that no row sees its
-    own answer (as ``sklearn.preprocessing.TargetEncoder`` cross-fits); a value never seen, or a missing one, gets the
+    own answer, nor that of another row of its group (as ``sklearn.preprocessing.TargetEncoder`` cross-fits); a value never seen, or a missing one, gets the
     overall mean and a count of 0. Contributions are given back to the column they come from.
 
     >>> rng = np.random.default_rng(0)
@@ -73,6 +73,8 @@ class Encoded(Model):
         goal = _goal(data.y, self.answer)
         many = [j for j, k in sorted(self.categories.items()) if k > self.parameters.most_levels]
         fold = np.random.default_rng([seed, 1]).integers(0, _FOLDS, len(data))
+        if data.groups is not None:
+            fold = fold[data.groups]  # a user's other moments know a part of the answer
         out_of_fold = {j: np.empty(len(data)) for j in many}
         for part in range(_FOLDS):
             here = fold == part

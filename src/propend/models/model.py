@@ -60,6 +60,8 @@ class Data:
     X: Array
     y: Array
     weight: Array | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    """Rows of one group (a user at many moments) stay together wherever a model splits its rows."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -72,7 +74,8 @@ class Data:
     def where(self, mask: npt.NDArray[np.bool_]) -> Data:
         """The rows of ``mask``."""
         weight = None if self.weight is None else self.weight[mask]
-        return Data(self.X[mask], self.y[mask], weight)
+        groups = None if self.groups is None else self.groups[mask]
+        return Data(self.X[mask], self.y[mask], weight, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ pass the columns it was fitted on, in that order
         columns: tuple[str, ...] | None = None,
         categories: Mapping[int, int] | None = None,
         validation: Validation | None = None,
+        groups: npt.ArrayLike | None = None,
         seed: int = 0,
     ) -> Self:
         """Learn from rows; fitting again starts afresh.
@@ -167,6 +171,9 @@ pass the columns it was fitted on, in that order
             column index → number of codes k: that column holds 0…k-1 as floats, NaN for missing.
         validation
             later rows (X, y, weight or None) for early stopping; never learnt from.
+        groups
+            [n] codes: rows that belong together, as a user's at many moments. A model that splits its rows (stacking,
+            blending, rates of categories) keeps them on one side; the others do not look at them.
         seed
             the same seed, data and settings give the same model, bit for bit.
 
@@ -179,7 +186,7 @@ pass the columns it was fitted on, in that order
         """
         X_ = self._matrix(X, columns)
         shape = _Shape(X_.shape[1], self._names(columns, X_.shape[1]), dict(categories or {}))
-        data = Data(X_, *self._labels(y, weight, len(X_)))
+        data = Data(X_, *self._labels(y, weight, len(X_)), _groups(groups, len(X_)))
         _check_codes(X_, shape)
         held = self._held_out(validation, shape)
         self._check_variety(data)
@@ -508,6 +515,16 @@ def _outside(codes: Array, count: int | npt.NDArray[np.int64]) -> npt.NDArray[np
     with np.errstate(invalid="ignore"):
         good = (codes >= 0) & (codes < count) & (codes == np.floor(codes))
     return ~good & ~np.isnan(codes)
+
+
+def _groups(groups: npt.ArrayLike | None, rows: int) -> npt.NDArray[np.int64] | None:
+    """Return each row's group as a code from 0."""
+    if groups is None:
+        return None
+    given = np.asarray(groups)
+    if given.shape != (rows,):
+        raise ModelError(f"groups must have one code a row: {rows}, got shape {given.shape}")
+    return np.unique(given, return_inverse=True)[1].astype(np.int64)
 
 
 def _check_codes(X: Array, shape: _Shape) -> None:

@@ -277,17 +277,19 @@ def _recommend(
 ) -> pa.Table | None:
     """What to offer each user, with the reason; how good it is, forward in time."""
     from propend.recommend.batch import recommend_all
+    from propend.recommend.fits import shared
 
     show("recommend", 0, 1)
     try:
-        table, evaluation = recommend_all(
-            workspace.store,
-            workspace.schema,
-            workspace.engine,
-            k=10,
-            recommender=workspace._shelf(),
-            rules=workspace.config.recommend,
-        )
+        with shared():
+            table, evaluation = recommend_all(
+                workspace.store,
+                workspace.schema,
+                workspace.engine,
+                k=10,
+                recommender=workspace._shelf(),
+                rules=workspace.config.recommend,
+            )
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
