@@ -145,6 +145,7 @@ def test_other_answers(
     assert ours < theirs if metric == "poisson_deviance" else ours > theirs
     scores = pq.read_table(document["scores"])
     assert np.isfinite(np.array(scores["score"])).all()
+    assert sum(map(bool, scores["reasons"].to_pylist())) > 0.9 * scores.num_rows
     if answer == "which":
         assert set(document["classes"]) == {"c0", "c1", "c2", "c3"}
         assert set(scores["answer"].to_pylist()) <= set(document["classes"])
@@ -236,9 +237,7 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
         capsys, "predict", "--table", "t.csv", "--label", "bought", "--folds", 2, "--explain", "u7"
     )
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
-    assert document["new"]["noted"] == {
-        "shop": "1 rows hold a value never seen before, read as missing"
-    }
+    assert document["new"]["noted"] == {"shop": "never seen before in 1 row: read as missing"}
     assert document["profit"]["people"] == 2  # a budget is for the rows to come
     assert pq.read_table(document["scores"])["verdict"].to_pylist() == ["use"] * 500
     new = pq.read_table(document["new"]["scores"])["score"].to_pylist()

@@ -29,6 +29,7 @@ from propend.expression import (
     Not,
     Or,
     Probability,
+    Says,
 )
 
 Event = dict[str, Any]
@@ -82,12 +83,46 @@ def evaluate(e: Expression, leaf: Any) -> Value:
     if isinstance(e, In):
         left = evaluate(e.left, leaf)
         return float(left is not None and left in [option.value for option in e.options])
+    if isinstance(e, Says):
+        left = evaluate(e.left, leaf)
+        return float(left is not None and says(str(left), str(e.phrase.value)))
     if isinstance(e, Compare):
         return compare(e.op, evaluate(e.left, leaf), evaluate(e.right, leaf))
     if isinstance(e, Arithmetic):
         return calculate(e.op, evaluate(e.left, leaf), evaluate(e.right, leaf))
     value: Value = leaf(e)
     return value
+
+
+def says(text: str, phrase: str) -> bool:
+    """Whether the words of a phrase stand in a row in a text; signs between two words part them."""
+    heard, wanted = words(text), words(phrase)
+    return any(heard[i : i + len(wanted)] == wanted for i in range(len(heard)))
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words letter by letter; "." where something else than a blank stands between two."""
+    found: list[str] = []
+    word, gap = "", ""
+    small = text.lower() + "  "
+    for letter, after in pairwise(small):
+        sign = "\u3040" <= letter <= "\u30ff" or "\u3400" <= letter <= "\u4dbf" or "\u4e00" <= letter <= "\u9fff"  # fmt: skip
+        inside = letter.isalnum() or (letter == "_" and word != "")
+        joins = letter in "'\u2019-" and word != "" and (after.isalnum() or after == "_") and not "\u3040" <= after <= "\u9fff"  # fmt: skip
+        if (inside or joins) and not sign:
+            if word == "" and found and gap.strip():
+                found.append(".")
+            word, gap = word + letter, ""
+            continue
+        if word:
+            found.append(word)
+            word = ""
+        if sign:
+            found += (["."] if found and gap.strip() else []) + [letter]
+            gap = ""
+        else:
+            gap += letter
+    return found
 
 
 def true(value: Value) -> bool:

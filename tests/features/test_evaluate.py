@@ -279,6 +279,8 @@ def test_matrix_gives_text_as_codes() -> None:
         ("profile.country = 3", "compares text with a number"),
         ("profile.age in ('a')", "compares text with a number"),
         ("last(view.item) = count(view)", "compares text with a number"),
+        ("any(view where value says 'a')", "reads words, but value is no text"),
+        ("count(view) says 'a'", "reads words, but count(view) is no text"),
         ("last(view.item) + 1", "calculates with text"),
     ],
 )

@@ -23,6 +23,7 @@ MORE = (
     "count(view where hour < 9 and category = 'b') last 30d", "sum(purchase.value where value >= 0.5) last 1mo", "distinct(*.item where item != '3')",
     "count(cart where category = 'nowhere')", "any(purchase) last 7d", "last(*.session)", "first(purchase.value)", "count(view where session = 's1')",
     "profile.age * 2", "none(cart) last 1y", "any(view) last 1d and none(cart)", "mean(*.cost)", "max(*.hour) - min(*.hour)",
+    "count(view where session says 's1') last 30d", "any(* where session says 's' and hour < 12)", "count(* where category says 'b')",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from propend.expression import (
     Not,
     Or,
     Probability,
+    Says,
     Window,
     parse,
 )
@@ -131,6 +132,7 @@ NUMBER_LITERALS = st.builds(Literal_, st.sampled_from([0, 1, -1, 2, 0.5, 10, Tru
 TEXT_LITERALS = st.builds(
     Literal_, st.sampled_from(["shoes", "鞋子", "email", "a", "b", "view", "DE", "unheard of"])
 )
+PHRASES = st.builds(Literal_, st.sampled_from(["鞋", "鞋子", "Email", "mail", "app", "shoes", "a"]))
 ORDER = st.sampled_from(["=", "!=", "<", "<=", ">", ">="])
 EQUAL = st.sampled_from(["=", "!="])
 CALCULATE = st.sampled_from(["+", "-", "*", "/"])
@@ -152,6 +154,7 @@ def _logic(
         st.builds(In, texts, st.lists(TEXT_LITERALS, min_size=1, max_size=3).map(tuple)),
         st.builds(In, numbers, st.lists(NUMBER_LITERALS, min_size=1, max_size=3).map(tuple)),
         st.builds(IsMissing, any_of),
+        st.builds(Says, texts, PHRASES),
         st.builds(Arithmetic, CALCULATE, numbers, st.one_of(NUMBER_LITERALS, numbers)),
         any_of,
     )

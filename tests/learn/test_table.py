@@ -112,12 +112,12 @@ def test_amounts(tmp_path: Path) -> None:
 BAD = {
     "all labels equal": ({"bought": lambda _: "yes"}, {}, NotEnoughDataError, "every row of 'bought' says 'yes'"),
     "a label full of blanks": ({"bought": lambda _: ""}, {}, DataError, "is blank in every row"),
-    "a class with one row": ({"bought": lambda i: "yes" if i == 3 else "no"}, {}, NotEnoughDataError, "only 1 rows"),
+    "a class with one row": ({"bought": lambda i: "yes" if i == 3 else "no"}, {}, NotEnoughDataError, "only 1 row of"),
     "infinite labels": ({"spent": lambda i: "inf" if i == 5 else f"{i}.5"}, {"label": "spent"}, DataError, "infinite"),
     "an unknown label": ({}, {"label": "bougth"}, ConfigError, "did you mean 'bought'"),
     "an unknown group": ({}, {"group": "ownr"}, ConfigError, "no column 'ownr'"),
     "a time that is none": ({"day": lambda i: f"d{i}"}, {"order": "day"}, DataError, "not a time in every row"),
-    "a time with gaps": ({"day": lambda i: "" if i == 9 else "2024-01-01"}, {"order": "day"}, DataError, "missing in 1 rows"),
+    "a time with gaps": ({"day": lambda i: "" if i == 9 else "2024-01-01"}, {"order": "day"}, DataError, "missing in 1 row;"),
     "texts as label": ({"kind": lambda i: f"k{i}"}, {"label": "kind"}, DataError, "300 different texts, of which 0 have 10 rows"),
 }  # fmt: skip
 
@@ -138,6 +138,9 @@ def test_odd_columns_are_left_out_and_said_or_served(tmp_path: Path) -> None:
         write(
             tmp_path,
             constant=lambda _: "x",
+            PolicyNumber=lambda i: str((i * 7919) % 300),
+            counter=lambda i: str(7 * i + 3),
+            cents=lambda i: str((i * 7919) % 1_000_003),
             empty=lambda _: "",
             customer_id=lambda i: str(100_000 + i),
             code=lambda i: f"id{i}",
@@ -145,14 +148,53 @@ def test_odd_columns_are_left_out_and_said_or_served(tmp_path: Path) -> None:
             joined=lambda i: f"2024-01-{1 + i % 28:02d}",
         )
     )
-    assert set(table.left_out) == {"constant", "empty", "customer_id", "code"}
+    gone = {"constant", "empty", "customer_id", "code", "PolicyNumber", "counter"}
+    assert set(table.left_out) == gone
     assert np.isfinite(table.X[~np.isnan(table.X)]).all()
     joined = table.columns.index("joined")
     assert joined not in table.categories  # a date as text is a number of days
     assert table.X[:2, joined].tolist() == [19723.0, 19724.0]
     assert table.noted["joined"] == "dates, read as days since 1970"
-    assert table.noted["infinite"] == "34 infinite values, read as missing"
+    assert table.noted["infinite"] == "infinite in 34 rows: read as missing"
     assert np.isfinite(cross_validate(table, folds=2, draws=10, models=("logistic",)).scores).all()
+
+
+def test_numbers_and_dates_may_be_written_otherwise_and_hold_slips(tmp_path: Path) -> None:
+    """Decimal commas, German, American and Chinese dates; what is no number or date is missing, never another category."""
+    table = read(
+        write(
+            tmp_path,
+            price=lambda i: "call us" if i == 7 else f'"{i % 90},{i % 4}5"',
+            spent=lambda i: f'"1.{i % 700 + 100},50 €"',
+            born=lambda i: "soon" if i == 3 else f"{1 + i % 28}.{1 + i % 12}.2023",
+            joined=lambda i: f"{1 + i % 12}/{1 + i % 28}/2024",
+            left=lambda i: f"2024年{1 + i % 12}月{1 + i % 9}日",
+            either=lambda i: f"{1 + i % 12}/{1 + i % 11}/2024",
+            size=lambda i: "5+" if i % 20 == 0 else str(i % 4),
+        )
+    )
+    at = {name: table.X[:, table.columns.index(name)] for name in table.columns}
+    assert at["price"][9] == 9.15
+    assert at["spent"][5] == 1105.5
+    assert np.isnan(at["price"][[7]]).all()
+    assert np.isnan(at["born"][3])
+    day = np.datetime64("2023-02-02") - np.datetime64("1970-01-01")
+    assert at["born"][1] == day.astype(int)
+    assert at["joined"][2] == (np.datetime64("2024-03-03") - np.datetime64("1970-01-01")).astype(int)  # fmt: skip
+    assert table.noted["price"] == "numbers with a decimal comma; no number in 1 row: read as missing"  # fmt: skip
+    assert table.noted["born"] == "dates (written %d.%m.%Y), read as days since 1970; no date in 1 row: read as missing"  # fmt: skip
+    assert "%m/%d/%Y" in table.noted["joined"]
+    assert "%d/%m/%Y" in table.noted["either"]
+    assert "%Y年%m月%d日" in table.noted["left"]
+    assert [table.columns[j] for j in table.categories if table.columns[j] == "size"] == ["size"]
+    later = tmp_path / "later.csv"
+    later.write_text('born,price\n1.2.2023,"2,5"\nnever,x\n', encoding="utf-8")
+    X, noted = read_like([str(later)], table, connect(), tmp_path)
+    place = {name: j for j, name in enumerate(table.columns)}
+    assert X[0, place["price"]] == 2.5
+    assert X[0, place["born"]] == (np.datetime64("2023-02-01") - np.datetime64("1970-01-01")).astype(int)  # fmt: skip
+    assert np.isnan(X[1, [place["born"], place["price"]]]).all()
+    assert noted["born"] == "no date in 1 row: read as missing"
 
 
 def test_a_hundred_thousand_categories_of_a_table_are_told_by_their_rate(tmp_path: Path) -> None:
@@ -229,9 +271,9 @@ def test_rows_to_come_are_read_and_scored_alike(tmp_path: Path) -> None:
     later.write_text("city,visits,price\nc1,0.5,inf\nnowhere,many,3.5\n", encoding="utf-8")
     X, noted = read_like([str(later)], table, connect(), tmp_path)
     assert noted == {
-        "city": "1 rows hold a value never seen before, read as missing",
-        "visits": "1 rows are no number, read as missing",
-        "price": "1 infinite values, read as missing",
+        "city": "never seen before in 1 row: read as missing",
+        "visits": "no number in 1 row: read as missing",
+        "price": "infinite in 1 row: read as missing",
     }
     assert np.isfinite(fit.score(X)).all()
     later.write_text("visits\n0.5\n", encoding="utf-8")

@@ -191,6 +191,8 @@ def test_one_of_many_beats_the_commonest_and_gives_every_class_a_column() -> Non
     assert fitted.tests["champion"].shape[1] == 4
     assert np.allclose(fitted.tests["champion"].sum(axis=1), 1)
     assert fitted.classes == ("a", "b", "c", "(another)")
+    first = [r[0].feature for r in fitted.reasons(frame.X[:60])]
+    assert first.count(frame.names[4]) > 50
 
 
 def test_times_learn_from_rows_whose_horizon_is_not_over() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from propend.errors import ModelError
 from propend.models import create
 from propend.models.attribution import Attribution
 from propend.testing.models import sample
@@ -62,6 +63,27 @@ def test_trees_of_several_classes_are_refused() -> None:
     model = create("trees", "which", trees=3, threads=1).fit(**rows)
     with pytest.raises(ValueError, match="several classes"):
         Attribution.of(model._text, 4)
+
+
+def test_one_answer_of_many_is_told_against_the_others() -> None:
+    """As LightGBM's own contributions of every class, less their mean; rows may ask for different answers."""
+    rows = sample("which", rows=700)
+    model = create("trees", "which", trees=5, threads=1).fit(**rows)
+    X, width, classes = np.asarray(rows["X"])[:600], model.width, model.classes
+    raw = model._booster.predict(X, pred_contrib=True, num_threads=1)
+    theirs = raw.reshape(600, classes, width + 1)
+    theirs = theirs - theirs.mean(axis=1, keepdims=True)
+    for code in range(classes):
+        assert np.allclose(model.contributions(X, of=code), theirs[:, code], atol=1e-9)
+    codes = np.arange(600) % classes
+    assert np.allclose(model.contributions(X, of=codes), theirs[np.arange(600), codes], atol=1e-9)
+    with pytest.raises(ModelError, match="say which answer to explain"):
+        model.contributions(X)
+    with pytest.raises(ModelError, match="knows answers 0 to"):
+        model.contributions(X, of=classes)
+    other = create("trees", "yes_no", trees=2, threads=1).fit(X, X[:, 0] > np.median(X[:, 0]))
+    with pytest.raises(ModelError, match="leave 'of' out"):
+        other.contributions(X, of=0)
 
 
 def test_a_row_alone_reads_unknown_codes_as_missing_too() -> None:

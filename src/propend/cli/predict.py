@@ -218,18 +218,20 @@ def _explained(prediction: Any, user: str) -> dict[str, Any]:
     """Return a user's score with its reasons, and the changes that would bring it over (or under) the threshold."""
     from dataclasses import asdict
 
+    from propend.features.words import in_words
+
     reasons = [asdict(reason) for reason in prediction.explain(user)]
-    changes = None
-    if prediction.fitted.task.answer != "which":
-        found = prediction.would_change(user)
-        changes = None if found is None else [asdict(change) for change in found]
     at = list(prediction.users).index(user)
-    return {
-        "user": user,
-        "score": float(prediction.score[at]),
-        "reasons": reasons,
-        "changes": changes,
-    }
+    document = {"user": user, "score": float(prediction.score[at]), "reasons": reasons}
+    if prediction.fitted.task.answer != "which":
+        words = {str(feature): in_words(feature) for feature in prediction.fitted.features}
+        found = prediction.would_change(user)
+        mark, what = prediction.mark
+        document["mark"] = {"score": mark, "what": what}
+        document["changes"] = (
+            None if found is None else [{**asdict(c), "words": words[c.column]} for c in found]
+        )
+    return document
 
 
 def _predict_impressions(
@@ -446,6 +448,7 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
 
 def _words(d: dict[str, Any]) -> None:
     from propend.learn.power import counted
+    from propend.pipeline.predict import short
 
     of = counted(d["answer"], d["positives"]).rstrip(",")
     click.echo(
@@ -523,13 +526,15 @@ def _words(d: dict[str, Any]) -> None:
         e = d["explained"]
         click.echo(f"  {e['user']}: {e['score']:.4f}")
         for r in e["reasons"]:
-            click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {r['value']}")
+            click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {short(r['value'])}")
         for c in e.get("changes") or []:
             click.echo(
-                f"    with {c['column']} at {c['becomes']:g} instead of {c['was']:g}: {c['score']:.4f}"
+                f"    with {c['words']} at {short(c['becomes'])} instead of {short(c['was'])}: {c['score']:.4f}"
             )
         if "changes" in e and not e["changes"]:
-            click.echo("    no few changes in behaviour bring the score across the threshold")
+            click.echo(
+                f"    no few changes in behaviour bring the score across {e['mark']['score']:.4g}, {e['mark']['what']}"
+            )
     if "abstained" in d:
         click.echo(
             f"  not enough data for {d['abstained']['users']:,} of {d['scored']:,} users (interval wider than {d['abstained']['width']:g})"

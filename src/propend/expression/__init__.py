@@ -20,6 +20,7 @@ from propend.expression.nodes import (
     Not,
     Or,
     Probability,
+    Says,
     Window,
 )
 from propend.expression.parse import parse, parse_question
@@ -39,6 +40,7 @@ __all__ = [
     "Not",
     "Or",
     "Probability",
+    "Says",
     "Window",
     "parse",
     "parse_question",

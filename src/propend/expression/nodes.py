@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from propend.errors import ExpressionError, nearest
 from propend.expression.duration import Duration
+from propend.expression.terms import spelled
 
 __all__ = [
     "AGGREGATES",
@@ -27,6 +28,7 @@ __all__ = [
     "Not",
     "Or",
     "Probability",
+    "Says",
     "Window",
     "lift",
 ]
@@ -172,6 +174,10 @@ class Expression:
     def is_in(self, options: Iterable[str | int | float | bool]) -> In:
         """Return ``self in (…)``."""
         return In(self, tuple(Literal_(option) for option in options))
+
+    def says(self, phrase: str) -> Says:
+        """Return ``self says 'phrase'``."""
+        return Says(self, Literal_(phrase))
 
     def is_missing(self) -> IsMissing:
         """Return ``self is missing``."""
@@ -373,6 +379,24 @@ class IsMissing(Expression):
 
     def __str__(self) -> str:
         return f"{self._inside(self.left, 5)} is missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Says(Expression):
+    """``left says 'money back'``: a text holds these words in a row; false where it is missing."""
+
+    left: Expression
+    phrase: Literal_
+    binding = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.phrase.value, str) or not spelled(self.phrase.value).strip():
+            raise ExpressionError(
+                f"'says' needs a word in single quotes, for example says 'refund', not {self.phrase}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self._inside(self.left, 5)} says {self.phrase}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from propend.expression.nodes import (
     Not,
     Or,
     Probability,
+    Says,
     Window,
 )
 
@@ -41,6 +42,7 @@ selection: selector
     | sum OP sum -> comparison
     | sum "in" "(" literal ("," literal)* ")" -> membership
     | sum "is" "missing" -> is_missing
+    | sum "says" literal -> says
 ?sum: product
     | sum PLUS product -> arithmetic
 ?product: atom
@@ -193,7 +195,7 @@ def _hint(text: str, at: int, expected: set[str]) -> str:
     if rest.startswith(")") and before.count("(") <= before.count(")"):
         return "; this bracket was never opened"
     if word and expected & {"LAST", "OP"}:
-        return nearest(word, ["last", "next", "ever", "and", "or", "in", "is"])
+        return nearest(word, ["last", "next", "ever", "and", "or", "in", "is", "says"])
     return ""
 
 
@@ -232,6 +234,8 @@ def _build(tree: Any, text: str) -> Expression:
             return In(_build(children[0], text), options)
         case "is_missing":
             return IsMissing(_build(children[0], text))
+        case "says":
+            return Says(_build(children[0], text), _literal(children[1]))
         case "arithmetic":
             operator: Any = str(children[1])
             return Arithmetic(operator, _build(children[0], text), _build(children[2], text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,12 +18,13 @@ from propend.expression.nodes import (
     Expression,
     Field,
     Literal_,
+    Says,
     Window,
 )
 from propend.features.schema import Schema
-from propend.names import ITEM, QUANTITY, SESSION, TYPE, VALUE
+from propend.names import CHANNEL, ITEM, QUANTITY, SESSION, TYPE, VALUE
 
-__all__ = ["derive_features", "windows_for"]
+__all__ = ["Sentences", "derive_features", "told_texts", "windows_for"]
 
 _LADDER = ("1d", "7d", "30d", "90d", "180d", "365d")
 _MOST_TYPES = 24
@@ -38,7 +40,33 @@ _REFERENCE = re.compile(
     r"(?i)(^|_)(id|no|nr|number|order|invoice|uuid|key|token|hash|url)s?$|编号|单号"
 )
 """Texts that name one event and come back in no other."""
+_LONGEST_SAID = 90
+"""Days of the longest window in which words are counted, beside all there is."""
 EVER = Window()
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """A column of a log that holds sentences: which event types carry it, and the words that are counted in it.
+
+    ``features.sentences`` chooses them.
+    """
+
+    column: str
+    types: tuple[str, ...]
+    terms: tuple[str, ...]
+    repeats: bool = False
+    """Whether whole texts come back often enough that the latest one is told as it is, too."""
+
+
+def told_texts(schema: Schema) -> list[str]:
+    """Return the log's texts that may be a reason for a score: not sessions, not channels, nothing that names a person or an order.
+
+    >>> told_texts(Schema(types=("view",), texts=("session", "comment", "email", "order_id")))
+    ['comment']
+    """
+    free = [n for n in schema.texts if n not in (SESSION, CHANNEL)]
+    return [n for n in free if not (_IDENTIFYING.search(n) or _REFERENCE.search(n))]
 
 
 def windows_for(days: float) -> tuple[Window, ...]:
@@ -51,11 +79,13 @@ def windows_for(days: float) -> tuple[Window, ...]:
     return (*(Window("last", d) for d in lengths if d.days <= days / 2), EVER)
 
 
-def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple[Expression, ...]:
+def derive_features(
+    schema: Schema, types: Sequence[str] | None = None, sentences: Sequence[Sentences] = ()
+) -> tuple[Expression, ...]:
     """Return point-in-time features for every event type of the log (or those given), for the items and the profile.
 
     The three main types (purchase, cart, view where there are such) get every aggregate, the others recency and
-    frequency, so that a log of twenty types stays at some 250 features.
+    frequency, so that a log of twenty types stays at some 250 features. Of ``sentences`` how often each word was said.
 
     >>> features = derive_features(Schema(types=("view", "purchase"), numbers=("value",), last=200 * 86_400_000_000))
     >>> "sum(purchase.value) last 30d" in map(str, features)
@@ -75,7 +105,10 @@ def derive_features(schema: Schema, types: Sequence[str] | None = None) -> tuple
         found.update(dict.fromkeys(_glance((name,), windows)))
     found.update(dict.fromkeys(_calendar(windows)))
     found.update(dict.fromkeys(_tastes(schema)))
-    found.update(dict.fromkeys(_sequence(schema, main)))
+    read = frozenset(s.column for s in sentences if not s.repeats)
+    found.update(dict.fromkeys(_sequence(schema, main, read)))
+    for column in sentences:
+        found.update(dict.fromkeys(_said(column, windows)))
     told = (name for name in schema.users if not _IDENTIFYING.search(name))
     found.update(dict.fromkeys(Field(("profile", name)) for name in told))
     return tuple(found)
@@ -121,7 +154,7 @@ def _rhythm(of: tuple[str, ...], windows: tuple[Window, ...]) -> list[Expression
     return found
 
 
-def _sequence(schema: Schema, main: Sequence[str]) -> list[Expression]:
+def _sequence(schema: Schema, main: Sequence[str], read: frozenset[str]) -> list[Expression]:
     """What the last events were, and of which item, kind of item and circumstance the latest was.
 
     Texts with many values (items) are encoded by their rate inside each training fold (``models.encoded``): a user is
@@ -136,9 +169,20 @@ def _sequence(schema: Schema, main: Sequence[str]) -> list[Expression]:
         if schema.item_ids:
             found.append(Aggregate("last", types, ITEM))
         found += [Aggregate("last", types, f"{ITEM}.{name}") for name in kinds[:_MOST_VALUES]]
-    free = [n for n in schema.texts if n != SESSION and not _IDENTIFYING.search(n)]
-    told = [n for n in free if not _REFERENCE.search(n)]
+    known = {CHANNEL, *told_texts(schema)} - read
+    told = [n for n in schema.texts if n in known]
     return found + [Aggregate("last", (), name) for name in told[:_MOST_VALUES]]
+
+
+def _said(of: Sentences, windows: tuple[Window, ...]) -> list[Expression]:
+    """How often a user wrote, and said each of the words, lately and ever."""
+    lately = [w for w in windows if w.length is not None and w.length.days <= _LONGEST_SAID]
+    both = (*lately[-1:], EVER)
+    found: list[Expression] = [Aggregate("count", of.types, of.column, window=w) for w in both]
+    for term in of.terms:
+        where = Says(Field((of.column,)), Literal_(term))
+        found += [Aggregate("count", of.types, None, where, w) for w in both]
+    return found
 
 
 def _volume(of: tuple[str, ...], windows: tuple[Window, ...], schema: Schema) -> list[Expression]:

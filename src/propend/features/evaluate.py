@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from propend.errors import DataError, ExpressionError, nearest
 from propend.events.clock import local_day, local_hour, local_weekday, wall
@@ -31,13 +33,15 @@ from propend.expression.nodes import (
     Not,
     Or,
     Probability,
+    Says,
     Window,
 )
+from propend.expression.terms import spelled
 from propend.features import kernels as k
 from propend.features.schema import Schema
 from propend.names import ITEM, TYPE
 
-__all__ = ["Rows", "Values", "evaluate", "event_column", "event_mask", "matrix"]
+__all__ = ["Rows", "Values", "evaluate", "event_column", "event_mask", "first_at", "matrix"]
 
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
@@ -116,6 +120,7 @@ class _Evaluation:
     _masks: dict[object, Bool] = field(default_factory=dict)
     _prefixes: dict[object, Any] = field(default_factory=dict)
     _columns: dict[str, Values] = field(default_factory=dict)
+    _spelled: dict[int, tuple[tuple[str, ...], Any]] = field(default_factory=dict)
 
     # ---- windows
 
@@ -222,6 +227,8 @@ class _Evaluation:
                 chosen = np.ones(n, np.bool_)
             if where is not None:
                 chosen = chosen & _truth(_Where(self).value(where))
+            if _reads_words(where):
+                return chosen
             self._masks[key] = chosen
         return self._masks[key]
 
@@ -233,18 +240,22 @@ class _Evaluation:
         return self._columns["day"]  # type: ignore[return-value]
 
     def present(self, a: Aggregate) -> tuple[Bool, Values | None, object]:
-        """Return which events count and have the field, the field, and a key that equal answers share."""
+        """Return which events count and have the field, the field, and a key that equal answers share (none: not kept)."""
         mask = self.mask(a.types, a.where)
+        kept = not _reads_words(a.where)
         if a.field is None:
-            return mask, None, (a.types, a.where, None)
+            return mask, None, (a.types, a.where, None) if kept else None
         column = self.schema.event_column(tuple(a.field.split(".")))
         values = self.column(column)
         key = (a.types, a.where, column)
-        if key not in self._masks:
+        chosen = self._masks.get(key)
+        if chosen is None:
             there = values.codes >= 0 if isinstance(values, Column) else ~np.isnan(values)
             both = mask & there
-            self._masks[key] = mask if np.array_equal(both, mask) else both
-        chosen = self._masks[key]
+            chosen = mask if np.array_equal(both, mask) else both
+            if not kept:
+                return chosen, values, None
+            self._masks[key] = chosen
         return chosen, values, (a.types, a.where, None) if chosen is mask else key
 
     # ---- aggregates
@@ -265,6 +276,8 @@ class _Evaluation:
         if ("counts", key) not in self._prefixes:
             out = np.empty(len(mask) + 1, np.int32)
             k.counts_before(mask, out)
+            if key is None:
+                return out
             self._prefixes["counts", key] = out
         return self._prefixes["counts", key]
 
@@ -374,8 +387,20 @@ class _Evaluation:
                 )
             case Probability():
                 return _given(self.scores, e.task, e)[self.rows.user]
+            case Says():
+                return self.says(e, self.value(e.left))
             case _:
                 return _combine(e, self.value)
+
+    def says(self, e: Says, of: Values) -> F64:
+        """Return which texts hold a phrase: each different text is read once."""
+        if not isinstance(of, Column):
+            raise ExpressionError(f"{e} reads words, but {e.left} is no text")
+        if id(of.values) not in self._spelled:
+            made = pa.array([spelled(text) for text in of.values], pa.string())
+            self._spelled[id(of.values)] = of.values, made  # kept together: an id may be used again
+        held = pc.match_substring(self._spelled[id(of.values)][1], spelled(str(e.phrase.value)))
+        return np.append(np.asarray(held, np.float64), 0.0)[of.codes]
 
     def _calendar(self, name: str) -> F64:
         distinct, inverse = np.unique(self.rows.cutoff, return_inverse=True)
@@ -402,6 +427,8 @@ class _Where:
                 return np.full(n, float(e.value))
             case Field():
                 return self.of.column(self.of.schema.event_column(e.path))
+            case Says():
+                return self.of.says(e, self.value(e.left))
             case _:
                 return _combine(e, self.value)
 
@@ -431,6 +458,11 @@ def _combine(e: Expression, value: Any) -> F64:
         case Arithmetic():
             return _arithmetic(e, _number(value(e.left), e), _number(value(e.right), e))
     raise ExpressionError(f"{e} cannot be evaluated here")
+
+
+def _reads_words(where: Expression | None) -> bool:
+    """Whether a ``where`` reads words: there are many such, each asked once, so that what they need is not kept."""
+    return where is not None and any(isinstance(part, Says) for part in where.parts())
 
 
 def _given(known: Mapping[str, Any], name: str, e: Expression) -> Any:
@@ -588,6 +620,19 @@ def matrix(
             out[:, position] = np.where(values.codes < 0, np.nan, values.codes)
         else:
             out[:, position] = values
+    return out
+
+
+def first_at(timelines: Timelines, rows: Rows, shift: int = 0) -> I32:
+    """Return for each row the index of its user's first event at or after ``cutoff + shift`` (the end where there is none).
+
+    >>> t = Timelines(np.array([7, 8]), np.array([0, 3, 4]), np.array([0, 10, 20, 5]), np.zeros(4, np.int16),
+    ...               np.zeros(4, np.int32), np.arange(4))
+    >>> first_at(t, Rows.of([0, 0, 1], [0, 10, 6]), 5).tolist()
+    [1, 2, 4]
+    """
+    t, asked, out = _plain(timelines), _plain_rows(rows), np.empty(len(rows), np.int32)
+    k.bounds(t.offsets, t.time, asked.user, asked.cutoff, shift, out)
     return out
 
 

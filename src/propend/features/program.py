@@ -28,8 +28,10 @@ from propend.expression.nodes import (
     Expression,
     Field,
     Literal_,
+    Says,
     Window,
 )
+from propend.expression.terms import spelled
 from propend.features import kernels as k
 from propend.features.evaluate import Rows, Values, matrix
 from propend.features.schema import Schema
@@ -100,6 +102,7 @@ class Program:
         self.expressions, self.schema = tuple(expressions), schema
         self._columns: dict[str, int] = {}
         self._coded: dict[str, int] = {}
+        self._phrases: dict[str, tuple[str, str]] = {}
         self._windows: dict[Window, int] = {}
         self._masks: dict[tuple[Any, ...], int] = {}
         self._mask_rows: list[tuple[int, int, int, int]] = []
@@ -209,6 +212,12 @@ class Program:
         """Return a ``where`` as comparisons of a column with a constant, all of which must hold."""
         if isinstance(where, And):
             return [test for term in where.terms for test in self._conjuncts(term)]
+        if isinstance(where, Says) and isinstance(where.left, Field):
+            column = self.schema.event_column(where.left.path)
+            if column not in self.schema.texts:
+                raise _Beyond
+            self._phrases[str(where)] = column, spelled(str(where.phrase.value))
+            return [(self._column(str(where)), _COMPARE["="], 1.0)]
         if not (
             isinstance(where, Compare)
             and isinstance(where.left, Field)
@@ -302,7 +311,13 @@ class Program:
         return cutoff - window.length.microseconds
 
     def _values(self, name: str, t: Timelines) -> Any:
-        """Return an event column as numbers: texts as codes with NaN for missing."""
+        """Return an event column as numbers: texts as codes with NaN for missing, a phrase as 1 where it is said."""
+        if name in self._phrases:
+            of, phrase = self._phrases[name]
+            codes = t.texts[of].codes
+            there = np.unique(codes[codes >= 0])
+            said = [c for c in there.tolist() if phrase in spelled(t.texts[of].values[c])]
+            return np.isin(codes, said)
         if name in t.numbers:
             return t.numbers[name]
         if name == "hour":

@@ -28,6 +28,7 @@ from propend.expression.nodes import (
     Not,
     Or,
     Probability,
+    Says,
 )
 from propend.names import DAY, ITEM, TYPE, USER
 
@@ -226,6 +227,9 @@ class Schema:
                     raise ExpressionError(
                         f"{e} compares text with a number; put text in single quotes, numbers in none"
                     )
+            case Says():
+                if not text(e.left):
+                    raise ExpressionError(f"{e} reads words, but {e.left} is no text")
             case Arithmetic():
                 if text(e.left) | text(e.right):
                     raise ExpressionError(

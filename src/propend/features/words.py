@@ -15,6 +15,7 @@ from propend.expression.nodes import (
     Literal_,
     Not,
     Or,
+    Says,
     Window,
 )
 
@@ -48,6 +49,8 @@ def in_words(e: Expression) -> str:
     'total value of purchases in the last 30 days'
     >>> in_words(parse("count(view) last 7d / count(view) last 30d"))
     'number of views in the last 7 days, relative to number of views in the last 30 days'
+    >>> in_words(parse("count(review where comment says 'refund') last 90d"))
+    "number of reviews whose comment says 'refund' in the last 90 days"
     """
     known = _known_ratio(e)
     if known is not None:
@@ -61,6 +64,8 @@ def in_words(e: Expression) -> str:
             return f"{in_words(e.left)}, relative to {in_words(e.right)}"
         case Compare():
             return f"{in_words(e.left)} {e.op} {e.right}"
+        case Says():
+            return f"{in_words(e.left)} says {e.phrase}"
         case And():
             return " and ".join(in_words(t) for t in e.terms)
         case Or():
@@ -203,6 +208,8 @@ def _where(a: Aggregate) -> str:
     if a.where is None:
         return ""
     text = str(a.where)
+    if isinstance(a.where, Says):
+        return f" whose {text.replace('item.', '')}"
     fixed = {
         "weekday >= 5": " at the weekend",
         "hour < 9": " before 9 in the morning",

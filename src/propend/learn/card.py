@@ -155,7 +155,10 @@ def _drivers(fitted: Fitted, frame: Frame, most: int = 15) -> list[dict[str, Any
     total = float(importance.sum()) or 1.0
     names = tuple(map(str, fitted.features))
     place = {name: j for j, name in enumerate(frame.names)}
-    sample = frame.X[:: max(1, len(frame) // 5_000)][:, [place[name] for name in names]]
+    most_rows = (
+        500 if fitted.task.answer == "time" else 5_000
+    )  # a time is explained period by period
+    sample = frame.X[:: max(1, len(frame) // most_rows)][:, [place[name] for name in names]]
     try:
         parts = fitted.model.contributions(sample)
     except Exception:  # a model without contributions still has importances

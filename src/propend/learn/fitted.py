@@ -80,9 +80,13 @@ class Fitted:
         return self._texts[column]
 
     def reasons(self, X: F64, most: int = 3) -> list[list[Reason]]:
-        """Return for each row the features that moved its score most, strongest first; empty where the model cannot say."""
+        """Return for each row the features that moved its score most, strongest first; empty where the model cannot say.
+
+        One of many: what speaks for the likeliest answer against the others.
+        """
         try:
-            parts = self.model.contributions(X)[:, :-1]
+            of = self.model.predict(X).argmax(axis=1) if self.task.answer == "which" else None
+            parts = self.model.contributions(X, of)[:, :-1]
         except Exception:  # a model without contributions has no reasons to give
             return [[] for _ in range(len(X))]
         top = np.argsort(-np.abs(parts), axis=1)[:, :most]

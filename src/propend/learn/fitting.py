@@ -23,13 +23,15 @@ MANY: Final = 64
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to learn from: ``X`` [n, d], ``y`` [n], the columns' names, categories (column → number of codes), users."""
+    """Rows to learn from: ``X`` [n, d], ``y`` [n], the columns' names, categories (column → number of codes), users and
+    when each row was asked, in any unit."""
 
     X: F64
     y: F64
     columns: tuple[str, ...]
     categories: dict[int, int]
     users: I64 | None = None
+    moments: npt.NDArray[Any] | None = None
 
     @classmethod
     def of(
@@ -42,7 +44,7 @@ class Rows:
             place = {int(j): i for i, j in enumerate(columns)}
             X, names = X[:, columns], tuple(names[j] for j in columns)
             counts = {place[j]: count for j, count in counts.items() if j in place}
-        return cls(X, y[rows], names, counts, frame.user[rows])
+        return cls(X, y[rows], names, counts, frame.user[rows], frame.cutoff[rows])
 
     def __len__(self) -> int:
         return len(self.y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -55,6 +55,41 @@ class Judge:
     def interval(self, name: str, y: F64, p: F64, **options: Any) -> Interval:
         """Return a metric with its bootstrap interval (options of ``bootstrap_interval``)."""
         return metrics.bootstrap_interval(self.known[name], *_told(name, y, p), **options)
+
+    def champion(
+        self,
+        candidates: Sequence[tuple[str, str]],
+        y: F64,
+        scores: Mapping[str, F64],
+        **options: Any,
+    ) -> str:
+        """Return the label of the candidate that wins on held-out rows ``y`` [n] with ``scores`` by label.
+
+        ``candidates`` are (label, model), models from simple to flexible. Settings of one model have no order: the one with
+        the lower loss stands for it. From there on a more flexible model must beat the one in hand beyond noise (the paired
+        bootstrap interval of the loss, options of ``bootstrap_difference``); else the simpler one stays.
+
+        >>> y, p = np.array([0.0, 1.0] * 50), np.array([0.4, 0.6] * 50)
+        >>> scores = {"line": np.full(100, 0.5), "trees": p, "deep trees": p + 0.01 * (2 * y - 1), "blend": p}
+        >>> named = [("line", "logistic"), ("trees", "trees"), ("deep trees", "trees"), ("blend", "blending")]
+        >>> judge("yes_no").champion(named, y, scores)
+        'deep trees'
+        """
+        best_of: dict[str, str] = {}
+        metric = self.known[self.loss]
+        loss = {
+            label: metrics.within(metric, *_told(self.loss, y, scores[label]), strata=None)
+            for label, _ in candidates
+        }
+        for label, model in candidates:
+            held = best_of.setdefault(model, label)
+            if loss[label] < loss[held]:
+                best_of[model] = label
+        best, *others = best_of.values()
+        for label in others:
+            if self.difference(self.loss, y, scores[label], scores[best], **options).high < 0:
+                best = label
+        return best
 
     def difference(self, name: str, y: F64, p: F64, other: F64, **options: Any) -> Interval:
         """Return how much higher a metric is for ``p`` than for ``other``, paired."""

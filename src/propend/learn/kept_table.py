@@ -10,7 +10,8 @@ import numpy as np
 from propend.errors import ModelError
 from propend.expression.nodes import Field
 from propend.learn.fitted import Fitted
-from propend.learn.labelled import Kind, LabelledTable
+from propend.learn.kinds import Kind
+from propend.learn.labelled import LabelledTable
 from propend.learn.table import TableFit
 from propend.learn.words import Words
 from propend.models.model import Answer
@@ -64,6 +65,8 @@ def as_fitted(fit: TableFit, table: LabelledTable, label: str, name: str, title:
             "levels": list(k.levels),
             "terms": None if k.words is None else list(k.words.terms),
             "rarity": None if k.words is None else list(k.words.rarity),
+            "decimal": k.decimal,
+            "formats": list(k.formats),
         }
         for k in table.kinds
     ]
@@ -95,6 +98,8 @@ def reading(fitted: Fitted) -> LabelledTable:
             k["what"],
             tuple(k["levels"]),
             None if k["terms"] is None else Words(tuple(k["terms"]), tuple(k["rarity"])),
+            k.get("decimal", "."),
+            tuple(k.get("formats", ())),
         )
         for k in told["kinds"]
     )

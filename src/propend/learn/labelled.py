@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,13 @@ from propend.config import Source
 from propend.engine import Engine
 from propend.errors import ConfigError, DataError, NotEnoughDataError, nearest
 from propend.learn.fitting import MANY
-from propend.learn.words import Words
+from propend.learn.kinds import Kind, clean_text, dates_of, days, kind_of, numbers, of_rows
 from propend.models.model import Answer
-from propend.names import DAY
 
 __all__ = ["LabelledTable", "read_like", "read_table"]
 
 F64 = npt.NDArray[np.float64]
 
-MOST_LEVELS: Final = 200_000
-"""Texts of one column that are kept apart; many of them go in as their rate (``models.encoded``)."""
 MOST_CLASSES: Final = 50
 FEWEST: Final = 10
 """Fewest rows of an answer; rarer ones of many share a class."""
@@ -45,42 +41,6 @@ _POSITIVE: Final = (
     "churned",
     "fraud",
 )
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a source column becomes columns of the matrix."""
-
-    name: str
-    what: Literal["number", "category", "date", "text"]
-    levels: tuple[str, ...] = ()
-    words: Words | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the columns it becomes."""
-        if self.words is None:
-            return (self.name,)
-        return tuple(f"{self.name} says {term!r}" for term in self.words.terms)
-
-    def read(self, column: pa.ChunkedArray) -> tuple[F64, str]:
-        """Return the columns [n, k], and what was odd (empty: nothing)."""
-        text = clean_text(column)
-        if self.words is not None:
-            return self.words.matrix(text.to_pylist()), ""
-        if self.what == "category":
-            codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(self.levels)), -1))
-            new = int((codes < 0).sum()) - text.null_count
-            said = f"{new:,} rows hold a value never seen before, read as missing" if new else ""
-            return np.where(codes < 0, np.nan, codes).astype(np.float64)[:, None], said
-        values = numbers(text) if self.what == "number" else _dates(text)
-        if values is None:
-            values = np.array([_number(t) for t in text.to_pylist()])
-            bad = int(np.isnan(values).sum()) - text.null_count
-            return values[:, None], f"{bad:,} rows are no {self.what}, read as missing"
-        infinite = int(np.isinf(values).sum())
-        said = f"{infinite:,} infinite values, read as missing" if infinite else ""
-        return np.where(np.isinf(values), np.nan, values)[:, None], said
 
 
 @dataclass(frozen=True)
@@ -162,13 +122,14 @@ def read_table(
     for name in kinds:
         if name in (label, group, order) or name in left_out:
             continue
-        found = _kind(table[name], name)
+        found = kind_of(table[name], name)
         if isinstance(found, str):
             left_out[name] = found
             continue
         values, said = found.read(table[name])
-        if said or found.what == "date":
-            noted[name] = said or "dates, read as days since 1970"
+        said = "; ".join(filter(None, (found.said, said)))
+        if said:
+            noted[name] = said
         if len(found.levels) > MANY:
             noted[name] = (
                 f"{len(found.levels):,} different values, told by their rate inside each training fold"
@@ -254,46 +215,17 @@ def _moments(column: pa.ChunkedArray, name: str, where: str) -> F64:
     text = clean_text(column)
     found = numbers(text)
     if found is None:
-        found = _dates(text)
-    if found is None:
+        written = dates_of(text, name)
+        found = None if written is None else days(text, written)
+    if found is None or np.isnan(found).sum() > text.null_count:
         raise DataError(
             f"{where}: {name!r} is not a time in every row; write dates as 2024-03-01 or give numbers"
         )
     if np.isnan(found).any():
         raise DataError(
-            f"{where}: {name!r} is missing in {int(np.isnan(found).sum()):,} rows; forward folds need it in every row"
+            f"{where}: {name!r} is missing in {of_rows(int(np.isnan(found).sum()))}; forward folds need it in every row"
         )
     return found
-
-
-def clean_text(column: pa.ChunkedArray) -> pa.Array:
-    """Return values as trimmed text, blanks missing."""
-    text = pc.utf8_trim_whitespace(column.combine_chunks().cast(pa.string()))
-    blank = pc.is_in(
-        pc.utf8_lower(text), value_set=pa.array(["", "nan", "null", "na", "n/a", "none"])
-    )
-    return pc.if_else(pc.fill_null(blank, True), pa.scalar(None, pa.string()), text)
-
-
-def numbers(text: pa.Array) -> F64 | None:
-    """Return texts as numbers with NaN for missing, or ``None`` where any of them is neither a number nor an amount.
-
-    >>> numbers(pa.array(["¥1,234.50", None, "-3"])).tolist()
-    [1234.5, nan, -3.0]
-    """
-    try:
-        return np.asarray(pc.fill_null(pc.cast(text, pa.float64()), np.nan))
-    except pa.ArrowInvalid:
-        pass
-    amounts = pc.match_substring_regex(
-        text, r"^[-+(]?\s*[\p{Sc}￥元]?\s*-?\d[\d,]*(\.\d+)?\s*[\p{Sc}￥元%]?\)?$"
-    )
-    if not pc.all(amounts).as_py():
-        return None
-    minus = pc.match_substring_regex(text, r"^\s*[-(]|^[^\d]*-")
-    size = pc.cast(pc.replace_substring_regex(text, r"[^\d.]", ""), pa.float64())
-    values = np.asarray(pc.fill_null(size, np.nan))
-    return np.where(np.asarray(pc.fill_null(minus, False)), -values, values)
 
 
 def _labels(
@@ -313,7 +245,7 @@ def _labels(
         rarer = int(min(y.sum(), len(y) - y.sum()))
         if rarer < FEWEST:
             raise NotEnoughDataError(
-                f"{where}: only {rarer} rows of {label!r} carry the rarer answer; at least {FEWEST} are needed for 5 folds"
+                f"{where}: only {of_rows(rarer)} of {label!r} with the rarer answer; at least {FEWEST} are needed to train and to test"
             )
         return y, "yes_no", positive, ()
     found = numbers(text)
@@ -338,59 +270,7 @@ def _many(
         )
     if rest > 0:
         noted[label] = (
-            f"{len(counts) - len(common)} answers with few rows ({rest:,} in all) are told together as {OTHER!r}"
+            f"answers with few rows ({len(counts) - len(common)}, {of_rows(rest)} in all) are told together as {OTHER!r}"
         )
     codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(common)), len(common)))
     return codes.astype(np.float64), "which", None, tuple(common) + ((OTHER,) if rest else ())
-
-
-def _kind(column: pa.ChunkedArray, name: str) -> Kind | str:
-    """Return how a column is read, or why it is left out."""
-    text = clean_text(column)
-    distinct = pc.count_distinct(text).as_py()
-    if distinct == 0:
-        return "every row is missing"
-    if distinct == 1 and text.null_count == 0:
-        return "every row is the same"
-    looks_like_id = (
-        re.search(r"(^|_|\b)(id|key|no|nr|uuid|number)$|ID$|Id$|编号$", name) is not None
-    )
-    found = numbers(text)
-    if found is not None:
-        if distinct == len(text) and looks_like_id and np.all(found == np.round(found)):
-            return "an id: every row differs"
-        return Kind(name, "number")
-    if _dates(text) is not None:
-        return Kind(name, "date")
-    if distinct > 0.5 * len(text) or distinct > 1_000:
-        words = Words.of(text.to_pylist())
-        if words is not None:
-            return Kind(name, "text", words=words)
-    if distinct > 0.9 * len(text) and distinct > MANY:
-        return f"an id: {distinct:,} different values in {len(text):,} rows"
-    counts = sorted(
-        pc.value_counts(text.drop_null()).to_pylist(), key=lambda c: (-c["counts"], c["values"])
-    )
-    return Kind(name, "category", tuple(sorted(c["values"] for c in counts[:MOST_LEVELS])))
-
-
-def _dates(text: pa.Array) -> F64 | None:
-    """Return dates and times as days since 1970 with NaN for missing, or ``None`` where any is none.
-
-    >>> _dates(pa.array(["2024-01-02", None, "2024-01-02 12:00:00"])).tolist()
-    [19724.0, nan, 19724.5]
-    """
-    try:
-        when = pc.cast(text, pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return None
-    days = np.asarray(pc.fill_null(when, 0).cast(pa.int64())) / DAY
-    return np.where(np.asarray(pc.is_valid(when)), days, np.nan)
-
-
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return float("nan")
-    return value if np.isfinite(value) else float("nan")

@@ -35,7 +35,7 @@ class Power:
         if self.smallest_gain is not None:
             text += f"; a gain below {self.smallest_gain:.3f} over the baseline would not be told from none"
         if self.rows_needed is not None and self.rows_needed > self.rows:
-            text += f"; to see a gain of {self.wanted:g} about {self.rows_needed:,} test rows are needed"
+            text += f"; to see a gain of {self.wanted:.2g} about {self.rows_needed:,} test rows are needed"
         return text
 
 

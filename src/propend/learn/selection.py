@@ -1,8 +1,8 @@
-"""Which features prove stable: chosen again and again on half the users and on one stretch of time after another."""
+"""Which features prove stable: chosen again and again on half of the users, one stretch of time after another."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,9 @@ KEPT: Final = 0.5
 MOST_ROWS: Final = 20_000
 SHADOWS: Final = 20
 TREES: Final = 60
+STRETCHES: Final = 4
+ENOUGH: Final = 1_000
+"""Fewest rows of a draw for which time is cut: below it a stretch would tell less than the draw already does."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Selection:
 
     columns: I64
     stability: F64
+    stretches: int = 1
 
     def said(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Return what a card says of it."""
@@ -37,7 +41,8 @@ class Selection:
         return {
             "kept": len(self.columns),
             "of": len(self.stability),
-            "rule": f"gain beyond shuffled columns in at least {KEPT:.0%} of {DRAWS} draws of half the users",
+            "rule": f"gain beyond shuffled columns in at least {KEPT:.0%} of {DRAWS} draws of half the users"
+            + (f", from {self.stretches} stretches of time in turn" if self.stretches > 1 else ""),
             "stability": {names[j]: float(self.stability[j]) for j in order if self.stability[j]},
         }
 
@@ -45,9 +50,11 @@ class Selection:
 def stable_columns(rows: Rows, answer: Any, seed: int) -> Selection:
     """Return the columns whose use is no accident of the rows (Meinshausen & Bühlmann, JRSS-B 2010).
 
-    ``DRAWS`` times half of the users are drawn, small boosted trees are fitted on their rows with ``SHADOWS`` shuffled
-    copies beside the columns (Kursa & Rudnicki 2010), and a column counts where its gain is above every copy's. Only the
-    rows given are looked at: pass training rows, and nothing of the test is used. All columns are kept where none is stable.
+    ``DRAWS`` times half of the users are drawn, from one of up to ``STRETCHES`` stretches of time in turn where the rows have
+    a time and are enough, so that a feature that told only for a while is not kept. Small boosted trees are fitted on their
+    rows with ``SHADOWS`` shuffled copies beside the columns (Kursa & Rudnicki 2010), and a column counts where its gain is
+    above every copy's. Only the rows given are looked at: pass training rows, and nothing of the test is used. All columns
+    are kept where none is stable.
 
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 6))
@@ -59,12 +66,14 @@ def stable_columns(rows: Rows, answer: Any, seed: int) -> Selection:
     owner = np.arange(len(rows)) if rows.users is None else rows.users
     users, code = np.unique(owner, return_inverse=True)
     width = rows.X.shape[1]
-    counted = np.zeros(width)
+    counted, made = np.zeros(width), 0
+    stretch, stretches = _stretches(rows)
     loss = {"amount": {"loss": "tweedie"} if rows.y.min() >= 0 else {}}.get(answer, {})
     if answer == "time":
-        answer, rows = "yes_no", Rows(rows.X, _soon(rows.y), rows.columns, rows.categories)
+        answer, rows = "yes_no", replace(rows, y=_soon(rows.y))
     for draw in range(DRAWS):
-        drawn = np.flatnonzero((rng.random(len(users)) < 0.5)[code])
+        half = (rng.random(len(users)) < 0.5)[code]
+        drawn = np.flatnonzero(half & (stretch == draw % stretches))
         drawn = drawn[rng.permutation(len(drawn))[:MOST_ROWS]]
         if len(drawn) < 2 or rows.y[drawn].min() == rows.y[drawn].max():
             continue
@@ -77,9 +86,24 @@ def stable_columns(rows: Rows, answer: Any, seed: int) -> Selection:
         both = np.column_stack([X, shadows])
         gain = model.fit(both, rows.y[drawn], categories=kinds, seed=seed + draw).importance()
         counted += gain[:width] > gain[width:].max()
-    stability = counted / DRAWS
+        made += 1
+    stability = counted / max(made, 1)
     kept = np.flatnonzero(stability >= KEPT)
-    return Selection(kept if len(kept) else np.arange(width), stability)
+    return Selection(kept if len(kept) else np.arange(width), stability, stretches)
+
+
+def _stretches(rows: Rows) -> tuple[I64, int]:
+    """Return each row's stretch of time [n] and how many there are; whole moments stay together."""
+    one = np.zeros(len(rows), np.int64), 1
+    if rows.moments is None:
+        return one
+    found, at, counts = np.unique(rows.moments, return_inverse=True, return_counts=True)
+    most = min(STRETCHES, len(found), len(rows) // (2 * ENOUGH))
+    if most < 2:
+        return one
+    middle = (np.cumsum(counts) - counts / 2) / len(rows)
+    stretch = np.unique((middle * most).astype(np.int64), return_inverse=True)[1]
+    return stretch[at], int(stretch.max()) + 1
 
 
 def _soon(y: F64) -> F64:

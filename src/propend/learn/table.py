@@ -186,15 +186,11 @@ class _CrossValidation:
             self.seconds[candidate.label].append(part.seconds)
             if part.remark:
                 self.remarks[candidate.label] = part.remark
-        best = self.names[0].label
         groups = None if table.groups is None else table.groups[held]
-        for name in [c.label for c in self.names[1:]]:
-            gain = self.kind.difference(
-                self.kind.loss, table.y[held], on_held[name], on_held[best], groups=groups, n=100,
-                seed=self.seed,
-            )  # fmt: skip
-            if gain.high < 0:
-                best = name
+        named = [(c.label, c.model) for c in self.names]
+        best = self.kind.champion(
+            named, table.y[held], on_held, groups=groups, n=100, seed=self.seed
+        )
         self.scores["champion"][test] = self.scores[best][test]
         if table.answer != "yes_no":
             return best, None
@@ -209,7 +205,8 @@ class _CrossValidation:
             names, X = tuple(names[j] for j in columns), X[:, columns]
             counts = {place[j]: count for j, count in counts.items() if j in place}
         groups = None if table.groups is None else table.groups[rows]
-        return Rows(X, table.y[rows], names, counts, groups)
+        moments = None if table.time is None else table.time[rows]
+        return Rows(X, table.y[rows], names, counts, groups, moments)
 
     def _fit(
         self,

@@ -369,17 +369,9 @@ class _Training:
         """Return the model that does best on the held-out slices so far; a simpler one stays where the gain is noise."""
         y = np.concatenate([f.y[f.later] for f in folds])
         users = np.concatenate([self.frame.user[f.later] for f in folds])
-        best = names[0]
-        for name in names[1:]:
-            ours, theirs = (
-                np.concatenate(self.scores[n].validation[: len(folds)]) for n in (name, best)
-            )
-            gain = self.kind.difference(
-                self.kind.loss, y, ours, theirs, groups=users, n=100, seed=self.seed
-            )
-            if gain.high < 0:
-                best = name
-        return best
+        held = {n: np.concatenate(self.scores[n].validation[: len(folds)]) for n in names}
+        named = [(name, name) for name in names]
+        return self.kind.champion(named, y, held, groups=users, n=100, seed=self.seed)
 
     def _threshold(self, scores: _Scores, folds: list[_Fold]) -> float | None:
         if self.task.answer != "yes_no":

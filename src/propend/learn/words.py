@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Words", "terms"]
+from propend.expression.terms import terms
+from propend.features.sentences import SENTENCE
+
+__all__ = ["Words"]
 
 F64 = npt.NDArray[np.float64]
 
 MOST: Final = 150
 FEWEST: Final = 5
 TOO_COMMON: Final = 0.8
-SENTENCE: Final = 2.5
-"""Fewest terms a text has on average to be called one; below that it is a name or a code."""
-_RUNS: Final = re.compile(r"[\u4e00-\u9fff]+|[^\W\d_\u4e00-\u9fff][\w'\u2019-]*")
-
-
-def terms(text: str) -> list[str]:
-    """Return a text's words and pairs of neighbouring words; of Chinese, characters in pairs.
-
-    >>> terms("Money back, please"), terms("质量很好")
-    (['money', 'back', 'please', 'money back', 'back please'], ['质量', '量很', '很好'])
-    """
-    words: list[str] = []
-    found: list[str] = []
-    for run in _RUNS.findall(text.casefold()):
-        if "\u4e00" <= run[0] <= "\u9fff":
-            found += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
-        else:
-            words.append(run)
-    return words + [f"{a} {b}" for a, b in pairwise(words)] + found
 
 
 @dataclass(frozen=True)

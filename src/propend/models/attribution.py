@@ -68,14 +68,18 @@ class Attribution:
     width: int
 
     @classmethod
-    def of(cls, text: str, width: int) -> Attribution:
-        """Read a LightGBM model in its own text format.
+    def of(cls, text: str, width: int, part: int | None = None) -> Attribution:
+        """Read a LightGBM model in its own text format; of several classes the trees of one (``part``).
 
-        Raises ``ValueError`` for trees that are not of one class or have linear leaves.
+        Raises ``ValueError`` for trees of several classes without ``part``, or with linear leaves.
         """
+        blocks = text.split("\nTree=")[1:]
         if "\nnum_tree_per_iteration=1\n" not in text:
-            raise ValueError("trees of several classes")
-        trees = [parse_tree(block) for block in text.split("\nTree=")[1:]]
+            if part is None:
+                raise ValueError("trees of several classes")
+            classes = int(text.split("\nnum_tree_per_iteration=")[1].split("\n")[0])
+            blocks = blocks[part::classes]
+        trees = [parse_tree(block) for block in blocks]
         sizes = [len(tree["feature"]) for tree in trees]
         start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         shift = np.repeat(start[:-1], sizes)

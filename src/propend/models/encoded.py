@@ -140,10 +140,16 @@ class Encoded(Model):
         return self.inner.predict(self._encoded(X))
 
     def _contributions(self, X: Array) -> Array:
-        parts = self.inner.contributions(self._encoded(X))
-        out = np.column_stack([parts[:, : self.width], parts[:, -1]])
+        return self._as_given(self.inner.contributions(self._encoded(X)))
+
+    def _contributions_by_class(self, X: Array) -> Array:
+        return self._as_given(self.inner._contributions_by_class(self._encoded(X)))
+
+    def _as_given(self, parts: Array) -> Array:
+        """Return parts [..., columns within and bias] with a column's count added to its rate."""
+        out = np.concatenate([parts[..., : self.width], parts[..., -1:]], axis=-1)
         for i, j in enumerate(self._many):
-            out[:, j] += parts[:, self.width + i]
+            out[..., j] += parts[..., self.width + i]
         return out
 
     def _importance(self) -> Array:

@@ -83,13 +83,16 @@ class _Linear(Model):
         return out
 
     def _contributions(self, X: Array) -> Array:
-        out = np.zeros((len(X), self.width + 1))
-        out[:, -1] = self._intercepts[0]
-        beta = self._coefficients[0]
+        return self._contributions_by_class(X)[0]
+
+    def _contributions_by_class(self, X: Array) -> Array:
+        out = np.zeros((len(self._coefficients), len(X), self.width + 1))
+        out[:, :, -1] = self._intercepts[:, None]
         for start in range(0, len(X), _ROWS):
             Z = self._design.transform(X[start : start + _ROWS])
-            for j in np.flatnonzero(beta):
-                out[start : start + _ROWS, self._design.source[j]] += Z[:, j] * beta[j]
+            for k, beta in enumerate(self._coefficients):
+                for j in np.flatnonzero(beta):
+                    out[k, start : start + _ROWS, self._design.source[j]] += Z[:, j] * beta[j]
         return out
 
     def _importance(self) -> Array:

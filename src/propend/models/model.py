@@ -46,6 +46,8 @@ Validation: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike | None
 
 _BLOCK = 65_536
 _LARGEST = 1e30
+_EXPLAINED = 256
+"""Rows whose classes are explained at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,24 +218,35 @@ pass the columns it was fitted on, in that order
             return np.empty((0, self.classes) if self.answer == "which" else 0)
         return self._predict(clean)
 
-    def contributions(self, X: npt.ArrayLike) -> Array:
+    def contributions(self, X: npt.ArrayLike, of: npt.ArrayLike | None = None) -> Array:
         """What each column added to each score: [n, d+1] on the margin scale, bias last.
 
-        A row's sum is its margin: ``link`` of the prediction (``logit``, ``log``, ``identity``).
+        A row's sum is its margin: ``link`` of the prediction (``logit``, ``log``, ``identity``). Of many answers ``of``
+        says which one is explained, a code or one per row [n]; the sum is then the logarithm of its probability over the
+        geometric mean of all.
 
         Raises
         ------
         ModelError
-            as ``predict``; and where the model's scores are not such a sum.
+            as ``predict``; where the model's scores are not such a sum; and without ``of`` for which-of-many.
         """
-        if self.answer == "which":
-            raise ModelError(
-                f"'{self.name}' has no contributions for 'which'; ask yes_no of one class instead"
-            )
+        if (self.answer == "which") != (of is not None):
+            hint = "say which answer to explain, contributions(X, of=code)" if of is None else "leave 'of' out"  # fmt: skip
+            raise ModelError(f"'{self.name}' answers '{self.answer}'; {hint}")
         clean = self._ready(X)
         if not len(clean):
             return np.empty((0, self.width + 1))
-        return self._contributions(clean)
+        if of is None:
+            return self._contributions(clean)
+        codes = np.broadcast_to(np.asarray(of, np.int64), len(clean))
+        if codes.min() < 0 or codes.max() >= self.classes:
+            raise ModelError(f"'{self.name}' knows answers 0 to {self.classes - 1}")
+        out = np.empty((len(clean), self.width + 1))
+        for start in range(0, len(clean), _EXPLAINED):
+            rows = slice(start, start + _EXPLAINED)
+            parts = self._contributions_by_class(clean[rows])
+            out[rows] = parts[codes[rows], np.arange(parts.shape[1])] - parts.mean(axis=0)
+        return out
 
     def importance(self) -> Array:
         """Each column's share of what the model uses: [d], ≥ 0, summing to 1 (or all 0)."""
@@ -357,6 +370,10 @@ pass the columns it was fitted on, in that order
         """Undo ``_state``."""
 
     def _contributions(self, X: Array) -> Array:  # noqa: ARG002
+        raise ModelError(f"'{self.name}' scores are not a sum of columns; explain another model")
+
+    def _contributions_by_class(self, X: Array) -> Array:  # noqa: ARG002
+        """[classes, n, d+1], up to what all classes of a row share."""
         raise ModelError(f"'{self.name}' scores are not a sum of columns; explain another model")
 
     def _importance(self) -> Array:

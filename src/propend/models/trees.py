@@ -67,6 +67,7 @@ class Trees(Model):
     _booster: Any
     _text: str
     _attribution: Any = None
+    """Made when contributions are first asked for; of several classes one each."""
 
     @property
     def loss(self) -> str:
@@ -171,6 +172,15 @@ class Trees(Model):
 
             self._attribution = Attribution.of(self._text, self.width)
         return self._attribution.of_rows(X, self.parameters.threads)
+
+    def _contributions_by_class(self, X: Array) -> Array:
+        if self._attribution is None:
+            from propend.models.attribution import Attribution
+
+            self._attribution = [
+                Attribution.of(self._text, self.width, k) for k in range(self.classes)
+            ]
+        return np.array([a.of_rows(X, self.parameters.threads) for a in self._attribution])
 
     def _importance(self) -> Array:
         gains = self._booster.feature_importance(importance_type="gain")

@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from propend.errors import ModelError
 from propend.models.linear import LinearRegression, LogisticRegression
-from propend.models.model import Answer, Array, Data, Missing, Model, Validation
+from propend.models.model import Answer, Array, Data, Link, Missing, Model, Validation
 from propend.models.storage import State
 from propend.models.trees import Trees
 
 __all__ = ["TwoPart", "TwoPartParameters"]
 
 _ENOUGH = 50
+_STILL = 1e-6
+"""Moves of a logit below this are straight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,33 @@ class TwoPart(Model):
             size = np.exp(size) * self.smearing
         return np.asarray(_score(self.chance, X) * size)
 
-    def _contributions(self, X: Array) -> Array:  # noqa: ARG002
-        raise ModelError(
-            f"'{self.name}' is a product of two models; explain its parts, .chance and .size"
-        )
+    @property
+    def link(self) -> Link:
+        return "log"
+
+    def _contributions(self, X: Array) -> Array:
+        """On the logarithm: of the chance and of the size, added.
+
+        The chance's parts are of its logit; they are carried over by its rescale rule, the change of the logarithm over the
+        change of the logit from the bias to the row (DeepLIFT, Shrikumar et al., ICML 2017), so that they add up exactly.
+        """
+        total = np.zeros((len(X), X.shape[1] + 1))
+        if isinstance(self.chance, Model):
+            parts = self.chance.contributions(X)
+            start = parts[:, -1]
+            moved = parts[:, :-1].sum(axis=1)
+            begin, end = (-np.logaddexp(0.0, -margin) for margin in (start, start + moved))
+            slope = 1 / (1 + np.exp(start))  # of log p at the bias, where nothing moved
+            far = np.abs(moved) > _STILL
+            slope[far] = (end - begin)[far] / moved[far]
+            total[:, :-1] += parts[:, :-1] * slope[:, None]
+            total[:, -1] += begin
+        if isinstance(self.size, Model):
+            total += self.size.contributions(X)
+        else:
+            total[:, -1] += self.size if self.parameters.size == "lognormal" else np.log(self.size)
+        total[:, -1] += np.log(self.smearing)
+        return total
 
     def _importance(self) -> Array:
         parts = [part for part in (self.chance, self.size) if isinstance(part, Model)]

@@ -18,9 +18,10 @@ from propend.errors import DataError, ExpressionError, NotEnoughDataError, neare
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.expression.duration import Duration
-from propend.expression.nodes import Aggregate, Expression, Field
+from propend.expression.nodes import Aggregate, Expression, Field, Says
 from propend.features.derive import derive_features
 from propend.features.schema import Schema
+from propend.features.sentences import sentences
 from propend.features.words import question_in_words
 from propend.learn.explain import Change, counterfactual
 from propend.learn.future import check_store
@@ -43,6 +44,7 @@ __all__ = [
     "predict",
     "predict_impressions",
     "score",
+    "short",
     "write_csv",
     "write_table",
 ]
@@ -136,27 +138,44 @@ class Prediction:
             )
         return self.fitted.reasons(self._X[rows[:1]], most)[0]
 
+    @property
+    def mark(self) -> tuple[float, str]:
+        """The score that counts as reached, and what it is: the cut of yes/no answers, else the better quarter of the scores."""
+        cut = self.cut
+        if cut is not None and np.isfinite(cut):
+            return cut, "the cut"
+        part, name = (0.25, "lower") if self.lower_is_better else (0.75, "upper")
+        return float(np.quantile(self.score, part)), f"the {name} quartile of the scores"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a low score is what one wishes for: a time to wait, or the chance that nothing comes."""
+        target = self.fitted.task.target
+        silent = isinstance(target, Aggregate) and target.function == "none"
+        return silent or self.fitted.task.answer == "time"
+
     def would_change(self, user: str, target: float | None = None) -> list[Change] | None:
         """Return the fewest changes in what a user does that would bring the score to ``target``; ``None`` where none do.
 
-        Only behaviour may move: counts, sums and active days up, days since an event down; it says what the model would
-        answer, not what causes what. Default target: the threshold of the task, else the upper quartile of the scores.
+        Only behaviour may move. Towards the better side (see :attr:`lower_is_better`) a user does more: counts, sums and
+        active days up, days since an event down. Away from it a user does less, and only what lies in a window can
+        become less. It says what the model would answer, not what causes what. Default target: :attr:`mark`.
         """
         rows = np.flatnonzero(self.users == user)
         if len(rows) == 0:
             raise DataError(
                 f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
             )
-        names = [str(f) for f in self.fitted.features]
-        moves = {n: _way(f) for n, f in zip(names, self.fitted.features, strict=True) if _way(f)}
-        wanted = target
-        if wanted is None:
-            cut = self.cut
-            nobody = cut is None or not np.isfinite(cut)
-            wanted = float(np.quantile(self.score, 0.75)) if cut is None or nobody else cut
+        features = {str(f): f for f in self.fitted.features}
+        names = list(features)
+        moves = {n: _way(f) for n, f in features.items() if _way(f)}
+        wanted = self.mark[0] if target is None else target
         above = float(self.score[rows[0]]) < wanted
-        if not above:
-            moves = {n: {"up": "down", "down": "up"}[way] for n, way in moves.items()}
+        if above == self.lower_is_better:
+            lasting = {n for n in moves if _lasts(features[n])}
+            moves = {
+                n: {"up": "down", "down": "up"}[w] for n, w in moves.items() if n not in lasting
+            }
         return counterfactual(
             _Calibrated(self.fitted),
             self._X[rows[0]],
@@ -177,11 +196,18 @@ class _Calibrated:
 
 def _way(feature: Expression) -> str:
     """Which way a person's behaviour moves a feature when there is more of it; empty: it is not theirs to move."""
-    if not isinstance(feature, Aggregate):
-        return ""
+    if not isinstance(feature, Aggregate) or any(isinstance(p, Says) for p in feature.parts()):
+        return ""  # words are not put into anybody's mouth
     if feature.function in ("count", "sum", "active_days", "distinct"):
         return "up"
     return "down" if feature.function == "days_since" else ""
+
+
+def _lasts(feature: Expression) -> bool:
+    """Whether what a feature counts can never become less."""
+    if not isinstance(feature, Aggregate) or feature.function == "days_since":
+        return False
+    return feature.window.length is None
 
 
 def reasons_in_words(reasons: Sequence[Reason]) -> str:
@@ -191,11 +217,16 @@ def reasons_in_words(reasons: Sequence[Reason]) -> str:
     'days since the last purchase: 3 (raises)'
     """
     return "; ".join(
-        f"{r.words}: {_short(r.value)} ({'raises' if r.effect > 0 else 'lowers'})" for r in reasons
+        f"{r.words}: {short(r.value)} ({'raises' if r.effect > 0 else 'lowers'})" for r in reasons
     )
 
 
-def _short(value: float | str) -> str:
+def short(value: float | str) -> str:
+    """Return a value as it stands in a sentence.
+
+    >>> short(116.594809), short(0.25317), short(13.0), short("app"), short(float("nan"))
+    ('117', '0.25', '13', 'app', 'none')
+    """
     if isinstance(value, str):
         return value
     if value != value:
@@ -288,7 +319,9 @@ def _asked(
         schema.first, moment, task.horizon, folds=folds, censored=task.answer == "time"
     )
     features, left_out = leave_out_changing(
-        derive_features(schema), changing(store), (task.target, task.population)
+        derive_features(schema, sentences=sentences(store, schema, plan.folds[0].test)),
+        changing(store),
+        (task.target, task.population),
     )
     frame = _informative(build_frame(store, schema, engine, task, features, plan.cutoffs))
     return frame, plan, moment, left_out

@@ -18,7 +18,7 @@ from propend.events.store import Store
 from propend.events.timelines import Column, Timelines
 from propend.expression.duration import Duration
 from propend.expression.nodes import Aggregate, Arithmetic, Expression, Field, Window
-from propend.features.evaluate import Rows, Values, evaluate, event_column
+from propend.features.evaluate import Rows, Values, evaluate, event_column, first_at
 from propend.features.schema import Schema
 from propend.names import DAY, ITEM
 from propend.tasks.cutoffs import Fold, Plan
@@ -172,20 +172,16 @@ def _rows(
     pair = owner.astype(np.int64) * (len(schema.item_ids) + 1) + t.item
     before = _earlier(pair[at], at, pair[at], at)
     took = _earlier(pair[at], at, pair[clicks], clicks)
+    order = np.lexsort((t.time[at], owner[at]))
+    assert np.array_equal(order, np.arange(len(at)))  # timelines lie by user and time
+    rows_ = Rows(owner[at], t.time[at].astype(np.int64))
     # the same item taken by the same user after this event and before the time is over
-    ends = np.empty(len(at), np.int64)
-    for u in np.unique(owner[at]):
-        rows = owner[at] == u
-        lo, hi = t.offsets[u], t.offsets[u + 1]
-        ends[rows] = lo + np.searchsorted(t.time[lo:hi], t.time[at[rows]] + within, side="left")
+    ends = first_at(t, rows_, within).astype(np.int64)
     y = (
         _earlier(pair[at], ends, pair[clicks], clicks)
         - _earlier(pair[at], at + 1, pair[clicks], clicks)
         > 0
     )
-    order = np.lexsort((t.time[at], owner[at]))
-    assert np.array_equal(order, np.arange(len(at)))  # timelines lie by user and time
-    rows_ = Rows(owner[at], t.time[at].astype(np.int64))
     values: list[Values] = (
         list(evaluate(asked, t, rows_, schema)) if len(at) else [np.empty(0) for _ in asked]
     )

@@ -17,6 +17,7 @@ from propend.expression.nodes import (
     IsMissing,
     Not,
     Or,
+    Says,
 )
 from propend.expression.parse import parse_question
 from propend.features.schema import Schema
@@ -28,7 +29,7 @@ Answer = Literal["yes_no", "amount", "count", "which", "time"]
 EVERYONE = Aggregate("any")
 """Everyone ever seen before the cutoff."""
 
-_YES_NO = (And, Or, Not, Compare, In, IsMissing)
+_YES_NO = (And, Or, Not, Compare, In, IsMissing, Says)
 _COUNTS = ("count", "distinct", "active_days")
 
 

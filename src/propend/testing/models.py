@@ -203,12 +203,19 @@ def _check_explanations(model: Model, X: Array, scores: Array) -> None:
     assert importance.shape == (model.width,), "importance is one number per column"
     assert (importance >= 0).all(), "importance is never negative"
     assert np.isclose(importance.sum(), 1) or not importance.any(), "importance sums to 1"
+    which = model.answer == "which"
+    of = scores.argmax(axis=1) if which else None
     try:
-        parts = model.contributions(X)
+        parts = model.contributions(X, of)
     except ModelError:
         return  # a model may say that its scores are no such sum
     assert parts.shape == (len(X), model.width + 1), "contributions are [rows, columns + bias]"
     margin = parts.sum(axis=1)
+    if which:
+        told = np.log(scores)
+        ratio = told[np.arange(len(X)), of] - told.mean(axis=1)
+        assert np.allclose(margin, ratio, rtol=1e-7, atol=1e-7), "contributions must sum to the log ratio"  # fmt: skip
+        return
     back = {
         "logit": lambda: 1 / (1 + np.exp(-margin)),
         "log": lambda: np.exp(margin),
