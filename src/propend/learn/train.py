@@ -20,7 +20,7 @@ from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
 from propend.learn.card import Evidence, card_of
 from propend.learn.fitted import Fitted, Reason
-from propend.learn.fitting import Rows, fit_model, refit_settings, rounds_of
+from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.judge import Judge, judge
 from propend.learn.leaks import Leak, leak_report, refuse
 from propend.learn.rivals import BLEND, BLENDED, MODELS, baselines, candidates
@@ -91,7 +91,7 @@ class _Scores:
     validation: list[F64] = field(default_factory=list)
     test: list[F64] = field(default_factory=list)
     raw: list[F64] = field(default_factory=list)
-    rounds: list[int] = field(default_factory=list)
+    settled: list[dict[str, Any]] = field(default_factory=list)
     threshold: float | None = None
     """The F1-optimal cut on the held-out slices; each model has its own."""
 
@@ -328,10 +328,9 @@ class _Training:
             fold.settings[name] = settings
         balance = self.options.balance and not trivial
         first = fit_model(name, settings, self.task.answer, earlier, self.seed, held, balance)
-        rounds = rounds_of(first)
-        self.scores[name].rounds.append(rounds)
+        self.scores[name].settled.append(first.settled)
         second = fit_model(
-            name, refit_settings(settings, rounds), self.task.answer,
+            name, refit_settings(settings, first.settled), self.task.answer,
             self._rows(fold.train, fold.y, columns), self.seed, balance=balance,
         )  # fmt: skip
         X = self.frame.X
@@ -392,8 +391,7 @@ class _Training:
         given = {n: folds[-1].settings.get(n, s) for n, s in self.choices}
 
         def refit(part: str) -> Model:
-            rounds = max(self.scores[part].rounds, default=0)
-            settings = refit_settings(given[part], rounds)
+            settings = refit_settings(given[part], *self.scores[part].settled)
             return fit_model(
                 part, settings, task.answer, self._rows(rows, y, columns), self.seed,
                 balance=self.options.balance,

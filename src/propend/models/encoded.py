@@ -65,9 +65,8 @@ class Encoded(Model):
         return self.inner.link if self.fitted else super().link
 
     @property
-    def rounds(self) -> int:
-        """Trees the inner model kept; 0 where it has none."""
-        return int(getattr(self.inner, "rounds", 0))
+    def settled(self) -> dict[str, Any]:
+        return self.inner.settled
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:
         goal = _goal(data.y, self.answer)
@@ -75,12 +74,13 @@ class Encoded(Model):
         fold = np.random.default_rng([seed, 1]).integers(0, _FOLDS, len(data))
         if data.groups is not None:
             fold = fold[data.groups]  # a user's other moments know a part of the answer
-        out_of_fold = {j: np.empty(len(data)) for j in many}
+        out_of_fold = {j: np.empty((len(data), 2)) for j in many}
         for part in range(_FOLDS):
             here = fold == part
-            rates, _ = self._learnt(data.X[~here], goal[~here], data.weights[~here], many)
+            rates, counts = self._learnt(data.X[~here], goal[~here], data.weights[~here], many)
             for j in many:
-                out_of_fold[j][here] = rates[j][_codes(data.X[here, j], len(rates[j]))]
+                codes = _codes(data.X[here, j], len(rates[j]))
+                out_of_fold[j][here] = np.column_stack([rates[j][codes], counts[j][codes]])
         self._rates, self._counts = self._learnt(data.X, goal, data.weights, many)
         self._many = np.array(many, dtype=np.int64)
         held = None
@@ -129,8 +129,8 @@ class Encoded(Model):
         out[:, : self.width] = X
         for i, j in enumerate(map(int, self._many)):
             codes = _codes(X[:, j], len(self._rates[j]))
-            out[:, j] = self._rates[j][codes] if given is None else given[j]
-            out[:, self.width + i] = self._counts[j][codes]
+            here = self._rates[j][codes], self._counts[j][codes]
+            out[:, j], out[:, self.width + i] = here if given is None else given[j].T
         return out
 
     def _names_within(self, columns: tuple[str, ...]) -> tuple[str, ...]:

@@ -335,6 +335,11 @@ pass the columns it was fitted on, in that order
         return self._shape.classes
 
     @property
+    def settled(self) -> dict[str, Any]:
+        """Settings that were left open and rows apart decided, such as how many trees; to fit with again on more rows."""
+        return {}
+
+    @property
     def link(self) -> Link:
         """The scale on which ``contributions`` add up."""
         links: dict[Answer, Link] = {"yes_no": "logit", "which": "softmax"}

@@ -86,6 +86,10 @@ class Trees(Model):
         return super().link
 
     @property
+    def settled(self) -> dict[str, Any]:
+        return {"trees": self.rounds}
+
+    @property
     def rounds(self) -> int:
         """Trees kept (per class): what to set as ``trees`` when fitting again on all rows."""
         self._check_fitted()
