@@ -237,7 +237,7 @@ def _cdnow(place: Path) -> Any:
     from propend.pipeline.workspace import open_workspace
 
     lines = ["customer,time,event,cds,value"]
-    for line in (DATA / "cdnow" / "CDNOW_master.txt").read_text().splitlines():
+    for line in (DATA / "cdnow" / "CDNOW_master.txt").read_text().splitlines()[1:]:
         customer, day, cds, dollars = line.split()
         if float(dollars) > 0:
             when = f"{day[:4]}-{day[4:6]}-{day[6:]}T12:00:00Z"
