@@ -5,7 +5,8 @@
 ``train``: one fit of the trees on rows × 100 seeded columns (a tenth missing), 60 fixed rounds, against ``lightgbm.train``
 with the same settings and rounds, each in a process of its own, in turn; peak memory is the whole process over the
 matrix. ``champion``: all of ``propend.learn.train.train`` on such rows, dealt to a log's cutoffs (three forward folds, every
-candidate and baseline fitted twice a fold, calibration, choice, intervals, refit, card) against one such bare fit. ``explain``:
+candidate and baseline fitted twice a fold, calibration, choice, intervals, refit, card) against one such bare fit, and against
+a bare fit of as many trees as early stopping left the champion. ``explain``:
 exact contributions against LightGBM's ``pred_contrib`` on the same rows, equal values asserted, in rows per CPU second.
 ``batch``: features, model, calibration and file for everyone in a store, once warmed on a small one.
 """
@@ -53,8 +54,8 @@ def rows_of(rows: int) -> tuple[F64, F64]:
     return X, (rng.random(rows) < 1 / (1 + np.exp(-margin))).astype(np.float64)
 
 
-def fit(way: str, rows: int, threads: int) -> dict[str, float]:
-    """Fit in this process: ``ours`` or ``bare``."""
+def fit(way: str, rows: int, threads: int, trees: int | None = None) -> dict[str, float]:
+    """Fit in this process: ``ours`` or ``bare``; ``trees`` instead of the fixed rounds."""
     import lightgbm
 
     from propend.models import create
@@ -64,7 +65,7 @@ def fit(way: str, rows: int, threads: int) -> dict[str, float]:
     model: Any = create("trees", "yes_no", threads=threads).fit(*warm)
     X, y = rows_of(rows)
     settings = model._settings(Data(X, y), SEED)
-    rounds = model._rounds(settings["learning_rate"], False)
+    rounds = trees or model._rounds(settings["learning_rate"], False)
     wall, cpu = time.perf_counter(), time.process_time()
     if way == "ours":
         create("trees", "yes_no", threads=threads).fit(X, y, seed=SEED)
@@ -122,12 +123,13 @@ def _whole(rows: int) -> dict[str, float]:
     user = np.arange(rows) // len(plan.cutoffs)
     frame = Frame(np.asfortranarray(X), y, user, cutoff, names, {})
     wall, cpu = time.perf_counter(), time.process_time()
-    card = train(frame, task, plan, seed=SEED).card
+    fitted = train(frame, task, plan, seed=SEED)
+    card = fitted.card
     return {
         "wall": time.perf_counter() - wall,
         "cpu": time.process_time() - cpu,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / X.nbytes,
-        "rounds": float("nan"),
+        "rounds": float(getattr(fitted.model, "rounds", 0)),
         "cutoffs": float(len(plan.cutoffs)),
         "auroc": card["metrics"]["auroc"],
     }
@@ -135,14 +137,16 @@ def _whole(rows: int) -> dict[str, float]:
 
 def champion(rows: int, threads: int) -> None:
     """Print the whole training of a task against one bare fit."""
-    found = {}
-    for way in ("bare", "champion"):
+
+    def measured(way: str, trees: int = 0) -> dict[str, float]:
         command = [sys.executable, "-m", "benchmarks.speed.prediction", "--measure", way]
-        command += ["--rows", str(rows), "--threads", str(threads)]
+        command += ["--rows", str(rows), "--threads", str(threads), "--trees", str(trees)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-        found[way] = json.loads(done.stdout.splitlines()[-1])
-    whole, bare = found["champion"], found["bare"]
+        answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    whole, bare = measured("champion"), measured("bare")
     print(
         f"champion, all of train: {rows:,} × {WIDTH} at {whole['cutoffs']:.0f} cutoffs, {threads} threads: {whole['wall']:.1f} s wall, "
         f"{whole['cpu']:.1f} CPU-s, peak {whole['memory']:.2f} × the matrix, AUROC {whole['auroc']:.4f}; one bare fit "
@@ -150,6 +154,13 @@ def champion(rows: int, threads: int) -> None:
         "(target 1.2 for training, memory 2)",
         flush=True,
     )
+    if whole["rounds"]:
+        alike = measured("bare", int(whole["rounds"]))
+        print(
+            f"champion against a bare fit of as many trees ({whole['rounds']:.0f}): {alike['cpu']:.1f} CPU-s, "
+            f"ratio {whole['cpu'] / alike['cpu']:.1f} by CPU",
+            flush=True,
+        )
 
 
 def explain(rows: int, repeats: int) -> None:
@@ -247,12 +258,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--measure", choices=("ours", "bare", "champion"), help=argparse.SUPPRESS)
+    parser.add_argument("--trees", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         whole = given.measure == "champion"
         print(
             json.dumps(
-                _whole(given.rows) if whole else fit(given.measure, given.rows, given.threads)
+                _whole(given.rows)
+                if whole
+                else fit(given.measure, given.rows, given.threads, given.trees or None)
             )
         )
         return

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from propend.cli import main
-from propend.cli.predict import _words
+from propend.cli.told import tell
 from propend.pipeline.rows import row_models
 from propend.pipeline.workspace import open_workspace
 
@@ -116,7 +116,7 @@ def test_yes_no_with_everything_a_person_may_ask(
         assert change["column"].startswith(
             ("count", "sum", "active_days", "distinct", "days_since")
         )
-    _words(document)
+    tell(document)
     said = capsys.readouterr().out
     for words in ("stay the same when everything", "profit, judged on the forward tests", "by profile.country", "verdict:"):  # fmt: skip
         assert words in said
@@ -226,7 +226,7 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
         capsys, "predict", "--table", "t.csv", "--label", "bought", "--score", "new.csv", "--segment",
         "shop", "--value", 5, "--cost", 1, "--folds", 3, "--explain", 3, "--model", "logistic",
     )  # fmt: skip
-    _words(document)
+    tell(document)
     said = capsys.readouterr().out
     assert "profit, judged on the folds:" in said  # stratified folds are not forward
     explained = document["explained"]

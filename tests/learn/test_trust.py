@@ -332,6 +332,7 @@ def test_a_budget_is_spent_on_people_and_not_on_test_rows() -> None:
         ):  # a better cut exists only beyond the budget: all of it is spent but for ties
             lower = people[people < curve.cut].max()
             assert (people >= lower).sum() > budget or curve.share[curve.best] * size < budget - 1
+        assert ("the budget pays for" in curve.sentence) == (budget < size)
         assert curve.profit[-1] == pytest.approx((5 * y - 1).mean() * size)
     assert f"of {size:,}" in curve.sentence
     none = profit_curve(y, p, value=5.0, cost=10.0, budget=5.0, people=people)

@@ -128,3 +128,21 @@ def test_scoring_needs_no_scikit_learn(tmp_path: Path) -> None:
         "assert not {'sklearn', 'scipy', 'lightgbm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_line_does_not_go_on_beyond_what_was_seen() -> None:
+    """What only grows with time is asked about at values no training row had: they count as the largest seen."""
+    rng = np.random.default_rng(3)
+    X = np.column_stack([rng.uniform(0, 100, 2_000), rng.exponential(5, 2_000)])
+    y = rng.random(2_000) < 1 / (1 + np.exp(-(X[:, 0] - 50) / 20))
+    model = LogisticRegression("yes_no", bends=0).fit(X, y)
+    edge = np.array([[X[:, 0].max(), 1.0], [X[:, 0].min(), 1.0], [50.0, X[:, 1].max()]])
+    beyond = np.array([[400.0, 1.0], [-400.0, 1.0], [50.0, 1e9]])
+    assert np.array_equal(model.predict(beyond), model.predict(edge))
+    assert np.array_equal(model.contributions(beyond), model.contributions(edge))
+    again = LogisticRegression.from_state(model.state())
+    assert np.array_equal(again.predict(beyond), model.predict(edge))
+    state = model.design.state()
+    assert Design.from_state(state).high.tolist() == X.max(axis=0).tolist()
+    del state.arrays["low"], state.arrays["high"]  # saved before there were bounds
+    assert np.array_equal(Design.from_state(state).transform(X), model.design.transform(X))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from propend.errors import ModelError, NotEnoughDataError
 from propend.expression.parse import parse
 from propend.learn.calibration import Platt
 from propend.learn.fitted import Fitted
+from propend.learn.intervals import bounds, uncertainty
 from propend.models import create
 from propend.pipeline.batch import score_store
 from propend.pipeline.predict import score as score_frame
@@ -75,6 +77,38 @@ def test_a_batch_is_the_scores_and_reasons_of_each_user(
             assert table[f"reason_{k}"][i] == reason.words
             assert table[f"reason_{k}_effect"][i] == pytest.approx(reason.effect, abs=1e-12)
     assert [p.name for p in tmp_path.iterdir()] == ["s.parquet"]
+
+
+def test_one_of_many_and_intervals_are_written_too(
+    shop: tuple[Workspace, Fitted], tmp_path: Path
+) -> None:
+    """The likeliest answer with what speaks for it; the ends of a score's interval where the card keeps one."""
+    workspace, fitted = shop
+    place = (workspace.store, workspace.schema, workspace.engine)
+    frame = scoring_frame(*place, fitted.task, fitted.features, workspace.now, fitted.categories)
+    y = np.digitize(frame.X[:, 0], [2, 3]).astype(float)
+    model = create("trees", "which", trees=10, rows_per_leaf=5, threads=1)
+    model.fit(frame.X, y, columns=frame.names, categories={3: 90})
+    task = Task.parse("kind", "next(item) next 30d for any(*) last 60d")
+    many = Fitted(task, "trees", model, Platt(), fitted.features, fitted.categories, None, {"classes": ["one", "two", "three"]})  # fmt: skip
+    made = score_store(*place, many, workspace.now, tmp_path / "w.parquet", reasons=1)
+    table = pq.read_table(tmp_path / "w.parquet").sort_by("user").to_pydict()
+    known = score_frame(*place, many, workspace.now)
+    expected = known.scores.sort_by("user").to_pydict()
+    assert made["users"] == len(table["user"])
+    assert table["answer"] == expected["answer"]
+    assert table["score"] == pytest.approx(expected["score"])
+    assert len(set(table["answer"])) > 1
+    assert set(table["reason_1"]) == {"number of purchases in the last 60 days"}
+    rng = np.random.default_rng(0)
+    p = rng.random(400)
+    kept = uncertainty("yes_no", [((rng.random(400) < p).astype(float), p)])
+    card = {**fitted.card, "uncertainty": kept}
+    score_store(*place, replace(fitted, card=card), workspace.now, tmp_path / "y.parquet")
+    rows = pq.read_table(tmp_path / "y.parquet").to_pydict()
+    ends = bounds(kept, rows["score"])
+    assert rows["low"] == ends[0].tolist()
+    assert rows["high"] == ends[1].tolist()
 
 
 def test_nothing_is_left_where_a_batch_fails(

@@ -9,7 +9,7 @@ from propend.expression import parse
 from propend.learn.calibration import Identity
 from propend.learn.fitted import Fitted
 from propend.models.linear import LogisticRegression
-from propend.pipeline.predict import Prediction
+from propend.pipeline.prediction import Prediction
 from propend.tasks.task import Task
 
 FEATURES = (

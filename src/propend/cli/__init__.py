@@ -31,7 +31,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
         "propend.cli.predict:predict",
         "Answer a question about the future, or learn from a labelled table.",
     ),
-    "models": ("propend.cli.predict:models", "List fitted models; promote one."),
+    "models": ("propend.cli.models:models", "List fitted models; promote one."),
     "score": ("propend.cli.models:score", "Score everyone now with a fitted model."),
     "export": ("propend.cli.models:export", "Write a fitted model as ONNX."),
     "pretrain": (

@@ -1,16 +1,19 @@
-"""Verbs that use a fitted model: score everyone, write it for another runtime."""
+"""Verbs about fitted models: score everyone, write one for another runtime, list, compare and promote."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from propend.cli.output import emit, folder_argument, json_option, progress_bar
+from propend.cli.output import emit, folder_argument, json_option, progress_bar, rows
 from propend.errors import ConfigError
 
-__all__ = ["export", "score"]
+if TYPE_CHECKING:
+    from propend.learn.registry import Registry
+
+__all__ = ["export", "models", "score"]
 
 _version = click.option("--version", type=int, help="A version of the model; the current one by default.")  # fmt: skip
 _rows = click.option(
@@ -112,3 +115,89 @@ def export(
             f"{made['file']}: {made['bytes']:,} bytes; equal on {made['rows']:,} rows to {made['largest_difference']:.0e}"
         ),
     )
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
+@click.option(
+    "--promote", nargs=2, metavar="TASK VERSION", help="Make a version the one that scores."
+)
+@click.option("--rollback", metavar="TASK", help="Make the version before the current one score.")
+@click.option(
+    "--compare", nargs=3, metavar="TASK VERSION VERSION", help="Two versions' metrics side by side."
+)
+@json_option
+def models(
+    folder: str,
+    promote: tuple[str, str] | None,
+    rollback: str | None,
+    compare: tuple[str, str, str] | None,
+    as_json: bool,
+) -> None:
+    """List fitted models; compare two, promote one, or roll back."""
+    from propend.pipeline.rows import registries
+
+    found = registries(Path(folder))
+
+    def of(task: str) -> Registry:
+        return next((r for r in found if (r.folder / task).is_dir()), found[0])
+
+    if compare:
+        if not (compare[1].isdigit() and compare[2].isdigit()):
+            raise ConfigError(
+                f"versions are numbers, not {compare[1]!r} and {compare[2]!r}; list them with: propend models {folder}"
+            )
+        both = of(compare[0]).compare(compare[0], int(compare[1]), int(compare[2]))
+        emit(both, as_json, lambda: _side_by_side(both))
+        return
+    if rollback:
+        of(rollback).rollback(rollback)
+    if promote:
+        if not promote[1].isdigit():
+            raise ConfigError(
+                f"a version is a number, not {promote[1]!r}; list them with: propend models {folder}"
+            )
+        of(promote[0]).promote(promote[0], int(promote[1]))
+    entries = [entry for registry in found for entry in registry.entries()]
+    document = {
+        "models": [
+            {
+                "task": e.task,
+                "version": e.version,
+                "made_at": e.made_at,
+                "champion": e.champion,
+                "verdict": e.verdict,
+                "current": e.current,
+                **({"fault": e.fault} if e.fault else {}),
+            }
+            for e in entries
+        ]
+    }
+    emit(
+        document,
+        as_json,
+        lambda: rows(
+            ["task", "version", "made", "model", "verdict", "current"],
+            [
+                [
+                    e.task,
+                    e.version,
+                    e.made_at,
+                    e.fault or e.champion,
+                    e.verdict,
+                    "yes" if e.current else "",
+                ]
+                for e in entries
+            ],
+        ),
+    )
+
+
+def _side_by_side(d: dict[str, Any]) -> None:
+    first, second = map(str, d["versions"])
+    body = [
+        [name, *("–" if v[k] is None else f"{v[k]:.4f}" for k in (first, second))]
+        for name, v in d["metrics"].items()
+    ]
+    rows(["metric", f"v{first} ({d['champions'][0]})", f"v{second} ({d['champions'][1]})"], body)
+    click.echo(f"  {d['note']}")

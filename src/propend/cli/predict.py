@@ -1,4 +1,4 @@
-"""Verbs about models: predict, models."""
+"""The verb predict: a question to a log, a table or impressions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from propend.cli.output import emit, json_option, progress_bar, rows
+from propend.cli.told import tell
 from propend.cli.wishes import refuse_idle
 from propend.errors import ConfigError
 
 if TYPE_CHECKING:
-    from propend.learn.registry import Registry
     from propend.pipeline.workspace import Workspace
 
-__all__ = ["models", "predict"]
+__all__ = ["predict"]
 
 
 @click.command()
@@ -167,13 +167,13 @@ def predict(
             explain,
             columns,
         )
-        emit(made, as_json, lambda: _words(made))
+        emit(made, as_json, lambda: tell(made))
         return
     if impression or clicked:
         made = _predict_impressions(
             folder, impression, clicked, within, name, folds or 3, out, seed, options, judged
         )
-        emit(made, as_json, lambda: _words(made))
+        emit(made, as_json, lambda: tell(made))
         return
     if not folder or not ask:
         raise ConfigError(
@@ -211,7 +211,7 @@ def predict(
     if abstain is not None:
         unsure = table["answer"].to_pylist().count("not enough data")
         document["abstained"] = {"width": abstain, "users": unsure}
-    emit(document, as_json, lambda: _words(document))
+    emit(document, as_json, lambda: tell(document))
 
 
 def _explained(prediction: Any, user: str) -> dict[str, Any]:
@@ -444,207 +444,3 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
     best = np.nan_to_num(scores).argmax(axis=1)
     answer = [table.classes[b] if k else None for b, k in zip(best, known, strict=True)]
     return {"answer": answer, "score": np.where(known, scores.max(axis=1), np.nan)}
-
-
-def _words(d: dict[str, Any]) -> None:
-    from propend.learn.power import counted
-    from propend.pipeline.predict import short
-
-    of = counted(d["answer"], d["positives"]).rstrip(",")
-    click.echo(
-        f"{d['task']}\n  {d['rows']:,} rows{of}; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
-    )
-    keys = [
-        k
-        for k in (
-            "auroc",
-            "average_precision",
-            "accuracy",
-            "recall",
-            "f1",
-            "log_loss",
-            "brier",
-            "ece",
-            "top_1",
-            "top_3",
-            "top_5",
-            "c_index",
-            "pinball",
-            "below",
-            "rmse",
-            "mae",
-            "bias",
-            "gini",
-            "poisson_deviance",
-        )
-        if k in d["metrics"]
-    ]
-    table = [[f"champion ({d['champion']})", *(f"{d['metrics'][k]:.4f}" for k in keys)]]
-    table += [[name, *(f"{m[k]:.4f}" for k in keys)] for name, m in d["models"].items()]
-    table += [
-        [f"baseline {name}", *(f"{m[k]:.4f}" for k in keys)] for name, m in d["baseline"].items()
-    ]
-    rows(["model", *keys], table)
-    for name, i in d["intervals"].items():
-        click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
-    for key in ("verdict", "power"):
-        if key in d:
-            said = d[key].get("sentence") or f"{d[key]['answer']}: {d[key]['why']}"
-            click.echo(f"  {key}: {said}")
-    if "future" in d:
-        click.echo(f"  leak report: {d['future']['sentence']}")
-    if "profit" in d:
-        judged = "the forward tests" if "forward folds" in d["protocol"] else "the folds"
-        click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")
-    for name, found in d.get("segments", {}).items():
-        metric = keys[0]
-        click.echo(f"  by {name}:")
-        rows(
-            ["segment", "rows", "rate", "predicted", metric],
-            [
-                [e["segment"], f"{e['rows']:,}", f"{e['rate']:.4f}", f"{e['predicted']:.4f}", e.get("note") or f"{e[metric]:.4f} ({e['low']:.4f} to {e['high']:.4f})"]
-                for e in found
-            ],
-        )  # fmt: skip
-    if "selection" in d:
-        click.echo(
-            f"  features: {d['selection']['kept']} of {d['selection']['of']} kept, {d['selection']['rule']}"
-        )
-    if "search" in d:
-        for model, chosen in d["search"]["chosen"].items():
-            said = ", ".join(
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items()
-            )
-            click.echo(f"  search, {model}: {said or 'the usual settings stay'}")
-    if "balance" in d:
-        click.echo(f"  balance: {d['balance']}")
-    if "deletion" in d:
-        click.echo(
-            f"  explanations: replacing what the reasons name moves a score {d['deletion']['ratio']:.1f} times as far as replacing anything"
-        )
-    if "explained" in d:
-        e = d["explained"]
-        click.echo(f"  {e['user']}: {e['score']:.4f}")
-        for r in e["reasons"]:
-            click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {short(r['value'])}")
-        for c in e.get("changes") or []:
-            click.echo(
-                f"    with {c['words']} at {short(c['becomes'])} instead of {short(c['was'])}: {c['score']:.4f}"
-            )
-        if "changes" in e and not e["changes"]:
-            click.echo(
-                f"    no few changes in behaviour bring the score across {e['mark']['score']:.4g}, {e['mark']['what']}"
-            )
-    if "abstained" in d:
-        click.echo(
-            f"  not enough data for {d['abstained']['users']:,} of {d['scored']:,} users (interval wider than {d['abstained']['width']:g})"
-        )
-    if d.get("unanswered"):
-        click.echo(
-            f"  {d['unanswered']:,} rows have no answer within the time asked and were left out"
-        )
-    for name, said in d.get("noted", {}).items():
-        click.echo(f"  {name}: {said}")
-    for leak in d.get("leaks", []):
-        click.echo(f"  leak report: {leak['sentence']}")
-    if d.get("malformed"):
-        click.echo(
-            f"  {d['malformed']:,} of {d['rows_in']:,} lines are no rows (too few or too many cells) and were left out"
-        )
-    if d.get("unlabelled"):
-        click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
-    if d.get("left_out"):
-        click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
-    if d.get("kept"):
-        click.echo(f"  kept as version {d['version']}, not promoted: {d['kept']}")
-    click.echo(f"  scores: {d['scores']}")
-    if "new" in d:
-        click.echo(f"  {d['new']['rows']:,} further rows: {d['new']['scores']}")
-        for name, said in d["new"]["noted"].items():
-            click.echo(f"    {name}: {said}")
-
-
-@click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
-@click.option(
-    "--promote", nargs=2, metavar="TASK VERSION", help="Make a version the one that scores."
-)
-@click.option("--rollback", metavar="TASK", help="Make the version before the current one score.")
-@click.option(
-    "--compare", nargs=3, metavar="TASK VERSION VERSION", help="Two versions' metrics side by side."
-)
-@json_option
-def models(
-    folder: str,
-    promote: tuple[str, str] | None,
-    rollback: str | None,
-    compare: tuple[str, str, str] | None,
-    as_json: bool,
-) -> None:
-    """List fitted models; compare two, promote one, or roll back."""
-    from propend.pipeline.rows import registries
-
-    found = registries(Path(folder))
-
-    def of(task: str) -> Registry:
-        return next((r for r in found if (r.folder / task).is_dir()), found[0])
-
-    if compare:
-        if not (compare[1].isdigit() and compare[2].isdigit()):
-            raise ConfigError(
-                f"versions are numbers, not {compare[1]!r} and {compare[2]!r}; list them with: propend models {folder}"
-            )
-        both = of(compare[0]).compare(compare[0], int(compare[1]), int(compare[2]))
-        emit(both, as_json, lambda: _side_by_side(both))
-        return
-    if rollback:
-        of(rollback).rollback(rollback)
-    if promote:
-        if not promote[1].isdigit():
-            raise ConfigError(
-                f"a version is a number, not {promote[1]!r}; list them with: propend models {folder}"
-            )
-        of(promote[0]).promote(promote[0], int(promote[1]))
-    entries = [entry for registry in found for entry in registry.entries()]
-    document = {
-        "models": [
-            {
-                "task": e.task,
-                "version": e.version,
-                "made_at": e.made_at,
-                "champion": e.champion,
-                "verdict": e.verdict,
-                "current": e.current,
-                **({"fault": e.fault} if e.fault else {}),
-            }
-            for e in entries
-        ]
-    }
-    emit(
-        document,
-        as_json,
-        lambda: rows(
-            ["task", "version", "made", "model", "verdict", "current"],
-            [
-                [
-                    e.task,
-                    e.version,
-                    e.made_at,
-                    e.fault or e.champion,
-                    e.verdict,
-                    "yes" if e.current else "",
-                ]
-                for e in entries
-            ],
-        ),
-    )
-
-
-def _side_by_side(d: dict[str, Any]) -> None:
-    first, second = map(str, d["versions"])
-    body = [
-        [name, *("–" if v[k] is None else f"{v[k]:.4f}" for k in (first, second))]
-        for name, v in d["metrics"].items()
-    ]
-    rows(["metric", f"v{first} ({d['champions'][0]})", f"v{second} ({d['champions'][1]})"], body)
-    click.echo(f"  {d['note']}")

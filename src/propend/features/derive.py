@@ -40,6 +40,10 @@ _REFERENCE = re.compile(
     r"(?i)(^|_)(id|no|nr|number|order|invoice|uuid|key|token|hash|url)s?$|编号|单号"
 )
 """Texts that name one event and come back in no other."""
+_WRITTEN = re.compile(
+    r"(?i)(subject|body|text|content|comment|message|review)$|主题|正文|内容|评论|评价|留言"
+)
+"""Names of what somebody wrote, though of a mail or to an address."""
 _LONGEST_SAID = 90
 """Days of the longest window in which words are counted, beside all there is."""
 EVER = Window()
@@ -62,11 +66,13 @@ class Sentences:
 def told_texts(schema: Schema) -> list[str]:
     """Return the log's texts that may be a reason for a score: not sessions, not channels, nothing that names a person or an order.
 
-    >>> told_texts(Schema(types=("view",), texts=("session", "comment", "email", "order_id")))
-    ['comment']
+    >>> told_texts(Schema(types=("view",), texts=("session", "comment", "email", "email_subject", "order_id")))
+    ['comment', 'email_subject']
     """
     free = [n for n in schema.texts if n not in (SESSION, CHANNEL)]
-    return [n for n in free if not (_IDENTIFYING.search(n) or _REFERENCE.search(n))]
+    pointing = (n for n in free if _IDENTIFYING.search(n) or _REFERENCE.search(n))
+    hidden = {n for n in pointing if not _WRITTEN.search(n)}
+    return [n for n in free if n not in hidden]
 
 
 def windows_for(days: float) -> tuple[Window, ...]:

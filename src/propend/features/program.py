@@ -275,8 +275,14 @@ class Program:
         n = len(timelines)
         time = np.ascontiguousarray(timelines.time, np.int64)
         columns = np.empty((len(self._columns), n))
+        heard = self._heard(timelines)
         for name, row in self._columns.items():
-            columns[row] = self._values(name, timelines)
+            if name in self._phrases:
+                of, phrase = self._phrases[name]
+                texts, at = heard[of]
+                columns[row] = np.array([phrase in text for text in texts], np.float64)[at]
+            else:
+                columns[row] = self._values(name, timelines)
         coded = np.empty((len(self._coded), n), np.int32)
         for name, row in self._coded.items():
             _, coded[row] = np.unique(columns[self._columns[name]], return_inverse=True)
@@ -310,14 +316,18 @@ class Program:
             return window.length.before(cutoff, self.schema.zone)
         return cutoff - window.length.microseconds
 
+    def _heard(self, t: Timelines) -> dict[str, tuple[list[str], I64]]:
+        """Return the different texts of each column that phrases are looked for in, and which of them each event has."""
+        found = {}
+        for name in {of for of, _ in self._phrases.values()}:
+            column = t.texts[name]
+            codes, at = np.unique(column.codes, return_inverse=True)
+            texts = [spelled(column.values[c]) if c >= 0 else "" for c in codes.tolist()]
+            found[name] = texts, at
+        return found
+
     def _values(self, name: str, t: Timelines) -> Any:
-        """Return an event column as numbers: texts as codes with NaN for missing, a phrase as 1 where it is said."""
-        if name in self._phrases:
-            of, phrase = self._phrases[name]
-            codes = t.texts[of].codes
-            there = np.unique(codes[codes >= 0])
-            said = [c for c in there.tolist() if phrase in spelled(t.texts[of].values[c])]
-            return np.isin(codes, said)
+        """Return an event column as numbers: texts as codes with NaN for missing."""
         if name in t.numbers:
             return t.numbers[name]
         if name == "hour":

@@ -24,6 +24,8 @@ MANY_TEXTS: Final = 1_000
 """A free property is sentences with more different texts than this, or where half of them are different; the role ``text`` always is."""
 READ: Final = 20_000
 """Texts of a column that are read to choose its words."""
+SEARCHED: Final = 5_000_000
+"""Events among which texts are looked for, where few carry one."""
 MOST_TERMS: Final = 40
 MOST_COLUMNS: Final = 2
 FEWEST_USERS: Final = 10
@@ -64,12 +66,13 @@ def sentences(store: Store, schema: Schema, until: int) -> tuple[Sentences, ...]
     first buckets are a fair sample.
     """
     names = told_texts(schema)
-    found = {name: _Read() for name in names}
+    found, events = {name: _Read() for name in names}, 0
     for bucket in sorted(store.manifest.runs) if names else ():
         timelines = store.timelines(bucket, names)
         for name, read in found.items():
             _read(timelines, name, until, read)
-        if min(read.texts for read in found.values()) >= READ:
+        events += len(timelines)
+        if events >= SEARCHED or min(read.texts for read in found.values()) >= READ:
             break
     made = []
     for name, read in sorted(found.items(), key=lambda f: -f[1].texts):

@@ -19,7 +19,6 @@ __all__ = ["Graph", "calibrated", "known", "scores"]
 
 LEQ: Final = 0
 MEMBER: Final = 6
-_LARGEST: Final = 1e100
 _SAFE: Final = 50.0
 
 
@@ -54,7 +53,7 @@ class Graph:
 
         return self("Cast", name, to=TensorProto.DOUBLE)
 
-    def within(self, name: str, low: float, high: float) -> str:
+    def within(self, name: str, low: npt.ArrayLike, high: npt.ArrayLike) -> str:
         """Return values held between two bounds."""
         return self("Min", self("Max", name, self.const(low)), self.const(high))
 
@@ -152,7 +151,7 @@ def _encoded(g: Graph, x: str, design: Design) -> str:
         sources = design.source[values]
         raw = taken(values)
         filled = g("Where", g("IsNaN", raw), g.const(design.median[sources][None]), raw)
-        block = g.within(filled, -_LARGEST, _LARGEST)
+        block = g.within(filled, design.low[sources][None], design.high[sources][None])
         unit = design.unit[sources][None]
         if (unit > 0).any():
             size = g("Div", g("Abs", block), g.const(np.where(unit > 0, unit, 1.0)))

@@ -31,12 +31,21 @@ class Power:
     def sentence(self) -> str:
         """The statement in words."""
         tested = f"with {self.rows:,} test rows{counted(self.answer, self.positives)}"
-        text = f"{tested} the {self.metric} is known to ± {self.half_width:.3f}"
+        text = f"{tested} the {self.metric} is known to ± {_fine(self.half_width)}"
         if self.smallest_gain is not None:
-            text += f"; a gain below {self.smallest_gain:.3f} over the baseline would not be told from none"
+            text += f"; a gain below {_fine(self.smallest_gain)} over the baseline would not be told from none"
         if self.rows_needed is not None and self.rows_needed > self.rows:
             text += f"; to see a gain of {self.wanted:.2g} about {self.rows_needed:,} test rows are needed"
         return text
+
+
+def _fine(width: float) -> str:
+    """Return a width with three decimals, or with one figure where these would all be 0.
+
+    >>> _fine(0.0142), _fine(0.00041)
+    ('0.014', '0.0004')
+    """
+    return f"{width:.3f}" if abs(width) >= 0.0005 or width == 0 else f"{width:.1g}"
 
 
 def auroc_error(auroc: float, positives: int, negatives: int) -> float:

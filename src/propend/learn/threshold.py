@@ -45,6 +45,8 @@ class ProfitCurve:
     """How many could be contacted; profits are for so many."""
     contacts: int
     """How many of them are, at the cut."""
+    affordable: int
+    """How many the budget pays for."""
     cut: float
     """Contact scores of at least this; ∞: nobody pays for the contact, or the budget pays for nobody."""
 
@@ -69,8 +71,11 @@ class ProfitCurve:
             return "no share of the people that the budget allows pays for the contact; do not send"
         if self.contacts == 0:
             return f"none of the {self.people:,} people can be told apart from more than the budget pays for; do not send"
+        paid = (
+            "" if self.affordable >= self.people else f"; the budget pays for {self.affordable:,}"
+        )
         return (
-            f"contact the best {self.contacts:,} of {self.people:,} (score at least {self.cut:.3f}): profit "
+            f"contact the best {self.contacts:,} of {self.people:,} (score at least {self.cut:.3f}{paid}): profit "
             f"{self.profit[self.best]:,.2f} ({self.low[self.best]:,.2f} to {self.high[self.best]:,.2f}), "
             f"everyone: {self.profit[-1]:,.2f}"
         )
@@ -136,7 +141,7 @@ def profit_curve(
     even = cost / worth[0] if single and worth[0] > 0 else float("nan")
     return ProfitCurve(
         at / len(ranked), threshold, profit, low, high, best, float(even), level,
-        len(now), int((now >= cut).sum()), cut,
+        len(now), int((now >= cut).sum()), most, cut,
     )  # fmt: skip
 
 

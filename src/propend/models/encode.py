@@ -35,7 +35,8 @@ FEWEST_ROWS: Final = 5
 class Design:
     """A fitted encoding; every derived column knows the column it comes from.
 
-    Numbers: missing → median, with an indicator where the training rows had any; heavy tails
+    Numbers: held within the range of the training rows, for a line goes on where nothing was learnt (what only grows with
+    time, such as days since the first event, leaves that range at every later moment); missing → median, with an indicator where the training rows had any; heavy tails
     (skewness above 2, and less after it) → signed logarithm ``sign(x)·log1p(|x| / unit)``; then
     standardised by mean and deviation of all but the extreme 0.1 % on either side, and held within
     ± 8; beside it up to ``bends`` hinges ``max(z - knot, 0)``, at values that many rows share and
@@ -55,6 +56,9 @@ class Design:
     """
 
     median: Array
+    low: Array
+    """Per source column: the least and the largest number seen."""
+    high: Array
     unit: Array
     """Per source column: scale of the signed logarithm, 0 where it is not used."""
     source: npt.NDArray[np.int64]
@@ -68,6 +72,7 @@ class Design:
         """Learn the encoding of ``X`` [n, d], numbers with up to ``bends`` hinges each."""
         width = X.shape[1]
         median, unit = np.zeros(width), np.zeros(width)
+        low, high = np.full(width, -LARGEST), np.full(width, LARGEST)
         derived: list[tuple[int, int, float, float, float]] = []
         for index in range(width):
             column = np.clip(X[:, index], -LARGEST, LARGEST)
@@ -76,7 +81,9 @@ class Design:
             if index in categories:
                 derived += _levels(index, present, len(column))
             else:
-                median[index] = np.median(present) if len(present) else 0.0
+                if len(present):
+                    median[index] = np.median(present)
+                    low[index], high[index] = present.min(), present.max()
                 unit[index] = _log_unit(present)
                 filled = np.where(np.isnan(column), median[index], column)
                 logged = _signed_log(filled, unit[index])
@@ -88,6 +95,8 @@ class Design:
         source, kind, level, centres, scales = zip(*derived, strict=True)
         return cls(
             median,
+            low,
+            high,
             unit,
             np.array(source, dtype=np.int64),
             np.array(kind, dtype=np.int64),
@@ -121,7 +130,8 @@ class Design:
         values = np.flatnonzero(self.kind == VALUE)
         sources = self.source[values]
         block = X[:, sources]
-        block = np.clip(np.where(np.isnan(block), self.median[sources], block), -LARGEST, LARGEST)
+        block = np.where(np.isnan(block), self.median[sources], block)
+        block = np.clip(block, self.low[sources], self.high[sources])
         logged = np.flatnonzero(self.unit[sources] > 0)
         block[:, logged] = _signed_log(block[:, logged], self.unit[sources[logged]])
         out[:, values] = block
@@ -138,8 +148,10 @@ class Design:
     @classmethod
     def from_state(cls, state: State) -> Design:
         """Undo ``state``."""
-        arrays: dict[str, Any] = {name: state.arrays[name] for name in cls.__slots__}
-        return cls(**arrays)
+        width = len(state.arrays["median"])
+        free = {"low": np.full(width, -LARGEST), "high": np.full(width, LARGEST)}  # saved without
+        arrays: dict[str, Any] = {**free, **state.arrays}
+        return cls(**{name: arrays[name] for name in cls.__slots__})
 
 
 def _levels(index: int, codes: Array, rows: int) -> list[tuple[int, int, float, float, float]]:

@@ -13,18 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from propend.engine import Engine
-from propend.errors import ModelError, NotEnoughDataError
+from propend.errors import NotEnoughDataError
 from propend.events.durable import sync_file
 from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.features.words import in_words
 from propend.learn.fitted import Fitted
+from propend.learn.intervals import bounder
 from propend.tasks.frame import Frame, map_population
 
 __all__ = ["population_sample", "score_store"]
 
 Progress = Callable[[str, int, int | None], None]
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 ENOUGH: Final = 2_000
 
@@ -42,26 +44,34 @@ def score_store(
 ) -> dict[str, Any]:
     """Score everyone in a fitted task's population at ``now`` into a Parquet file; returns users, seconds and a summary.
 
-    Columns: user, score, the card's verdict (whether the model is to be used) and, for each of the strongest ``reasons``, ``reason_k`` (words), ``reason_k_value`` (the
-    feature's value; a category's code) and ``reason_k_effect`` (on the margin; empty where nothing moved the score).
+    Columns: user, score with the ends of its interval (``low``, ``high``) where the card keeps one, the card's verdict
+    (whether the model is to be used) and, for each of the strongest ``reasons``, ``reason_k`` (words), ``reason_k_value`` (the
+    feature's value; a category's code) and ``reason_k_effect`` (on the margin; empty where nothing moved the score). Of many
+    answers the likeliest stands in ``answer`` and its probability in ``score``.
     Rows are in the order of the store, not of the scores. The file appears whole or not at all.
 
-    Raises ``NotEnoughDataError`` where nobody is in the population, ``ModelError`` where the model answers which of many,
-    or cannot give reasons.
+    Raises ``NotEnoughDataError`` where nobody is in the population, ``ModelError`` where the model cannot give reasons.
     """
-    if fitted.task.answer == "which":
-        raise ModelError(
-            f"task {fitted.task.name!r} answers which of many; batch scoring writes one number a user"
-        )
     start = time.perf_counter()
     words = [in_words(f) for f in fitted.features]
+    kept = fitted.card.get("uncertainty", {})
+    ends = bounder(kept) if kept.get("kind", "none") != "none" else None
+    classes = pa.array(fitted.classes, pa.string())
     verdict = pa.array([str(fitted.card.get("verdict", {}).get("answer", ""))])
 
     def use(frame: Frame, ids: pa.Array) -> pa.Table:
-        columns: dict[str, Any] = {"user": ids, "score": fitted.score(frame.X)}
+        scores = fitted.score(frame.X)
+        columns: dict[str, Any] = {"user": ids, "score": scores}
+        best: I64 | None = None
+        if scores.ndim == 2:
+            best = scores.argmax(axis=1)
+            columns["answer"] = pa.DictionaryArray.from_arrays(best.astype(np.int32), classes)
+            columns["score"] = scores[np.arange(len(scores)), best]
+        elif ends is not None:
+            columns["low"], columns["high"] = ends(scores)
         columns["verdict"] = pa.DictionaryArray.from_arrays(np.zeros(len(ids), np.int32), verdict)
         if reasons:
-            columns |= _reasons(fitted, frame.X, words, reasons)
+            columns |= _reasons(fitted, frame.X, words, reasons, best)
         return pa.table(columns)
 
     target = Path(file)
@@ -121,9 +131,11 @@ def population_sample(
     return np.vstack(found)[:most]
 
 
-def _reasons(fitted: Fitted, X: F64, words: list[str], most: int) -> dict[str, Any]:
+def _reasons(
+    fitted: Fitted, X: F64, words: list[str], most: int, of: I64 | None = None
+) -> dict[str, Any]:
     """Columns of the strongest contributions of each row, as :meth:`Fitted.reasons` gives them one by one."""
-    parts = fitted.model.contributions(X)[:, :-1]
+    parts = fitted.model.contributions(X, of)[:, :-1]
     top = np.argsort(-np.abs(parts), axis=1)[:, : min(most, parts.shape[1])]
     names = pa.array(words, pa.string())
     columns: dict[str, Any] = {}

@@ -89,7 +89,7 @@ def score_rows(
     columns["score"] = scores
     columns["verdict"] = [str(fitted.card.get("verdict", {}).get("answer", ""))] * len(X)
     if reasons:
-        from propend.pipeline.predict import reasons_in_words
+        from propend.pipeline.prediction import reasons_in_words
 
         columns["reasons"] = [reasons_in_words(r) for r in fitted.reasons(X, reasons)]
     target = folder / f"{name}-rows.parquet" if out is None else Path(out)

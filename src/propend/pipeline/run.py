@@ -31,7 +31,8 @@ from propend.learn.card import told
 from propend.learn.registry import code_version, plain
 from propend.names import CHANNEL, DAY, USER
 from propend.pipeline.communities import communities
-from propend.pipeline.predict import Prediction, question, score, write_table
+from propend.pipeline.predict import question, score, write_table
+from propend.pipeline.prediction import Prediction
 from propend.pipeline.workspace import Workspace
 from propend.tasks.task import Task
 

@@ -25,7 +25,8 @@ from propend.expression.parse import parse
 from propend.features.schema import Schema
 from propend.learn.registry import Registry
 from propend.pipeline.analytics import Analytics
-from propend.pipeline.predict import Prediction, predict, score
+from propend.pipeline.predict import predict, score
+from propend.pipeline.prediction import Prediction
 from propend.pipeline.recommend import Offers
 from propend.tasks.frame import evaluate_all
 from propend.tasks.task import Task

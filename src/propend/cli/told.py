@@ -1,0 +1,130 @@
+"""What ``propend predict`` prints of its document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from propend.cli.output import rows
+
+__all__ = ["tell"]
+
+
+def tell(d: dict[str, Any]) -> None:
+    """Print a prediction's document in words."""
+    from propend.learn.power import counted
+    from propend.pipeline.prediction import short
+
+    of = counted(d["answer"], d["positives"]).rstrip(",")
+    click.echo(
+        f"{d['task']}\n  {d['rows']:,} rows{of}; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
+    )
+    keys = [
+        k
+        for k in (
+            "auroc",
+            "average_precision",
+            "accuracy",
+            "recall",
+            "f1",
+            "log_loss",
+            "brier",
+            "ece",
+            "top_1",
+            "top_3",
+            "top_5",
+            "c_index",
+            "pinball",
+            "below",
+            "rmse",
+            "mae",
+            "bias",
+            "gini",
+            "poisson_deviance",
+        )
+        if k in d["metrics"]
+    ]
+    table = [[f"champion ({d['champion']})", *(f"{d['metrics'][k]:.4f}" for k in keys)]]
+    table += [[name, *(f"{m[k]:.4f}" for k in keys)] for name, m in d["models"].items()]
+    table += [
+        [f"baseline {name}", *(f"{m[k]:.4f}" for k in keys)] for name, m in d["baseline"].items()
+    ]
+    rows(["model", *keys], table)
+    for name, i in d["intervals"].items():
+        click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
+    for key in ("verdict", "power"):
+        if key in d:
+            said = d[key].get("sentence") or f"{d[key]['answer']}: {d[key]['why']}"
+            click.echo(f"  {key}: {said}")
+    if "future" in d:
+        click.echo(f"  leak report: {d['future']['sentence']}")
+    if "profit" in d:
+        judged = "the forward tests" if "forward folds" in d["protocol"] else "the folds"
+        click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")
+    for name, found in d.get("segments", {}).items():
+        metric = keys[0]
+        click.echo(f"  by {name}:")
+        rows(
+            ["segment", "rows", "rate", "predicted", metric],
+            [
+                [e["segment"], f"{e['rows']:,}", f"{e['rate']:.4f}", f"{e['predicted']:.4f}", e.get("note") or f"{e[metric]:.4f} ({e['low']:.4f} to {e['high']:.4f})"]
+                for e in found
+            ],
+        )  # fmt: skip
+    if "selection" in d:
+        click.echo(
+            f"  features: {d['selection']['kept']} of {d['selection']['of']} kept, {d['selection']['rule']}"
+        )
+    if "search" in d:
+        for model, chosen in d["search"]["chosen"].items():
+            said = ", ".join(
+                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items()
+            )
+            click.echo(f"  search, {model}: {said or 'the usual settings stay'}")
+    if "balance" in d:
+        click.echo(f"  balance: {d['balance']}")
+    if "deletion" in d:
+        click.echo(
+            f"  explanations: replacing what the reasons name moves a score {d['deletion']['ratio']:.1f} times as far as replacing anything"
+        )
+    if "explained" in d:
+        e = d["explained"]
+        click.echo(f"  {e['user']}: {e['score']:.4f}")
+        for r in e["reasons"]:
+            click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {short(r['value'])}")
+        for c in e.get("changes") or []:
+            click.echo(
+                f"    with {c['words']} at {short(c['becomes'])} instead of {short(c['was'])}: {c['score']:.4f}"
+            )
+        if "changes" in e and not e["changes"]:
+            click.echo(
+                f"    no few changes in behaviour bring the score across {e['mark']['score']:.4g}, {e['mark']['what']}"
+            )
+    if "abstained" in d:
+        click.echo(
+            f"  not enough data for {d['abstained']['users']:,} of {d['scored']:,} users (interval wider than {d['abstained']['width']:g})"
+        )
+    if d.get("unanswered"):
+        click.echo(
+            f"  {d['unanswered']:,} rows have no answer within the time asked and were left out"
+        )
+    for name, said in d.get("noted", {}).items():
+        click.echo(f"  {name}: {said}")
+    for leak in d.get("leaks", []):
+        click.echo(f"  leak report: {leak['sentence']}")
+    if d.get("malformed"):
+        click.echo(
+            f"  {d['malformed']:,} of {d['rows_in']:,} lines are no rows (too few or too many cells) and were left out"
+        )
+    if d.get("unlabelled"):
+        click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
+    if d.get("left_out"):
+        click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
+    if d.get("kept"):
+        click.echo(f"  kept as version {d['version']}, not promoted: {d['kept']}")
+    click.echo(f"  scores: {d['scores']}")
+    if "new" in d:
+        click.echo(f"  {d['new']['rows']:,} further rows: {d['new']['scores']}")
+        for name, said in d["new"]["noted"].items():
+            click.echo(f"    {name}: {said}")
