@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.models.sequence.worlds import random_sequences
 
 from propend.errors import ModelError
-from propend.models.sequence.packing import batches, lay_out, pieces
+from propend.models.sequence.packing import batches, lay_out, piece_batch, pieces
 from propend.models.sequence.targets import asked_of, future_of, next_of
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
 from propend.names import DAY
@@ -108,7 +108,7 @@ def test_the_future_agrees_with_a_slow_look() -> None:
             moment, until = asked.moment[t], asked.moment[t] + int(asked.horizon[t]) * DAY
             assert data.time[index] <= moment
             assert index + 1 == stop or moment <= data.time[index + 1]
-            assert found.known[t] == (until <= data.end)
+            assert asked.weight[t] == 0 or until <= data.end
             later = np.arange(index + 1, stop)
             inside = later[(data.time[later] >= moment) & (data.time[later] < until)]
             for kind in range(3):
@@ -117,6 +117,23 @@ def test_the_future_agrees_with_a_slow_look() -> None:
             assert found.value[t] == pytest.approx(
                 np.nansum(data.amount[inside]), rel=1e-4, abs=1e-4
             )
+
+
+def test_a_wait_does_not_say_how_soon_the_next_event_comes() -> None:
+    days = np.tile([1, 50], 4_000)  # one gap of a day and one of fifty for as many users each
+    time = np.stack([np.zeros(len(days), np.int64), days * DAY], axis=1).ravel()
+    data = SequenceArrays.of(
+        np.arange(len(days) + 1) * 2, np.zeros(len(time), int), time=time, end=300 * DAY
+    )
+    batch = piece_batch(
+        np.arange(len(days)), np.arange(len(days)) * 2, np.arange(len(days)) * 2 + 1, 2
+    )
+    asked = asked_of(data, batch, (7.0,), np.random.default_rng(0))
+    early = asked.wait < 0.9
+    soon = asked.weight[early & (days == 1)].sum(), asked.weight[early & (days == 50)].sum()
+    assert soon[0] / sum(soon) == pytest.approx(0.5, abs=0.02)  # evenly drawn waits would say .98
+    assert (asked.wait <= days).all()
+    assert (asked.weight > 0).all()
 
 
 def test_bad_sequences_are_refused_in_a_sentence() -> None:

@@ -15,6 +15,7 @@ from propend.errors import ModelError, NotEnoughDataError
 from propend.models.sequence.packing import batches
 from propend.models.sequence.settings import HEADS, Settings
 from propend.models.sequence.tokens import SequenceArrays, Vocabulary
+from propend.names import DAY
 
 torch = pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
 pytestmark = pytest.mark.deep
@@ -54,6 +55,24 @@ def test_all_heads_at_once_and_contrast() -> None:
     for task in (*HEADS, "contrast"):
         assert np.isfinite(last[task])
     assert sum(last[t] for t in HEADS) < sum(first[t] for t in HEADS)
+
+
+def test_who_came_once_and_never_again_teaches_that_people_do_not_return() -> None:
+    from propend.models.sequence.training import train
+
+    rng = np.random.default_rng(0)
+    lengths = np.where(rng.random(600) < 0.7, 1, 6)  # seven in ten come once, the others every two days
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    time = (np.repeat(rng.uniform(0, 30, 600), lengths) + 2 * place) * DAY
+    data = SequenceArrays.of(offsets, 0 * place, time=time.astype(np.int64), end=150 * DAY)
+    settings = replace(SMALL, tasks=("horizon",), learning_rate=5e-3, epochs=25, tokens=512)
+    net = train(data, Vocabulary(items=1), settings).network
+    one = SequenceArrays.of([0, 1], [0], time=[100 * DAY])
+    with torch.no_grad():
+        hidden = net.last(one, np.array([100 * 86_400]))
+        ahead, _ = net.heads.within(hidden, torch.tensor([0.5]), torch.tensor([7.0]))
+    assert torch.sigmoid(ahead[0, -1]).item() == pytest.approx(0.3, abs=0.12)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

@@ -233,8 +233,7 @@ class Network(nn.Module):
                 parameters, _send(after.amount[priced], self.device)
             )
         if asked is not None:
-            # between events of one instant there is no moment to ask at
-            rows = np.flatnonzero(after.gap > 0)
+            rows = np.flatnonzero(asked.weight > 0)
             if len(rows):
                 found.update(self._asked_losses(hidden, data, batch, after, asked, rows))
         return found
@@ -271,27 +270,24 @@ class Network(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the losses of the heads that are asked at random moments, over ``rows`` of the batch."""
         found: dict[str, Tensor] = {}
-        wait = _send(asked.wait, self.device)
+        chosen, wait = _send(rows, self.device), _send(asked.wait[rows], self.device)
+        weight = _send(asked.weight[rows], self.device)
         if "gap" in self.settings.tasks:
-            chosen = _send(rows, self.device)
-            parameters = self.heads.until_next(hidden[chosen], wait[chosen])
+            parameters = self.heads.until_next(hidden[chosen], wait)
             left = _send(np.maximum(after.gap - asked.wait, 0)[rows], self.device)
             seen = _send(after.known[rows], self.device)
-            found["gap"] = log_normal_mixture(parameters, left, seen)
+            found["gap"] = log_normal_mixture(parameters, left, seen, weight)
         if "horizon" in self.settings.tasks:
             ahead = future_of(data, batch, self.vocabulary.types, asked)
-            rows = rows[ahead.known[rows]]
-            if not len(rows):
-                return found
-            chosen = _send(rows, self.device)
             horizon = _send(asked.horizon[rows], self.device)
-            logits, parameters = self.heads.within(hidden[chosen], wait[chosen], horizon)
+            logits, parameters = self.heads.within(hidden[chosen], wait, horizon)
             total = functional.binary_cross_entropy_with_logits(
-                logits, _send(ahead.any[rows], self.device)
+                logits, _send(ahead.any[rows], self.device), weight[:, None]
             )
+            total = total / weight.mean()
             if self.vocabulary.amounts:
                 value = _send(ahead.value[rows], self.device)
-                total = total + 0.2 * zero_inflated_log_normal(parameters, value)
+                total = total + 0.2 * zero_inflated_log_normal(parameters, value, weight)
             found["horizon"] = total
         return found
 

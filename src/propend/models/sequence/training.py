@@ -135,6 +135,7 @@ class _Trainer:
         progress: Report | None,
     ) -> None:
         self.data, self.settings, self.judge = data, settings, judge
+        self.least = _least(settings, vocabulary)
         self.folder, self.every, self.progress = folder, checkpoint_every, progress
         device = device_of(settings.device)
         network = Network(settings, vocabulary, features)
@@ -183,7 +184,7 @@ class _Trainer:
         sums: dict[str, float] = {}
         self.network.train()
         seed = (self.settings.seed, self.epoch)
-        stream = batches(self.data, self.settings.length, self.tokens, seed=seed, skip=self.number)
+        stream = self._stream(seed)
         total = -(-len(self.data) // self.tokens)
         while True:
             batch = next(stream, None)
@@ -195,10 +196,8 @@ class _Trainer:
                 if not _no_memory(error):
                     raise
                 self._halve()
-                stream = batches(
-                    self.data, self.settings.length, self.tokens, seed=seed, skip=2 * self.number
-                )
                 self.number *= 2
+                stream = self._stream(seed)
                 continue
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -211,6 +210,13 @@ class _Trainer:
         row = {name: round(value / max(done, 1), 5) for name, value in sums.items()}
         self.result.curves.append(
             {"epoch": self.epoch + 1, **row, "tokens_per_second": round(seen / max(spent, 1e-9))}
+        )
+
+    def _stream(self, seed: tuple[int, ...]) -> Iterator[Batch]:
+        """Return what is left of the epoch."""
+        length = self.settings.length
+        return batches(
+            self.data, length, self.tokens, seed=seed, least=self.least, skip=self.number
         )
 
     def _one_batch(self, batch: Batch) -> dict[str, float]:
@@ -414,7 +420,9 @@ def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
         total, weight = 0.0, 0
         items = network.vocabulary.items
         sampler = Sampler(np.ones(items, np.int64), chosen) if items > _MOST_RANKED else None
-        for number, batch in enumerate(batches(data, chosen.length, chosen.tokens or 1024)):
+        least = _least(chosen, network.vocabulary)
+        stream = batches(data, chosen.length, chosen.tokens or 1024, least=least)
+        for number, batch in enumerate(stream):
             rng = np.random.default_rng((chosen.seed, number))
             parts = network.loss(data, batch, rng, sampler)
             total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
@@ -422,6 +430,14 @@ def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
         return total / max(weight, 1)
 
     return judge
+
+
+def _least(settings: Settings, vocabulary: Vocabulary) -> int:
+    """Return the fewest events of a history to learn from.
+
+    Who came once and never again has no next item, but says as much as anybody of when and whether people return.
+    """
+    return 1 if vocabulary.clock and {"gap", "horizon"} & set(settings.tasks) else 2
 
 
 def _groups(network: Network, decay: float) -> list[dict[str, Any]]:
