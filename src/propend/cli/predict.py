@@ -54,6 +54,11 @@ __all__ = ["models", "predict"]
     metavar="SIZE",
     help="Join a behaviour model of this size (tiny, small, base, large) to the aggregates, and say what it adds.",
 )
+@click.option(
+    "--graph",
+    is_flag=True,
+    help="With --fuse: join what the graph of users and items says, too (extra graph).",
+)
 @click.option("--seed", default=7, show_default=True)
 @click.option(
     "--search",
@@ -114,6 +119,7 @@ def predict(
     folds: int | None,
     out: str | None,
     fuse: str | None,
+    graph: bool,
     seed: int,
     search: str | None,
     balance: bool,
@@ -185,7 +191,7 @@ def predict(
 
     workspace = open_workspace(folder)
     if fuse:
-        _fused(workspace, ask, name, folds or 3, fuse, out, as_json)
+        _fused(workspace, ask, name, folds or 3, fuse, graph, out, as_json)
         return
     with progress_bar() as progress:
         prediction = workspace.predict(
@@ -306,13 +312,16 @@ def _fused(
     name: str | None,
     folds: int,
     size: str,
+    graph: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
     from propend.pipeline.predict import write_table
 
     with progress_bar() as progress:
-        fusion, scores = workspace.fuse(ask, name=name, folds=folds, size=size, progress=progress)
+        fusion, scores = workspace.fuse(
+            ask, name=name, folds=folds, size=size, graph=graph, progress=progress
+        )
     task = fusion.fitted.task
     target = Path(out) if out else workspace.out / "scores" / f"{task.name}_fused.parquet"
     write_table(scores, target)
@@ -330,7 +339,7 @@ def _fused(
         click.echo(f"{task.name}: {fusion.fitted.card['protocol']}, data {document['data_hash']}")
         if fusion.remark:
             click.echo(fusion.remark)
-        else:
+        if fusion.table:
             header = [n for n in fusion.table[0] if not n.endswith(" gained")]
             main = header[2]
             body = [
@@ -490,6 +499,8 @@ def _words(d: dict[str, Any]) -> None:
             click.echo(f"  {key}: {said}")
     if "future" in d:
         click.echo(f"  leak report: {d['future']['sentence']}")
+    if "behaviour" in d:
+        click.echo(f"  behaviour model: {d['behaviour']['sentence']}")
     if "profit" in d:
         judged = "the forward tests" if "forward folds" in d["protocol"] else "the folds"
         click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")

@@ -35,7 +35,8 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("trunk", ["gru", "cnn", "transformer", "hstu"])
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_it_learns_an_order_that_popularity_cannot_see(trunk: str, loss: Any) -> None:
-    from propend.models.sequence.training import held_out_loss, train
+    from propend.models.sequence.held_out import held_out_loss
+    from propend.models.sequence.training import train
 
     settings = replace(SMALL, trunk=trunk, loss=loss, negatives=8, learning_rate=1e-2, epochs=8)
     run = train(cycles(), WALKS, settings)
@@ -61,7 +62,9 @@ def test_who_came_once_and_never_again_teaches_that_people_do_not_return() -> No
     from propend.models.sequence.training import train
 
     rng = np.random.default_rng(0)
-    lengths = np.where(rng.random(600) < 0.7, 1, 6)  # seven in ten come once, the others every two days
+    lengths = np.where(
+        rng.random(600) < 0.7, 1, 6
+    )  # seven in ten come once, the others every two days
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
     time = (np.repeat(rng.uniform(0, 30, 600), lengths) + 2 * place) * DAY
@@ -88,7 +91,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 def test_a_run_that_was_broken_off_ends_like_one_that_was_not(
     tmp_path: Path, average: float
 ) -> None:
-    from propend.models.sequence.training import held_out_loss, train
+    from propend.models.sequence.held_out import held_out_loss
+    from propend.models.sequence.training import train
 
     settings = replace(SMALL, dropout=0.2, epochs=3, average=average)
     data, judge = cycles(80), held_out_loss(cycles(20, seed=3), settings)
@@ -172,7 +176,8 @@ def test_early_stopping_returns_the_best() -> None:
 
 
 def test_fine_tuning_starts_from_what_was_learnt() -> None:
-    from propend.models.sequence.training import held_out_loss, train
+    from propend.models.sequence.held_out import held_out_loss
+    from propend.models.sequence.training import train
 
     first = train(cycles(), WALKS, replace(SMALL, learning_rate=1e-2, epochs=6))
     judge = held_out_loss(cycles(40, seed=5), SMALL)

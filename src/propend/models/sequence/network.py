@@ -99,6 +99,9 @@ class Embedding(nn.Module):
             assert given.vectors is not None
             self.register_buffer("dense", torch.from_numpy(np.asarray(given.vectors, np.float32)))
             self.project = nn.Linear(vocabulary.dense, width, bias=False)
+            nn.init.normal_(
+                self.project.weight, std=0.02
+            )  # a unit vector then weighs as an id does
         if vocabulary.types > 1:
             self.event_type = _embedding(vocabulary.types, width)
         if vocabulary.channels:

@@ -102,6 +102,11 @@ class ItemFeatures:
         """Names and numbers of values, for the vocabulary."""
         return tuple(self.values.items())
 
+    @property
+    def width(self) -> int:
+        """The width of the vectors; 0 without any."""
+        return 0 if self.vectors is None else int(self.vectors.shape[1])
+
 
 @dataclass(frozen=True)
 class SequenceArrays:
@@ -175,6 +180,14 @@ class SequenceArrays:
     def users(self) -> int:
         """Number of users, those without events too."""
         return len(self.offsets) - 1
+
+    def item_counts(self, items: int) -> I64:
+        """Return how often each of ``items`` was met, int64 [items], a part of the log at a time."""
+        met = np.zeros(items, np.int64)
+        for start in range(0, len(self), 1 << 22):
+            part = self.item[start : start + (1 << 22)]
+            met += np.bincount(part[part >= 0], minlength=items)
+        return met
 
     def user(self, index: int) -> dict[str, Any]:
         """Return one user's columns."""
