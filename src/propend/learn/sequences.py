@@ -256,5 +256,12 @@ def last_events(known: SequenceArrays, whose: I64, users: I64, length: int) -> S
     lengths = np.where(whose[at] == users, known.offsets[at + 1] - low, 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     index = np.arange(offsets[-1]) + np.repeat(low - offsets[:-1], lengths)
-    kept = (c[index] for c in (known.item, known.type, known.channel, known.time))
-    return SequenceArrays(offsets, *kept, amount=known.amount[index], end=known.end)
+    return SequenceArrays(
+        offsets,
+        known.item[index],
+        known.type[index],
+        known.channel[index],
+        known.time[index],
+        known.amount[index],
+        known.end,
+    )
