@@ -23,12 +23,24 @@ __all__ = ["pretrain"]
 )
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on with a broken-off run.")
 @click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help="Times through the log at most; it stops earlier where held-out users gain nothing more.  [default: 60]",
+)
+@click.option(
     "--encoder",
     metavar="FOLDER",
     help="A local folder with a Hugging Face text encoder for the items' names and descriptions.",
 )
 @json_option
-def pretrain(folder: str, size: str, fresh: bool, encoder: str | None, as_json: bool) -> None:
+def pretrain(
+    folder: str,
+    size: str,
+    fresh: bool,
+    epochs: int | None,
+    encoder: str | None,
+    as_json: bool,
+) -> None:
     """Learn a behaviour model from the log of DIR, into DIR/behaviour/SIZE; a run that was broken off goes on.
 
     It leaves the model (safetensors and JSON), its curves, and the vectors of users and items as Parquet. From then on it
@@ -38,7 +50,9 @@ def pretrain(folder: str, size: str, fresh: bool, encoder: str | None, as_json: 
 
     workspace = open_workspace(folder)
     with progress_bar() as progress:
-        model = workspace.pretrain(size, fresh=fresh, encoder=encoder, progress=progress)
+        model = workspace.pretrain(
+            size, fresh=fresh, encoder=encoder, epochs=epochs, progress=progress
+        )
     document = {
         "folder": str(workspace.folder / "behaviour" / size),
         "size": size,

@@ -250,7 +250,7 @@ def pretrain(
             leave=leave,
             progress=progress,
         )
-        _check_enough(shown)
+        _check_enough(shown, held)
         run = training.train(
             shown,
             vocabulary,
@@ -274,14 +274,17 @@ def pretrain_in(
     *,
     fresh: bool = False,
     encoder: str | None = None,
+    epochs: int | None = None,
     progress: Progress | None = None,
 ) -> BehaviourModel:
-    """Pretrain a size and keep it in ``home/SIZE``: the model, its curves and figures, and vectors as tables.
+    """Pretrain a size for at most ``epochs`` and keep it in ``home/SIZE``: the model, its curves and figures, and vectors as tables.
 
     While it lasts the run lies in ``home/SIZE/training``, with a copy of the log; it is taken up from there if it
     was broken off (``fresh``: begun anew), and removed when the model is written.
     """
     settings = pretraining_settings(size)
+    if epochs is not None:
+        settings = replace(settings, epochs=epochs)
     place = home / size
     with exclusive(place, f"the behaviour model {size!r}"):
         if fresh:
@@ -296,11 +299,12 @@ def pretrain_in(
     return made
 
 
-def _check_enough(data: SequenceArrays) -> None:
-    able = int((np.diff(data.offsets) >= 2).sum())
-    if able < LEAST_USERS or len(data) < LEAST_EVENTS:
+def _check_enough(*parts: SequenceArrays) -> None:
+    able = sum(int((np.diff(data.offsets) >= 2).sum()) for data in parts)
+    events = sum(map(len, parts))
+    if able < LEAST_USERS or events < LEAST_EVENTS:
         raise NotEnoughDataError(
-            f"the log has {len(data):,} events of {able:,} users with two or more; a behaviour model needs "
+            f"the log has {events:,} events of {able:,} users with two or more; a behaviour model needs "
             f"{LEAST_EVENTS:,} events of {LEAST_USERS} such users: boosted trees on aggregates (propend predict) do without"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from propend.features.schema import Schema
 from propend.learn.fitted import Fitted
 from propend.learn.judge import as_range, judge
 from propend.learn.rivals import FUSION
+from propend.names import MICROSECONDS
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
@@ -60,11 +62,13 @@ class Companion:
             metric, tests["truth"], tests[FUSION], tests["trees"],
             groups=tests["user"], strata=tests["fold"], n=200, seed=seed,
         )  # fmt: skip
-        kept = "used" if said["used"] else "not used: on held-out rows it wins nothing beyond noise"
+        kept = (
+            "used" if said["used"] else "not used: on held-out rows they win nothing beyond noise"
+        )
         return said | {
             "metric": metric,
             "gained": as_range(gain),
-            "sentence": f"boosted trees with {len(self.more.features)} columns of {self.folder} are {kept}; on the forward tests "
+            "sentence": f"its {len(self.more.features)} columns (learnt up to {_day(self.more.pair.until)}) are {kept}; on the forward tests "
             f"they change the trees' {metric} by {gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})",
         }
 
@@ -98,6 +102,10 @@ def companion(
     except (MissingExtraError, ModelError, NotEnoughDataError) as error:
         return Companion(remark=f"{error}; answered without the behaviour model")
     return Companion(Readouts(pair, task.horizon.days), place.relative_to(home.parent).as_posix())
+
+
+def _day(moment: int) -> str:
+    return datetime.fromtimestamp(moment / MICROSECONDS, UTC).strftime("%Y-%m-%d")
 
 
 def kept_readouts(card: dict[str, Any], workspace: Path, days: float) -> Readouts:

@@ -267,6 +267,7 @@ class Workspace(Analytics, Offers):
         *,
         fresh: bool = False,
         encoder: str | None = None,
+        epochs: int | None = None,
         progress: Progress | None = None,
     ) -> BehaviourModel:
         """Pretrain a behaviour model on the whole log and keep it in ``behaviour/SIZE``; a broken-off run goes on.
@@ -278,7 +279,7 @@ class Workspace(Analytics, Offers):
 
         return pretrain_in(
             self.store, self.schema, self.folder / "behaviour", size,
-            fresh=fresh, encoder=encoder, progress=progress,
+            fresh=fresh, encoder=encoder, epochs=epochs, progress=progress,
         )  # fmt: skip
 
     def fuse(

@@ -147,7 +147,7 @@ class _Trainer(Resumable):
         self.network.eval()
         if self.judge is not None and self.result.best_epoch == self.settings.epochs:
             self.result.notes.append(
-                f"it still got better in its last epoch of {self.settings.epochs}; more epochs would teach it more"
+                f"it still got better in the last of {self.settings.epochs} epochs; more (--epochs) would teach it more"
             )
         self.result.seconds += time.perf_counter() - begun
         return self.result
@@ -185,6 +185,17 @@ class _Trainer(Resumable):
         row = {name: round(value / max(done, 1), 5) for name, value in sums.items()}
         self.result.curves.append(
             {"epoch": self.epoch + 1, **row, "tokens_per_second": round(seen / max(spent, 1e-9))}
+        )
+
+    def _tell(self, batches: int) -> None:
+        """Say how far the run is, ten epochs at a time."""
+        assert self.progress is not None
+        first, most = self.epoch - self.epoch % 10, self.settings.epochs
+        last = min(first + 10, most)
+        self.progress(
+            f"epochs {first + 1} to {last} of {most}",
+            (self.epoch - first) * batches + self.number,
+            (last - first) * batches,
         )
 
     def _stream(self, seed: tuple[int, ...]) -> Iterator[Batch]:
