@@ -176,9 +176,7 @@ class _Trainer(Resumable):
                 sums[name] = sums.get(name, 0.0) + value
             done, seen, self.number = done + 1, seen + len(batch), self.number + 1
             if self.progress:
-                self.progress(
-                    f"epoch {self.epoch + 1} of {self.settings.epochs}", self.number, total
-                )
+                self._tell(total)
             if self.every and self.number % self.every == 0:
                 self._keep(False)
         spent = time.perf_counter() - begun
