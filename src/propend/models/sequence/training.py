@@ -192,7 +192,7 @@ class _Trainer(Resumable):
         last = min(first + 10, most)
         self.progress(
             f"epochs {first + 1} to {last} of {most}",
-            (self.epoch - first) * batches + self.number,
+            (self.epoch - first) * batches + min(self.number, batches),
             (last - first) * batches,
         )
 
