@@ -94,6 +94,8 @@ def test_histories_hold_what_was_known_and_no_more(shop: Workspace) -> None:
         known = own.item[own.time < cutoff][-5:]
         assert made.user(row)["item"].tolist() == known.tolist()
         assert (made.user(row)["time"] < cutoff).all()
+        came = len({t // DAY for t in own.time[own.time < cutoff].tolist()})
+        assert made.user(row)["days"][-1:].tolist() == [came][: len(known)]
 
 
 def test_a_large_basket_is_read_in_part_and_its_worth_is_kept() -> None:
@@ -131,6 +133,28 @@ def test_vectors_do_not_know_the_future(shop: Workspace, model: Any, tmp_path: P
         assert np.allclose(
             model.vectors(past.store, code, np.array([cutoff])), whole[at], atol=1e-5
         )
+
+
+def test_a_cached_user_takes_one_event_and_answers_as_the_whole_history(
+    shop: Workspace, model: Any
+) -> None:
+    cutoff, later = (shop.schema.first + days * DAY for days in (60, 70))
+    codes, _ = everyone(shop, cutoff)
+    cache = model.cache(shop.store, at=cutoff)
+    whole = model.vectors(shop.store, codes, np.full(len(codes), later))
+    known = histories(shop.store, model.coding, codes, np.full(len(codes), later), 32)
+    compared = 0
+    for row, code in enumerate(codes[:60].tolist()):
+        events = known.user(row)
+        new = np.flatnonzero(events["time"] >= cutoff)
+        if code not in cache or not len(new) or len(events["item"]) == 32:
+            continue
+        for at in new:
+            event = {name: column[at].item() for name, column in events.items() if name != "days"}
+            cache.append(code, **event)
+        assert np.allclose(cache.vector(code, later), whole[row], atol=1e-4)
+        compared += 1
+    assert compared > 20
 
 
 def test_readouts_are_chances_and_order_users_by_what_they_last_saw(

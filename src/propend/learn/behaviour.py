@@ -31,6 +31,8 @@ from propend.names import DAY, ITEM, MICROSECONDS, USER
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from propend.models.sequence.cache import Cache
+
 __all__ = ["BehaviourModel", "pretrain", "pretrain_in", "pretraining_settings"]
 
 F64 = npt.NDArray[np.float64]
@@ -118,6 +120,23 @@ class BehaviourModel:
             found: F64 = torch.cat(parts, dim=1).cpu().double().numpy()
         found[~has] = np.nan
         return found
+
+    def cache(self, store: Store, *, at: int, most: int = 100_000) -> Cache:
+        """Return every user's state as of a moment (UTC microseconds), ready to take in one event at a time.
+
+        ``append(user, item=…, type=…, channel=…, time=…, amount=…)`` takes the user's code, the store's item code, the places in
+        ``coding.types`` and ``coding.channels``; ``vector(user, now)`` then costs one step. The ``most`` latest users stay.
+        """
+        from propend.models.sequence.cache import Cache
+
+        made = Cache(self.network, most=most)
+        for bucket in sorted(store.manifest.runs):
+            users = store.timelines(bucket).users.astype(np.int64)
+            when = np.full(len(users), at, np.int64)
+            for rows, known in snapshots(store, self.coding, users, when, self._length):
+                for place in np.flatnonzero(np.diff(known.offsets) > 0).tolist():
+                    made.warm(int(users[rows[place]]), known, place)
+        return made
 
     def item_vectors(self) -> F64:
         """Return the vector [items, d] of each item code, as next-item scores take them."""

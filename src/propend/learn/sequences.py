@@ -20,6 +20,7 @@ from propend.models.sequence.tokens import (
     SequenceArrays,
     SequenceWriter,
     Vocabulary,
+    active_days,
 )
 from propend.names import CHANNEL, VALUE
 
@@ -90,6 +91,7 @@ class Coding:
             types=len(self.types),
             channels=len(self.channels),
             amounts=self.amounts,
+            days=True,
             rows=rows,
             features=() if features is None else features.described,
             dense=0 if features is None else features.width,
@@ -129,6 +131,7 @@ class Coding:
             channel[keep],
             lines.time[keep],
             amount[keep].astype(np.float32),
+            active_days(lines.offsets, lines.time)[keep],
             end,
         )
 
@@ -263,5 +266,6 @@ def last_events(known: SequenceArrays, whose: I64, users: I64, length: int) -> S
         known.channel[index],
         known.time[index],
         known.amount[index],
+        known.days[index],
         known.end,
     )

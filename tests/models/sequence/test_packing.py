@@ -98,6 +98,17 @@ def test_what_comes_next_agrees_with_a_slow_look() -> None:
             assert after.gap[t] == pytest.approx((until - data.time[index]) / DAY, rel=1e-5)
 
 
+def test_active_days_agree_with_a_slow_count_and_stay_when_a_history_is_cut() -> None:
+    data = random_sequences(30)
+    for user in range(data.users):
+        days = [t // DAY for t in data.user(user)["time"].tolist()]
+        slow = [len(set(days[: i + 1])) for i in range(len(days))]
+        assert data.user(user)["days"].tolist() == slow
+    some = data.take([3, 7]).before(int(data.time.max()) // 2)
+    whole = data.user(3)["days"][: len(some.user(0)["days"])]
+    assert some.user(0)["days"].tolist() == whole.tolist()
+
+
 def test_the_future_agrees_with_a_slow_look() -> None:
     data = random_sequences(30, types=3)
     for batch in batches(data, 6, 50, seed=4):

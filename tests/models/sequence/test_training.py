@@ -119,6 +119,9 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(
         train(data, WALKS, replace(settings, dropout=0.1), judge=judge, folder=tmp_path)
     with pytest.raises(ModelError, match="other data"):
         train(cycles(81), WALKS, settings, judge=judge, folder=tmp_path)
+    (tmp_path / "latest.json").write_text('{"version": ')
+    with pytest.raises(ModelError, match=r"damaged; begin it anew \(--fresh\)"):
+        train(data, WALKS, settings, judge=judge, folder=tmp_path)
 
 
 def test_no_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

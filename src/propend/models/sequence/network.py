@@ -17,6 +17,7 @@ from propend.models.sequence.packing import Batch, piece_batch
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import (
     AMOUNT_BINS,
+    DAYS_BINS,
     GAP_BINS,
     Asked,
     Events,
@@ -52,6 +53,7 @@ class Tokens:
     gap: Tensor
     hour: Tensor
     weekday: Tensor
+    days: Tensor
     time: Tensor
 
     @classmethod
@@ -108,6 +110,8 @@ class Embedding(nn.Module):
             self.channel = _embedding(vocabulary.channels + 1, width)
         if vocabulary.amounts:
             self.amount = _embedding(AMOUNT_BINS, width)
+        if vocabulary.days:
+            self.days = _embedding(DAYS_BINS, width)
         if vocabulary.clock:
             self.gap = _embedding(GAP_BINS, width)
             self.hour = _embedding(24, width)
@@ -138,6 +142,8 @@ class Embedding(nn.Module):
             x = x + self.channel(tokens.channel + 1)
         if vocabulary.amounts:
             x = x + self.amount(tokens.amount)
+        if vocabulary.days:
+            x = x + self.days(tokens.days)
         if vocabulary.clock:
             x = x + self.gap(tokens.gap) + self.hour(tokens.hour) + self.weekday(tokens.weekday)
         return x

@@ -92,8 +92,13 @@ class Resumable:
         """Take up a run that was broken off; return whether it had finished."""
         if self.folder is None or not (self.folder / _LATEST).exists():
             return False
-        state = msgspec.json.decode((self.folder / _LATEST).read_bytes())
-        self._check_same(state)
+        try:
+            state = msgspec.json.decode((self.folder / _LATEST).read_bytes())
+            self._check_same(state)
+        except (msgspec.DecodeError, KeyError, TypeError):
+            raise ModelError(
+                f"the run in {self.folder} is damaged; begin it anew (--fresh), or give a new folder"
+            ) from None
         tensors = checkpoint.read_tensors(self.folder / state["file"])
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():

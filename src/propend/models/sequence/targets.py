@@ -15,12 +15,14 @@ from propend.names import DAY, MICROSECONDS
 
 __all__ = [
     "AMOUNT_BINS",
+    "DAYS_BINS",
     "Asked",
     "Events",
     "Future",
     "Next",
     "amount_bin",
     "asked_of",
+    "days_bin",
     "events_of",
     "future_of",
     "gap_bin",
@@ -34,6 +36,8 @@ Bool = npt.NDArray[np.bool_]
 AMOUNT_BINS: Final = 129
 """Two bins to each doubling, for amounts above and below 0; the last is for none."""
 GAP_BINS: Final = 65
+DAYS_BINS: Final = 40
+"""Four bins to each doubling of the days on which a user came, up to a thousand."""
 SOONEST: Final = 60 * MICROSECONDS
 LONGEST: Final = 400 * DAY
 """The waits after an event at which a question is asked, microseconds, every doubling as often as the next."""
@@ -50,6 +54,7 @@ class Events:
     gap: I64
     hour: I64
     weekday: I64
+    days: I64
     time: I64
 
 
@@ -109,6 +114,16 @@ def gap_bin(seconds: I64, first: Bool) -> I64:
     return np.where(first, GAP_BINS - 1, bins)
 
 
+def days_bin(days: npt.NDArray[np.integer]) -> I64:
+    """Return the log bin of a number of active days.
+
+    >>> days_bin(np.array([1, 2, 3, 4, 2_000])).tolist()
+    [0, 4, 6, 8, 39]
+    """
+    bins = 4 * np.log2(np.maximum(days, 1).astype(np.float64))
+    return np.minimum(bins, DAYS_BINS - 1).astype(np.int64)
+
+
 def events_of(data: SequenceArrays, index: I64, user: I64) -> Events:
     """Return the tokens of events ``index`` of users ``user`` (indices into the arrays)."""
     time = np.asarray(data.time[index])
@@ -123,6 +138,7 @@ def events_of(data: SequenceArrays, index: I64, user: I64) -> Events:
         gap_bin((time - before) // MICROSECONDS, first),
         hours % 24,
         (hours // 24 + 3) % 7,  # the first of January 1970 was a Thursday, day 3
+        days_bin(np.asarray(data.days[index])),
         time // MICROSECONDS,
     )
 
