@@ -14,6 +14,7 @@ from tests.learn.test_behaviour import BUYS, shop_of
 from propend.cli import main
 from propend.errors import ModelError
 from propend.expression import parse
+from propend.features.words import in_words
 from propend.learn.registry import Registry
 from propend.learn.train import train
 from propend.names import DAY
@@ -75,6 +76,9 @@ def test_it_knows_nothing_of_the_held_out_cutoffs_wins_and_is_kept(
     assert card["gained"]["low"] > 0.02
     fitted.card["behaviour"] = card
     assert len(fitted.features) == len(frame.features) + card["columns"]
+    said = {in_words(f) for f in fitted.features}
+    assert "the chance of purchase ahead, by the behaviour model" in said
+    assert "the chance of silence ahead, by the behaviour model" in said
     plain = train(frame, BUYS, plan)
     for name in ("logistic", "trees"):  # the others do not see its columns
         assert np.array_equal(plain.tests[name], fitted.tests[name])

@@ -109,7 +109,7 @@ def _day(moment: int) -> str:
 
 
 def kept_readouts(card: dict[str, Any], workspace: Path, days: float) -> Readouts:
-    """Return what makes the columns of a kept fusion; raises ``ModelError`` where its behaviour model is gone."""
+    """Return what makes the columns of a kept fusion; raises ``ModelError`` where its behaviour model (or torch) is gone."""
     from propend.learn.cross_fitted import CrossFitted, Readouts
 
     place = workspace / str(card["behaviour"]["folder"])
@@ -117,4 +117,9 @@ def kept_readouts(card: dict[str, Any], workspace: Path, days: float) -> Readout
         raise ModelError(
             f"the behaviour model of this version is gone ({place}); ask again with propend predict"
         )
-    return Readouts(CrossFitted.load(place), days)
+    try:
+        return Readouts(CrossFitted.load(place), days)
+    except MissingExtraError as error:
+        raise ModelError(
+            f"this version reads a behaviour model, and {error}; or promote one that does not"
+        ) from None

@@ -234,7 +234,8 @@ def predict(
     task.check(schema)
     _check_wishes(task, options, contact, segments, abstain)
     frame, plan, moment, left_out = _asked(store, schema, engine, task, folds, now)
-    said = companion(store, schema, task, plan, behaviour, progress=progress)
+    home = None if options and options.quantile is not None else behaviour
+    said = companion(store, schema, task, plan, home, progress=progress)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
     if known is not None and known.card.get("behaviour", {}).get("folder") == said.folder:
         return score(store, schema, engine, known, moment)
