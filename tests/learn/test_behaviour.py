@@ -245,9 +245,13 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
     assert model.until <= min(fold.test for fold in plan.folds)
     features = [parse(t) for t in ("count(purchase)", "days_since(*)", "count(view) last 30d")]
     frame = build_frame(shop.store, shop.schema, shop.engine, BUYS, features, plan.cutoffs)
-    fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model)
+    late = replace(model, until=shop.now)
+    with pytest.raises(ModelError, match="every figure would flatter"):
+        fuse(shop.store, shop.schema, frame, BUYS, plan, model=late)
+    fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model, tune=True)
     rows = {row["features"]: row for row in fusion.table}
-    assert list(rows) == ["aggregates", "behaviour", "fusion"]
+    assert list(rows) == ["aggregates", "behaviour", "fusion", "fine-tuned network"]
+    assert rows["fine-tuned network"]["auroc"] > 0.6
     assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
     assert rows["fusion"]["auroc gained"][1] > 0
     assert rows["aggregates"]["auroc gained"][0] == 0

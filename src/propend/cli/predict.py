@@ -59,6 +59,11 @@ __all__ = ["models", "predict"]
     is_flag=True,
     help="With --fuse: join what the graph of users and items says, too (extra graph).",
 )
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="With --fuse: also fine-tune a network on the question and say how it does (slow).",
+)
 @click.option("--seed", default=7, show_default=True)
 @click.option(
     "--search",
@@ -120,6 +125,7 @@ def predict(
     out: str | None,
     fuse: str | None,
     graph: bool,
+    tune: bool,
     seed: int,
     search: str | None,
     balance: bool,
@@ -191,7 +197,7 @@ def predict(
 
     workspace = open_workspace(folder)
     if fuse:
-        _fused(workspace, ask, name, folds or 3, fuse, graph, out, as_json)
+        _fused(workspace, ask, name, folds or 3, fuse, graph, tune, out, as_json)
         return
     with progress_bar() as progress:
         prediction = workspace.predict(
@@ -313,6 +319,7 @@ def _fused(
     folds: int,
     size: str,
     graph: bool,
+    tune: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -320,7 +327,7 @@ def _fused(
 
     with progress_bar() as progress:
         fusion, scores = workspace.fuse(
-            ask, name=name, folds=folds, size=size, graph=graph, progress=progress
+            ask, name=name, folds=folds, size=size, graph=graph, tune=tune, progress=progress
         )
     task = fusion.fitted.task
     target = Path(out) if out else workspace.out / "scores" / f"{task.name}_fused.parquet"

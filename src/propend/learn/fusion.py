@@ -29,6 +29,7 @@ from propend.tasks.task import Task
 __all__ = [
     "Fusion",
     "Source",
+    "Tuner",
     "ablation",
     "behaviour_columns",
     "behaviour_source",
@@ -132,6 +133,7 @@ def fuse(
     model: BehaviourModel | CrossFitted | None = None,
     size: str = "small",
     more: Mapping[str, Source] | None = None,
+    tune: bool = False,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> Fusion:
@@ -139,9 +141,9 @@ def fuse(
 
     Without a ``model`` two are pretrained on what was known before the first forward test, each without half of the
     users. A model that has seen the rows' users is only safe for rows at cutoffs from its ``until`` on. ``more`` are further
-    columns (``learn.graph``). A log too short for a behaviour model is answered without, and ``remark`` says so.
+    columns (``learn.graph``). With ``tune`` a network is fine-tuned on the question in every fold, for the table alone. A log too short for a behaviour model is answered without, and ``remark`` says so.
     """
-    sources, remark = dict(more or {}), ""
+    sources, remark, tuner = dict(more or {}), "", None
     try:
         known = model or pretrained_for(store, schema, plan, size=size, progress=progress)
         sources = {"behaviour": behaviour_source(store, known, task.horizon.days)} | sources
@@ -156,7 +158,10 @@ def fuse(
                 "the behaviour model has seen what came after the first forward test, so every figure would flatter; "
                 "pretrain it with until= that test, or leave it out"
             )
-    table, fitted = ablation(frame, task, plan, sources, seed=seed, progress=progress)
+        if tune:
+            network = known.models[0] if isinstance(known, CrossFitted) else known
+            tuner = Tuner(network, store, frame, task)
+    table, fitted = ablation(frame, task, plan, sources, tuner=tuner, seed=seed, progress=progress)
     return Fusion(fitted, sources, table, remark)
 
 
@@ -166,10 +171,13 @@ def ablation(
     plan: Plan,
     sources: Mapping[str, Source],
     *,
+    tuner: Tuner | None = None,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[list[dict[str, Any]], Fitted]:
     """Train boosted trees on aggregates, on each source's columns alone, on both, and on all; return the rows and the last.
+
+    With a ``tuner`` a row says how a network fine-tuned on the question does by itself.
 
     All see the same rows, folds and seed. Each row has its metrics over all forward test rows, and the
     difference from the aggregates with a 95 % interval by bootstrap over users.
@@ -190,29 +198,49 @@ def ablation(
         if yes_no
         else [metrics.rmse, metrics.mae, metrics.gini]
     )
+    found = {
+        name: train(chosen, task, plan, models=_trees(task), seed=seed, progress=progress)
+        for name, chosen in sets.items()
+    }
+    base = found["aggregates"].tests
+    said = {
+        name: (sets[name].X.shape[1], fitted.tests["champion"]) for name, fitted in found.items()
+    }
+    if tuner is not None:
+        said["fine-tuned network"] = (0, tuner.tests(plan, base["row"], seed))
     rows: list[dict[str, Any]] = []
-    base: dict[str, Any] = {}
-    fitted: Fitted | None = None
-    for name, chosen in sets.items():
-        fitted = train(chosen, task, plan, models=_trees(task), seed=seed, progress=progress)
-        tests = fitted.tests
-        base = base or tests
-        row: dict[str, Any] = {"features": name, "columns": chosen.X.shape[1]}
+    for name, (columns, scores) in said.items():
+        row: dict[str, Any] = {"features": name, "columns": columns}
         for metric in judged:
-            row[metric.__name__] = float(metric(tests["truth"], tests["champion"]))
+            row[metric.__name__] = float(metric(base["truth"], scores))
             gain = metrics.bootstrap_difference(
-                metric,
-                tests["truth"],
-                tests["champion"],
-                base["champion"],
-                groups=tests["user"],
-                n=200,
-                seed=seed,
-            )
+                metric, base["truth"], scores, base["champion"],
+                groups=base["user"], n=200, seed=seed,
+            )  # fmt: skip
             row[f"{metric.__name__} gained"] = [gain.value, gain.low, gain.high]
         rows.append(row)
-    assert fitted is not None
-    return rows, fitted
+    return rows, found["fusion"]
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """A behaviour model to be fine-tuned on a frame's question, fold by fold."""
+
+    model: BehaviourModel
+    store: Store
+    frame: Frame
+    task: Task
+
+    def tests(self, plan: Plan, rows: I64, seed: int) -> F64:
+        """Return the scores of test ``rows``, each by a network fine-tuned on its fold's training rows."""
+        frame, found = self.frame, np.empty(len(rows))
+        asked = {fold.test: fold for fold in plan.folds}
+        for cutoff in np.unique(frame.cutoff[rows]).tolist():
+            learnt = frame.at(asked[cutoff].train)
+            score = fine_tune(self.model, self.store, frame, self.task, learnt, seed=seed)
+            test = np.flatnonzero(frame.cutoff[rows] == cutoff)
+            found[test] = score(self.store, frame.user[rows[test]], frame.cutoff[rows[test]])
+        return found
 
 
 def _trees(task: Task) -> tuple[tuple[str, dict[str, Any]], ...]:

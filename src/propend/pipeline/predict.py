@@ -271,13 +271,14 @@ def fuse(
     size: str = "small",
     home: Path | None = None,
     graph: bool = False,
+    tune: bool = False,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[Fusion, pa.Table]:
     """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores.
 
     What is pretrained for it is kept in the folder ``home``, if given, and taken again. With ``graph`` the graph's vectors
-    and communities stand beside them. Raises as ``predict``, and ``MissingExtraError`` without torch.
+    and communities stand beside them, with ``tune`` the table has a row of a fine-tuned network. Raises as ``predict``, and ``MissingExtraError`` without torch.
     """
     from propend.learn import fusion
     from propend.learn.behaviour import pretraining_settings
@@ -308,6 +309,7 @@ def fuse(
         model=model,
         size=size,
         more=more,
+        tune=tune,
         seed=seed,
         progress=progress,
     )

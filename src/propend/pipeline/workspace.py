@@ -290,9 +290,12 @@ class Workspace(Analytics, Offers):
         folds: int = 3,
         size: str = "small",
         graph: bool = False,
+        tune: bool = False,
         progress: Progress | None = None,
     ) -> tuple[Fusion, pa.Table]:
         """Answer a question by aggregates and a behaviour model's columns (``graph``: the graph's too) in boosted trees.
+
+        With ``tune`` the table also says how a network does that was fine-tuned on the question.
 
         Returns the fusion, whose ``table`` says what each part adds, and everyone's scores, best first.
         """
@@ -309,6 +312,7 @@ class Workspace(Analytics, Offers):
             size=size,
             home=self.folder / "behaviour",
             graph=graph,
+            tune=tune,
             seed=seed,
             progress=progress,
         )
