@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ from tests.models.sequence.worlds import random_sequences
 from propend.errors import ModelError
 from propend.models.sequence.packing import batches, lay_out, piece_batch, pieces
 from propend.models.sequence.targets import asked_of, future_of, next_of
-from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
+from propend.models.sequence.tokens import (
+    ItemFeatures,
+    SequenceArrays,
+    SequenceWriter,
+    Vocabulary,
+    hashed_rows,
+)
 from propend.names import DAY
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=40)
@@ -84,6 +91,23 @@ def test_memory_mapped_sequences_give_the_same_batches(tmp_path: Path) -> None:
         assert (data.item[a.index] == opened.item[b.index]).all()
     with pytest.raises(ModelError, match="write them again"):
         SequenceArrays.open(tmp_path / "nothing")
+
+
+def test_an_epoch_takes_the_memory_of_its_batches_not_of_the_log(tmp_path: Path) -> None:
+    peaks = []
+    for users in (500, 500, 2_000):  # the first one warms up
+        one = SequenceArrays.of(np.arange(users + 1) * 100, np.zeros(users * 100, int))
+        with SequenceWriter(tmp_path / str(users)) as writer:
+            writer.append(one)
+        del one
+        data = SequenceArrays.open(tmp_path / str(users))
+        tracemalloc.start()
+        for batch in batches(data, 50, 2_048, seed=1):
+            next_of(data, batch)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    log = 1_500 * 100 * 30  # bytes that the larger log has more
+    assert peaks[2] - peaks[1] < 0.1 * log
 
 
 def test_what_comes_next_agrees_with_a_slow_look() -> None:
