@@ -164,9 +164,9 @@ def diginetica(asked: Asked) -> list[Table]:
     """Next item of a session prefix; one seed."""
     shared = {**COSINE, "length": 20, "dropout": 0.3, "epochs": 12, "patience": 2, "tokens": 4_096}
     models: dict[str, Recommender] = {
-        name: create(
-            name, **shared, threads=asked.threads, **({"width": 96} if name == "gru" else {})
-        )
+        name: create(name, **shared, width=96, threads=asked.threads)
+        if name == "gru"
+        else create(name, **shared, threads=asked.threads)
         for name in ("gru", "transformer")
         if asked.wanted(name)
     }
