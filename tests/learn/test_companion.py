@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def test_it_knows_nothing_of_the_held_out_cutoffs_wins_and_is_kept(
     assert not list(home.rglob("training*"))
     again = companion(shop.store, shop.schema, BUYS, plan, home)
     assert again.folder == said.folder
+    settings = said.more.pair.models[0].network.settings
+    assert said.more.pair.made_as(replace(settings, epochs=3), None)
+    assert not said.more.pair.made_as(replace(settings, dropout=0.3), None)
+    assert not said.more.pair.made_as(settings, "an encoder")
 
     whole = said.beside(shop.store, frame)
     built = build_frame(

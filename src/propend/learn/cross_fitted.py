@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -74,6 +74,17 @@ class CrossFitted:
             made = last_events(known, lines.users, users[rows], length)
             found[rows] = model.readouts_of(made, np.full(len(rows), cutoff), days)
         return found
+
+    def made_as(self, settings: Settings, encoder: str | None) -> bool:
+        """Whether both were pretrained with these settings; how long, on what device and with how many threads is free."""
+
+        def bare(given: Settings) -> Settings:
+            return replace(given, epochs=1, patience=1, threads=None, device="auto")
+
+        return all(
+            bare(m.network.settings) == bare(settings) and m.run.get("encoder") == encoder
+            for m in self.models
+        )
 
     def save(self, folder: Path) -> None:
         """Write both to a folder."""
@@ -146,18 +157,20 @@ def cross_fitted_in(
     which goes on where it was broken off; older ones stay, for the fitted tasks that read them. ``settings`` and ``encoder`` default to those of
     the model in ``home``. Raises as ``pretrain``.
     """
-    kept = sorted(
-        int(p.name) for p in (home / PAST).glob("*") if (p / "1" / "config.json").exists()
-    )
-    for moment in reversed([k for k in kept if until - FRESH <= k <= until]):
-        try:
-            place = home / PAST / str(moment)
-            return CrossFitted.load(place, store=store), place
-        except ModelError:  # of another version or catalogue: made anew
-            continue
     if settings is None:
         whole = BehaviourModel.load(home)
         settings, encoder = whole.network.settings, whole.run.get("encoder")
+    there = [p for p in (home / PAST).glob("*") if (p / "1" / "config.json").exists()]
+    for moment in sorted((int(p.name) for p in there), reverse=True):
+        if not until - FRESH <= moment <= until:
+            continue
+        place = home / PAST / str(moment)
+        try:
+            pair = CrossFitted.load(place, store=store)
+        except ModelError:  # of another version or catalogue: made anew
+            continue
+        if pair.made_as(settings, encoder):
+            return pair, place
     place = home / PAST / str(until)
     with exclusive(home, f"the behaviour model {home.name!r}"):
 
