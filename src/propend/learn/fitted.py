@@ -13,6 +13,7 @@ from propend.features.words import in_words
 from propend.learn.calibration import Calibrator
 from propend.learn.intervals import bounds
 from propend.models.model import Model
+from propend.tasks.frame import More
 from propend.tasks.task import Task
 
 __all__ = ["Fitted", "Reason"]
@@ -45,6 +46,8 @@ class Fitted:
     card: dict[str, Any] = field(default_factory=dict)
     tests: dict[str, Any] = field(default_factory=dict, repr=False)
     """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
+    beside: More | None = field(default=None, repr=False, compare=False)
+    """What makes those features that are not the language's, where the model reads any."""
     _texts: dict[int, tuple[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import ModelError, nearest
-from propend.events.timelines import Column
-from propend.features.evaluate import Rows, evaluate
+from propend.errors import DataError, ModelError, nearest
+from propend.events.timelines import Column, Timelines
+from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
 from propend.learn.intervals import bounder
 from propend.learn.registry import Registry
 from propend.learn.train import Fitted, Reason
 from propend.serve.state import LiveState
+from propend.tasks.frame import More
 
 __all__ = ["Answer", "Models", "Served"]
 
@@ -53,6 +54,8 @@ class Served:
         """Return the features [1, d] with the codes the model knows, and whether the user is in the population."""
         program = self._program(state)
         t, profile = state.timelines(user, at), state.profile(user, at)
+        if self.fitted.beside is not None:
+            profile |= _beside(self.fitted.beside, state, user, t, at)
         values = program.run(t, at, profile)
         X = values[:-1].reshape(1, -1)
         asked = [self.fitted.features[j] for j in self.fitted.categories]
@@ -91,6 +94,17 @@ class Served:
         return Answer(
             self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
         )
+
+
+def _beside(more: More, state: LiveState, user: str, t: Timelines, at: int) -> dict[str, Values]:
+    """Return the features that are not the language's, as attributes of the person at a moment."""
+    try:
+        code = 0 if state.store is None else state.store.code_of(user)
+    except DataError:  # somebody who came after the last move
+        code = 0
+    whose = replace(t, users=np.array([code], np.int64))
+    found = more.values(whose, Rows.of([0], [at]), state.schema)
+    return {name.removeprefix("profile."): values for name, values in found.items()}
 
 
 class Models:
