@@ -83,6 +83,8 @@ class _Tables:
     operations: I64
     literals: F64
     out: I64
+    coded: I64
+    """Columns whose different values are counted."""
 
 
 class Program:
@@ -114,6 +116,8 @@ class Program:
         self._next = 0
         self.rest: list[int] = []
         """Places of the expressions that are left to ``evaluate``."""
+        self.texts: dict[int, Sequence[str]] = {}
+        """By place of an expression whose answer is a text: what its codes stand for."""
         places = [self._place(i, e) for i, e in enumerate(self.expressions)]
         self._tables = self._finish(places)
 
@@ -127,7 +131,12 @@ class Program:
             self._next,
         )
         try:
-            return self._slot(expression)
+            slot = self._slot(expression)
+            if isinstance(expression, Aggregate) and expression.function in PICKS:
+                column = self._event_column(expression)
+                if self.schema.is_text(column):
+                    self.texts[index] = self._values_of(column)
+            return slot
         except _Beyond:
             self._slots = saved[0]
             del (
@@ -175,7 +184,7 @@ class Program:
         if a.function not in _KINDS or a.window.forward or a.function in FORWARD_ONLY:
             raise _Beyond
         kind, what = _KINDS[a.function]
-        column = "" if a.field is None else self.schema.event_column(tuple(a.field.split(".")))
+        column = "" if a.field is None else self._event_column(a)
         # a text's codes are numbers too, where they are the schema's: which one was picked is one of them
         text = column and kind not in (_DISTINCT, _COUNT) and self.schema.is_text(column)
         if text and not (a.function in PICKS and self._fixed_codes(column)):
@@ -188,6 +197,10 @@ class Program:
         slot = self._new()
         self._aggregates.append((kind, what, window, mask, values, slot))
         return slot
+
+    def _event_column(self, a: Aggregate) -> str:
+        assert a.field is not None
+        return self.schema.event_column(tuple(a.field.split(".")))
 
     def _column(self, name: str) -> int:
         return self._columns.setdefault(name, len(self._columns))
@@ -230,15 +243,18 @@ class Program:
         return column in (TYPE, ITEM) or column.startswith(f"{ITEM}.")
 
     def _code(self, column: str, text: str) -> int:
-        if column == TYPE:
-            values: Sequence[str] = self.schema.types
-        elif column == ITEM:
-            values = self.schema.item_ids
-        else:
-            attribute = self.schema.items[column.removeprefix(f"{ITEM}.")]
-            assert isinstance(attribute, Column)
-            values = attribute.values
+        values = self._values_of(column)
         return values.index(text) if text in values else -2
+
+    def _values_of(self, column: str) -> Sequence[str]:
+        """Return the texts that a column's codes stand for."""
+        if column == TYPE:
+            return self.schema.types
+        if column == ITEM:
+            return self.schema.item_ids
+        attribute = self.schema.items[column.removeprefix(f"{ITEM}.")]
+        assert isinstance(attribute, Column)
+        return attribute.values
 
     def _finish(self, places: list[int]) -> _Tables:
         types = self.schema.types
@@ -255,6 +271,7 @@ class Program:
         return _Tables(
             table(self._mask_rows, 4), table(self._tests, 2), np.array(self._constants, np.float64), selections,
             table(self._aggregates, 6), table(self._operations, 4), literals, np.array(places, np.int64),
+            np.array([self._columns[name] for name in self._coded], np.int64),
         )  # fmt: skip
 
     # ---- running
@@ -268,9 +285,6 @@ class Program:
         columns = np.empty((len(self._columns), n))
         for name, row in self._columns.items():
             columns[row] = self._values(name, timelines)
-        coded = np.empty((len(self._coded), n), np.int32)
-        for name, row in self._coded.items():
-            _, coded[row] = np.unique(columns[self._columns[name]], return_inverse=True)
         starts = np.array([self._start(w, cutoff) for w in self._windows], np.int64)
         slots = self._tables.literals.copy()
         for slot, name in self._profiles:
@@ -283,7 +297,7 @@ class Program:
         day = local_day(time, self.schema.zone)
         _run(
             t.masks, t.tests, t.constants, t.selections, t.aggregates, t.operations, np.ascontiguousarray(timelines.type, np.int64),
-            time, arrival, day, columns, coded, starts, cutoff, slots,
+            time, arrival, day, columns, t.coded, starts, cutoff, slots,
         )  # fmt: skip
         out = (
             np.where(t.out < 0, np.nan, slots[t.out]) if len(slots) else np.full(len(t.out), np.nan)
@@ -360,7 +374,7 @@ def _run(
 
     ``masks`` rows: selection of types, first test, test after the last, column that must be there (−1: none).
     ``tests`` rows: column and comparison with the constant. ``aggregates`` rows: kind, which of the kind, window,
-    mask, column, slot. ``operations`` rows: operator, left slot, right slot, slot.
+    mask, column (of ``coded``, for those that count different values), slot. ``operations`` rows: operator, left slot, right slot, slot.
     """
     n = len(time)
     offsets = np.array([0, n], np.int64)
@@ -398,6 +412,15 @@ def _run(
                     yes = value >= wanted
                 j += 1
             chosen[m, i] = yes
+    ranks = np.empty((len(coded), n), np.int32)
+    for c in range(len(coded)):
+        values = columns[coded[c]]
+        order = np.argsort(values)
+        rank = 0
+        for i in range(n):
+            if i > 0 and values[order[i]] != values[order[i - 1]]:
+                rank += 1
+            ranks[c, order[i]] = rank
     counts = np.empty(n + 1, np.int32)
     prev = np.empty(n, np.int32)
     last = np.empty(n + 1, np.int32)
@@ -417,7 +440,7 @@ def _run(
             k.totals_of_large(what, low, high, arrival, now, mask, columns[column], out)
         elif form == 2:
             last[:] = -1
-            k.previous(offsets, mask, coded[column], last, prev)
+            k.previous(offsets, mask, ranks[column], last, prev)
             k.count_distinct(low, high, mask, prev, arrival, now, out)
         else:
             values = columns[column] if column >= 0 else nothing

@@ -125,6 +125,12 @@ class Encoded(Model):
         """Return the columns with each encoded one as its rate in place and its count at the end."""
         out = np.empty((len(X), self.width + len(self._many)))
         out[:, : self.width] = X
+        if len(X) == 1 and given is None:  # plain numbers: for one row arrays are all overhead
+            for i, j in enumerate(self._many.tolist()):
+                code = -1 if np.isnan(X[0, j]) else int(X[0, j])
+                out[0, j] = self._rates[j][code]
+                out[0, self.width + i] = self._counts[j][code]
+            return out
         for i, j in enumerate(map(int, self._many)):
             codes = _codes(X[:, j], len(self._rates[j]))
             out[:, j] = self._rates[j][codes] if given is None else given[j]
@@ -138,7 +144,14 @@ class Encoded(Model):
         return self.inner.predict(self._encoded(X))
 
     def _contributions(self, X: Array) -> Array:
-        parts = self.inner.contributions(self._encoded(X))
+        return self._by_column(self.inner.contributions(self._encoded(X)))
+
+    def _explain(self, X: Array) -> tuple[Array, Array]:
+        scores, parts = self.inner.explain(self._encoded(X))
+        return scores, self._by_column(parts)
+
+    def _by_column(self, parts: Array) -> Array:
+        """Give what encoded columns contribute back to those they come from."""
         out = np.column_stack([parts[:, : self.width], parts[:, -1]])
         for i, j in enumerate(self._many):
             out[:, j] += parts[:, self.width + i]

@@ -7,7 +7,7 @@ import logging
 import time as clock
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from propend.errors import DataError, ModelError, PropendError
 from propend.expression.nodes import Expression
@@ -31,6 +32,7 @@ from propend.serve.openapi import ASKS, describe
 __all__ = ["Api"]
 
 _log = logging.getLogger("propend.serve")
+_USERS: Final = "/v1/users/"
 Handler = Callable[[Request], Awaitable[Any]]
 _encode = msgspec.json.Encoder().encode
 
@@ -47,7 +49,7 @@ class Api:
         self.access = Access(live.workspace.config.live.api)
         self.counts: Counter[tuple[str, int]] = Counter()
         self.seconds: Counter[str] = Counter()
-        user = "/v1/users/{user:path}"
+        user = f"{_USERS}{{user:path}}"
         routes = [
             ("GET", f"{user}/predictions/{{task}}", self.prediction, "read"),
             ("GET", f"{user}/profile", self.profile, "read"),
@@ -67,35 +69,62 @@ class Api:
             ("GET", "/metrics", self.metrics, ""),
             ("GET", "/openapi.json", self.openapi, ""),
         ]
-        self.app = Starlette(
+        self._of_user = {
+            path.rpartition("/")[2]: work for method, path, work, _ in routes if method == "GET" and path.startswith(user)
+        }  # fmt: skip
+        self._router = Starlette(
             routes=[
-                Route(path, self._guard(work, scope, work.__name__), methods=[method])
+                Route(path, self._guard(work, scope), methods=[method])
                 for method, path, work, scope in routes
             ],
             exception_handlers={HTTPException: _http_fault},
         )
 
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request. What is asked of one user goes past the router and its objects: they take 60 µs, an answer 150."""
+        if scope["type"] == "http" and scope["method"] == "GET" and not scope.get("root_path"):
+            whole: str = scope["path"]
+            user, _, last = whole.removeprefix(_USERS).rpartition("/")
+            asked, params = last, {"user": user}
+            if user.endswith("/predictions") and last:
+                asked, params = "{task}", {"user": user.removesuffix("/predictions"), "task": last}
+            work = self._of_user.get(asked) if whole.startswith(_USERS) else None
+            if work is not None:
+                request = Request({**scope, "path_params": params}, receive)
+                status, body, headers = await self._counted(request, work, "read")
+                content = _encode(body)
+                fields = {"content-length": str(len(content)), "content-type": "application/json", **(headers or {})}  # fmt: skip
+                raw = [(name.encode(), value.encode()) for name, value in fields.items()]
+                await send({"type": "http.response.start", "status": status, "headers": raw})
+                await send({"type": "http.response.body", "body": content})
+                return
+        await self._router(scope, receive, send)
+
     # ---- around every answer
 
-    def _guard(
-        self, work: Handler, scope: str, name: str
-    ) -> Callable[[Request], Awaitable[Response]]:
-        """Check key and rate, answer, turn faults into one sentence, count."""
-
+    def _guard(self, work: Handler, scope: str) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            started = clock.perf_counter()
-            status, body, headers = await self._answer(request, work, scope)
-            self.counts[(name, status)] += 1
-            self.seconds[name] += clock.perf_counter() - started  # type: ignore[assignment]
+            status, body, headers = await self._counted(request, work, scope)
             if isinstance(body, Response):
                 return body
             return Response(_encode(body), status, headers, media_type="application/json")
 
         return answer
 
+    async def _counted(
+        self, request: Request, work: Handler, scope: str
+    ) -> tuple[int, Any, dict[str, str] | None]:
+        """Answer, and count the answer and the time it took."""
+        started, name = clock.perf_counter(), work.__name__
+        found = await self._answer(request, work, scope)
+        self.counts[(name, found[0])] += 1
+        self.seconds[name] += clock.perf_counter() - started  # type: ignore[assignment]
+        return found
+
     async def _answer(
         self, request: Request, work: Handler, scope: str
     ) -> tuple[int, Any, dict[str, str] | None]:
+        """Check key and rate, answer, turn faults into one sentence."""
         if scope:
             given = request.headers.get("authorization", "")
             key = given[7:].strip() if given[:7].lower() == "bearer " else ""

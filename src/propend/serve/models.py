@@ -55,17 +55,23 @@ class Served:
         t, profile = state.timelines(user, at), state.profile(user, at)
         values = program.run(t, at, profile)
         X = values[:-1].reshape(1, -1)
-        asked = [self.fitted.features[j] for j in self.fitted.categories]
-        answers = (
-            evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile) if asked else []
-        )
-        for (j, known), answer in zip(self._codes.items(), answers, strict=True):
-            text = (
-                answer.values[answer.codes[0]]
-                if isinstance(answer, Column) and answer.codes[0] >= 0
-                else None
-            )
-            X[0, j] = np.nan if text is None else known.get(text, np.nan)
+        beyond = []
+        for j, known in self._codes.items():
+            texts = program.texts.get(j)
+            if texts is None:
+                beyond.append(j)
+            elif values[j] == values[j]:  # the schema's code becomes the model's
+                code = int(values[j])
+                if code >= len(texts):  # an item that came since, with the next code
+                    texts = state.schema.item_ids
+                X[0, j] = known.get(texts[code], np.nan)
+        if beyond:
+            asked = [self.fitted.features[j] for j in beyond]
+            answers = evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile)
+            for j, answer in zip(beyond, answers, strict=True):
+                there = isinstance(answer, Column) and answer.codes[0] >= 0
+                text = answer.values[answer.codes[0]] if there else None
+                X[0, j] = np.nan if text is None else self._codes[j].get(text, np.nan)
         return X, bool(values[-1] > 0)
 
     def _program(self, state: LiveState) -> Program:
@@ -78,18 +84,19 @@ class Served:
     def warm(self) -> None:
         """Score and explain a row without values: what a model makes at its first use, no request has to wait for."""
         X = np.full((1, len(self.fitted.features)), np.nan)
+        self.fitted.explained(X)
         self.fitted.score(X)
-        self.fitted.reasons(X)
 
     def answer(self, state: LiveState, user: str, at: int, reasons: int = 3) -> Answer:
         """Return the prediction for a user at a moment."""
         X, asked = self.row(state, user, at)
-        score = float(np.max(self.fitted.score(X)[0]))  # of many answers, the likeliest one's
-        why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
+        scores, why = self.fitted.explained(X, reasons) if reasons else (self.fitted.score(X), [[]])
+        score = float(np.max(scores[0]))  # of many answers, the likeliest one's
         low, high = (float(v[0]) for v in self._bounds([score]))
         span = None if np.isnan(low) else (low, high)
         return Answer(
-            self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
+            self.fitted.task.name, self.version, score, span, asked, tuple(why[0]),
+            int(np.count_nonzero(np.isnan(X))),
         )
 
 
