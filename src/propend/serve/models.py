@@ -94,9 +94,9 @@ class Served:
         score = float(np.max(scores[0]))  # of many answers, the likeliest one's
         low, high = (float(v[0]) for v in self._bounds([score]))
         span = None if np.isnan(low) else (low, high)
+        missing = int(np.count_nonzero(np.isnan(X)))
         return Answer(
-            self.fitted.task.name, self.version, score, span, asked, tuple(why[0]),
-            int(np.count_nonzero(np.isnan(X))),
+            self.fitted.task.name, self.version, score, span, asked, tuple(why[0]), missing
         )
 
 
