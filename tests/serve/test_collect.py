@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from propend.serve.collect import Collector, Limits
+from propend.serve.collect import Collector
 from propend.serve.dialects import BY_NAME
 from propend.serve.dialects.port import Event, Fact, Refused
 from propend.serve.inbox import InboxError, SqliteInbox
+from propend.serve.limits import Limits
 
 NOW = time.time()
 

@@ -61,6 +61,7 @@ def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
             "repeats": mover.repeats,
             "replayed": taken,
             "still_refused": stayed,
+            "refused_not_kept": mover.unkept,
             **inbox.counts(),
         }
     emit(

@@ -141,13 +141,13 @@ class Encoded(Model):
         return (*columns, *(f"rows with the same {columns[j]}" for j in self._many))
 
     def _predict(self, X: Array) -> Array:
-        return self.inner.predict(self._encoded(X))
+        return self.inner._predict(self._encoded(X))  # clean already: its columns are checked as these
 
     def _contributions(self, X: Array) -> Array:
         return self._by_column(self.inner.contributions(self._encoded(X)))
 
     def _explain(self, X: Array) -> tuple[Array, Array]:
-        scores, parts = self.inner.explain(self._encoded(X))
+        scores, parts = self.inner._explain(self._encoded(X))
         return scores, self._by_column(parts)
 
     def _by_column(self, parts: Array) -> Array:

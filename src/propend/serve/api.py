@@ -28,6 +28,7 @@ from propend.serve.inbox import InboxError
 from propend.serve.live import Live, where
 from propend.serve.log import LogError
 from propend.serve.openapi import ASKS, describe
+from propend.serve.parameters import body_of, number_of, user_of, users_of, whole
 
 __all__ = ["Api"]
 
@@ -64,6 +65,7 @@ class Api:
             ("GET", "/v1/models", self.models, "read"),
             ("GET", "/v1/outbox", self.outbox, "operate"),
             ("POST", "/v1/identity/{number:int}/undo", self.undo, "operate"),
+            ("POST", "/v1/identity/{number:int}/redo", self.redo, "operate"),
             ("GET", "/lag", self.lag, "read"),
             ("GET", "/health", self.health, ""),
             ("GET", "/metrics", self.metrics, ""),
@@ -83,12 +85,12 @@ class Api:
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request. What is asked of one user goes past the router and its objects: they take 60 µs, an answer 150."""
         if scope["type"] == "http" and scope["method"] == "GET" and not scope.get("root_path"):
-            whole: str = scope["path"]
-            user, _, last = whole.removeprefix(_USERS).rpartition("/")
+            path: str = scope["path"]
+            user, _, last = path.removeprefix(_USERS).rpartition("/")
             asked, params = last, {"user": user}
             if user.endswith("/predictions") and last:
                 asked, params = "{task}", {"user": user.removesuffix("/predictions"), "task": last}
-            work = self._of_user.get(asked) if whole.startswith(_USERS) else None
+            work = self._of_user.get(asked) if path.startswith(_USERS) else None
             if work is not None:
                 request = Request({**scope, "path_params": params}, receive)
                 status, body, headers = await self._counted(request, work, "read")
@@ -161,18 +163,18 @@ class Api:
 
     async def profile(self, request: Request) -> dict[str, Any]:
         """What is known of a user: attributes, counts by event type, first and last event, last items."""
-        user, at = _user(request), self._moment(request)
+        user, at = user_of(request), self._moment(request)
         return await self._near(user, lambda: self.answers.profile(user, at))
 
     async def value(self, request: Request) -> dict[str, Any]:
         """An expression's value."""
-        user, at = _user(request), self._moment(request)
+        user, at = user_of(request), self._moment(request)
         asked = self._expression(request.query_params.get("expression"))
         return await self._near(user, lambda: self.answers.value(asked, user, at))
 
     async def member(self, request: Request) -> dict[str, Any]:
         """Whether an expression holds."""
-        user, at = _user(request), self._moment(request)
+        user, at = user_of(request), self._moment(request)
         asked = self._expression(request.query_params.get("expression"))
         return await self._near(user, lambda: self.answers.member(asked, user, at))
 
@@ -186,31 +188,31 @@ class Api:
 
     async def prediction(self, request: Request) -> dict[str, Any]:
         """A prediction with interval, reasons and model version; the shadow model answers silently beside it."""
-        user, at = _user(request), self._moment(request)
-        reasons = _whole(request, "reasons", 3, 0, 20)
+        user, at = user_of(request), self._moment(request)
+        reasons = whole(request, "reasons", 3, 0, 20)
         task = request.path_params["task"]
         return await self._near(user, lambda: self.answers.prediction(task, user, at, reasons))
 
     async def recommendations(self, request: Request) -> dict[str, Any]:
         """What to offer a user, from the items of the timeline up to the last event."""
-        user, at, k = _user(request), now(), _whole(request, "k", 10, 1, 100)
+        user, at, k = user_of(request), now(), whole(request, "k", 10, 1, 100)
         return await self._near(user, lambda: self.answers.recommendations(user, at, k))
 
     async def session(self, request: Request) -> dict[str, Any]:
         """What to offer in an anonymous session of items, oldest first."""
-        data = await _body(request)
+        data = await body_of(request)
         items = data.get("items")
         if not isinstance(items, list) or not all(isinstance(i, str) for i in items):
             raise Fault(400, "items must be a list of item ids")
-        return self.answers.session(items, now(), _number(data, "k", 10, 1, 100))
+        return self.answers.session(items, now(), number_of(data, "k", 10, 1, 100))
 
     async def identity(self, request: Request) -> dict[str, Any]:
         """Who a user is, and by which facts."""
-        return self.answers.identity(_user(request), now())
+        return self.answers.identity(user_of(request), now())
 
     async def decision(self, request: Request) -> dict[str, Any]:
         """Decide about a user now; the decision is in the log, with its propensity, before it is answered."""
-        user = _user(request)
+        user = user_of(request)
         made = await asyncio.to_thread(self.answers.decisions, [user], now())
         if "error" in made[0]:
             raise Fault(404, made[0]["error"])
@@ -218,13 +220,13 @@ class Api:
 
     async def decisions(self, request: Request) -> dict[str, Any]:
         """Decide about up to 1,000 users now, each as if alone."""
-        users = _users(await _body(request))
+        users = users_of(await body_of(request))
         return {"decisions": await asyncio.to_thread(self.answers.decisions, users, now())}
 
     async def many(self, request: Request) -> dict[str, Any]:
         """One question about up to 1,000 users; what cannot be answered says why, in its place."""
-        data = await _body(request)
-        users, at = _users(data), self._parse_moment(data.get("at"))
+        data = await body_of(request)
+        users, at = users_of(data), self._parse_moment(data.get("at"))
         given = "prediction" if "task" in data else "value" if "expression" in data else None
         ask = data.get("ask", given)
         work = self._asked(ask, data, at)
@@ -242,10 +244,10 @@ class Api:
             case "identity":
                 return lambda user: answers.identity(user, at)
             case "recommendations":
-                k = _number(data, "k", 10, 1, 100)
+                k = number_of(data, "k", 10, 1, 100)
                 return lambda user: answers.recommendations(user, at, k)
             case "prediction":
-                task, reasons = data.get("task"), _number(data, "reasons", 0, 0, 20)
+                task, reasons = data.get("task"), number_of(data, "reasons", 0, 0, 20)
                 if not isinstance(task, str):
                     raise Fault(400, "give the task to predict")
                 self.live.models.of(task)
@@ -260,15 +262,24 @@ class Api:
 
     async def undo(self, request: Request) -> dict[str, Any]:
         """Let an identity fact hold no longer, from now on."""
+        return self._of_fact(request, "undone", self.live.identity.undo)
+
+    async def redo(self, request: Request) -> dict[str, Any]:
+        """Let an undone identity fact hold again, from now on."""
+        return self._of_fact(request, "redone", self.live.identity.redo)
+
+    def _of_fact(
+        self, request: Request, what: str, work: Callable[[int, int], None]
+    ) -> dict[str, Any]:
         number = request.path_params["number"]
         if not 0 < number < 1 << 53:
             raise Fault(404, f"no identity fact {number}")
         at = now()
         try:
-            self.live.identity.undo(number, at)
+            work(number, at)
         except DataError as error:
             raise Fault(404, str(error)) from None
-        return {"number": number, "undone": at}
+        return {"number": number, what: at}
 
     async def models(self, request: Request) -> dict[str, Any]:
         """The models that answer, with their forward metrics."""
@@ -290,15 +301,19 @@ class Api:
         return {"fired": self.live.triggers.outbox.rows(most=1_000)}
 
     async def lag(self, request: Request) -> dict[str, Any]:
-        """How far each part is behind."""
+        """How far each part is behind, and what was refused."""
         del request
-        return plain(self.live.lag())
+        counts = None if self.collector is None else self.collector.counts
+        return plain({
+            **self.live.lag(), "refused": None if counts is None else counts["refused"],
+            "refused_not_kept": self.live.unkept + (0 if counts is None else counts["refused_not_kept"]),
+        })  # fmt: skip
 
     async def health(self, request: Request) -> Any:
         """Whether everything works; 503 with what does not."""
         del request
         faults = self.live.impaired()
-        if self.collector is not None and not self.collector.healthy:
+        if self.collector is not None and not await self.collector.mended():
             faults["inbox"] = "the inbox cannot be written"
         if faults:
             return Response(
@@ -348,57 +363,6 @@ class Api:
         if user in self.live.state._slices:
             return work()
         return await asyncio.to_thread(work)
-
-
-def _user(request: Request) -> str:
-    user: str = request.path_params["user"]
-    if not user or len(user) > 1_000:
-        raise Fault(400, "a user id has 1 to 1,000 letters")
-    return user
-
-
-def _whole(request: Request, name: str, default: int, low: int, high: int) -> int:
-    given = request.query_params.get(name)
-    if given is None:
-        return default
-    if not (given.isascii() and given.isdigit() and len(given) < 6 and low <= int(given) <= high):
-        raise Fault(400, f"{name} must be a whole number from {low} to {high}")
-    return int(given)
-
-
-def _users(data: dict[str, Any]) -> list[str]:
-    users = data.get("users")
-    if (
-        not isinstance(users, list)
-        or len(users) > 1_000
-        or not all(isinstance(u, str) and 0 < len(u) <= 1_000 for u in users)
-    ):
-        raise Fault(400, "users must be a list of at most 1,000 ids of 1 to 1,000 letters")
-    return users
-
-
-def _number(data: dict[str, Any], name: str, default: int, low: int, high: int) -> int:
-    """Return a whole number of a JSON body."""
-    given = data.get(name, default)
-    if not isinstance(given, int) or isinstance(given, bool) or not low <= given <= high:
-        raise Fault(400, f"{name} must be a whole number from {low} to {high}")
-    return given
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    """Return a JSON object of at most 1 MB."""
-    raw = b""
-    async for part in request.stream():
-        raw += part
-        if len(raw) > 1 << 20:
-            raise Fault(400, "the body is larger than 1 MB")
-    try:
-        data = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise Fault(400, "the body is not JSON") from None
-    if not isinstance(data, dict):
-        raise Fault(400, "the body must be a JSON object")
-    return data
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:

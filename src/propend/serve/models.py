@@ -91,7 +91,7 @@ class Served:
         """Return the prediction for a user at a moment."""
         X, asked = self.row(state, user, at)
         scores, why = self.fitted.explained(X, reasons) if reasons else (self.fitted.score(X), [[]])
-        score = float(np.max(scores[0]))  # of many answers, the likeliest one's
+        score = float(scores[0].max())  # of many answers, the likeliest one's
         low, high = (float(v[0]) for v in self._bounds([score]))
         span = None if np.isnan(low) else (low, high)
         missing = int(np.count_nonzero(np.isnan(X)))

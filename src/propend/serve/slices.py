@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from propend.events.consent import MARKS
 from propend.events.store import NUMBERS, TEXTS
 from propend.events.timelines import NO_ITEM, Column, Timelines
-from propend.serve.move import MARKS, Arrived
+from propend.serve.move import Arrived
 
 __all__ = ["Columns", "Encoded", "Slice"]
 

@@ -20,17 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.errors import DataError
+from propend.events.consent import MARKS, denied
 from propend.events.store import NUMBERS, TEXTS, Store
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import Expression
 from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
 from propend.features.schema import Schema
-from propend.names import DAY, USER
+from propend.names import USER
 from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox
-from propend.serve.move import MARKS, Arrived, Taken, is_live, moved_to, take
+from propend.serve.move import Arrived, Taken, is_live, moved_to, take
 from propend.serve.slices import Columns, Encoded, Slice
 from propend.serve.traits import Traits, own_first
 
@@ -405,12 +406,9 @@ class LiveState:
                 ids = own_first(ids, facts, moment)
             return self.traits.of(ids, self._tail)
 
-    def denied(self, user: str, at: int, within: int = 30 * DAY) -> bool:
+    def denied(self, user: str, at: int) -> bool:
         """Whether the person behind an id refused consent with any event of the last time before a moment."""
-        t = self.timelines(user, at).before(at)
-        marks = t.texts[MARKS]
-        lately = marks.codes[np.searchsorted(t.time, at - within) :]
-        return any("denied" in marks.values[c].split() for c in np.unique(lately[lately >= 0]))
+        return bool(denied(self.timelines(user, at), at)[0])
 
     def value(
         self, expression: Expression, user: str, at: int, scores: Mapping[str, float] | None = None
