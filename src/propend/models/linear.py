@@ -110,7 +110,7 @@ class _Linear(Model):
     def _shares(self, z: Array) -> Array:
         """Contributions [1, d + 1] of one encoded row; added up in the order in which they are for many rows."""
         weighted = z * self._coefficients[0]
-        out = np.bincount(self._design.source, weighted, self.width + 1)
+        out: Array = np.bincount(self._design.source, weighted, self.width + 1).astype(np.float64)
         out[-1] = self._intercepts[0]
         return out[None]
 

@@ -28,13 +28,24 @@ from propend.serve.inbox import InboxError
 from propend.serve.live import Live, where
 from propend.serve.log import LogError
 from propend.serve.openapi import ASKS, describe
-from propend.serve.parameters import body_of, number_of, user_of, users_of, whole
+from propend.serve.parameters import (
+    Question,
+    body_of,
+    number_of,
+    query_of,
+    user_of,
+    users_of,
+    who,
+    whole,
+)
 
 __all__ = ["Api"]
 
 _log = logging.getLogger("propend.serve")
+Asked = Request | Question
 _USERS: Final = "/v1/users/"
-Handler = Callable[[Request], Awaitable[Any]]
+_JSON: Final = (b"content-type", b"application/json")
+Handler = Callable[[Any], Awaitable[Any]]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -92,12 +103,13 @@ class Api:
                 asked, params = "{task}", {"user": user.removesuffix("/predictions"), "task": last}
             work = self._of_user.get(asked) if path.startswith(_USERS) else None
             if work is not None:
-                request = Request({**scope, "path_params": params}, receive)
-                status, body, headers = await self._counted(request, work, "read")
+                asked_of = Question(params, query_of(scope["query_string"]))
+                status, body, headers = await self._counted(asked_of, work, "read", who(scope))
                 content = _encode(body)
-                fields = {"content-length": str(len(content)), "content-type": "application/json", **(headers or {})}  # fmt: skip
-                raw = [(name.encode(), value.encode()) for name, value in fields.items()]
-                await send({"type": "http.response.start", "status": status, "headers": raw})
+                fields = [(b"content-length", b"%d" % len(content)), _JSON]
+                for name, value in (headers or {}).items():
+                    fields.append((name.encode(), value.encode()))
+                await send({"type": "http.response.start", "status": status, "headers": fields})
                 await send({"type": "http.response.body", "body": content})
                 return
         await self._router(scope, receive, send)
@@ -106,7 +118,7 @@ class Api:
 
     def _guard(self, work: Handler, scope: str) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            status, body, headers = await self._counted(request, work, scope)
+            status, body, headers = await self._counted(request, work, scope, who(request.scope))
             if isinstance(body, Response):
                 return body
             return Response(_encode(body), status, headers, media_type="application/json")
@@ -114,23 +126,22 @@ class Api:
         return answer
 
     async def _counted(
-        self, request: Request, work: Handler, scope: str
+        self, request: Any, work: Handler, scope: str, client: tuple[str, str]
     ) -> tuple[int, Any, dict[str, str] | None]:
         """Answer, and count the answer and the time it took."""
         started, name = clock.perf_counter(), work.__name__
-        found = await self._answer(request, work, scope)
+        found = await self._answer(request, work, scope, client)
         self.counts[(name, found[0])] += 1
         self.seconds[name] += clock.perf_counter() - started  # type: ignore[assignment]
         return found
 
     async def _answer(
-        self, request: Request, work: Handler, scope: str
+        self, request: Any, work: Handler, scope: str, client: tuple[str, str]
     ) -> tuple[int, Any, dict[str, str] | None]:
         """Check key and rate, answer, turn faults into one sentence."""
         if scope:
-            given = request.headers.get("authorization", "")
-            key = given[7:].strip() if given[:7].lower() == "bearer " else ""
-            refusal = self.access.check(key, scope, request.client.host if request.client else "")
+            key, address = client
+            refusal = self.access.check(key, scope, address)
             if refusal is not None:
                 headers = {"retry-after": str(refusal.retry)} if refusal.retry else None
                 return refusal.status, {"error": refusal.reason}, headers
@@ -148,7 +159,7 @@ class Api:
             _log.error("unexpected %s", where(error))
             return 500, {"error": "the server failed; the log says where"}, None
 
-    def _moment(self, request: Request) -> int:
+    def _moment(self, request: Asked) -> int:
         return self._parse_moment(request.query_params.get("at"))
 
     def _parse_moment(self, given: Any) -> int:
@@ -161,18 +172,18 @@ class Api:
 
     # ---- answers
 
-    async def profile(self, request: Request) -> dict[str, Any]:
+    async def profile(self, request: Asked) -> dict[str, Any]:
         """What is known of a user: attributes, counts by event type, first and last event, last items."""
         user, at = user_of(request), self._moment(request)
         return await self._near(user, lambda: self.answers.profile(user, at))
 
-    async def value(self, request: Request) -> dict[str, Any]:
+    async def value(self, request: Asked) -> dict[str, Any]:
         """An expression's value."""
         user, at = user_of(request), self._moment(request)
         asked = self._expression(request.query_params.get("expression"))
         return await self._near(user, lambda: self.answers.value(asked, user, at))
 
-    async def member(self, request: Request) -> dict[str, Any]:
+    async def member(self, request: Asked) -> dict[str, Any]:
         """Whether an expression holds."""
         user, at = user_of(request), self._moment(request)
         asked = self._expression(request.query_params.get("expression"))
@@ -186,14 +197,14 @@ class Api:
             )
         return self.answers.checked(text)
 
-    async def prediction(self, request: Request) -> dict[str, Any]:
+    async def prediction(self, request: Asked) -> dict[str, Any]:
         """A prediction with interval, reasons and model version; the shadow model answers silently beside it."""
         user, at = user_of(request), self._moment(request)
         reasons = whole(request, "reasons", 3, 0, 20)
         task = request.path_params["task"]
         return await self._near(user, lambda: self.answers.prediction(task, user, at, reasons))
 
-    async def recommendations(self, request: Request) -> dict[str, Any]:
+    async def recommendations(self, request: Asked) -> dict[str, Any]:
         """What to offer a user, from the items of the timeline up to the last event."""
         user, at, k = user_of(request), now(), whole(request, "k", 10, 1, 100)
         return await self._near(user, lambda: self.answers.recommendations(user, at, k))
@@ -206,7 +217,7 @@ class Api:
             raise Fault(400, "items must be a list of item ids")
         return self.answers.session(items, now(), number_of(data, "k", 10, 1, 100))
 
-    async def identity(self, request: Request) -> dict[str, Any]:
+    async def identity(self, request: Asked) -> dict[str, Any]:
         """Who a user is, and by which facts."""
         return self.answers.identity(user_of(request), now())
 

@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import ModelError, nearest
-from propend.events.timelines import Column
 from propend.features.evaluate import Rows, evaluate
 from propend.features.program import Program
 from propend.learn.intervals import bounder
 from propend.learn.registry import Registry
 from propend.learn.train import Fitted, Reason
-from propend.serve.state import LiveState
+from propend.serve.state import LiveState, plain_value
 
 __all__ = ["Answer", "Models", "Served"]
 
@@ -44,42 +43,50 @@ class Served:
 
     def __init__(self, fitted: Fitted, version: int) -> None:
         self.fitted, self.version = fitted, version
-        self._compiled: tuple[int, Program] | None = None
+        self._compiled: tuple[int, Program, list[int]] | None = None
         self._bounds = bounder(fitted.card.get("uncertainty", {}))
         self._codes = {j: {text: code for code, text in enumerate(known)} for j, known in fitted.categories.items()}  # fmt: skip
         self._features = (*fitted.features, fitted.task.population)
 
     def row(self, state: LiveState, user: str, at: int) -> tuple[npt.NDArray[np.float64], bool]:
         """Return the features [1, d] with the codes the model knows, and whether the user is in the population."""
-        program = self._program(state)
-        t, profile = state.timelines(user, at), state.profile(user, at)
-        values = program.run(t, at, profile)
-        X = values[:-1].reshape(1, -1)
-        beyond = []
-        for j, known in self._codes.items():
-            texts = program.texts.get(j)
-            if texts is None:
-                beyond.append(j)
-            elif values[j] == values[j]:  # the schema's code becomes the model's
+        program, beyond = self._program(state)
+        values = (
+            None
+            if beyond
+            else program.run_block(*state.block(user, at), at, lambda: state.profile(user, at))
+        )
+        if values is None:
+            t, profile = state.timelines(user, at), state.profile(user, at)
+            values = program.run(t, at, profile)
+            asked = [self.fitted.features[j] for j in beyond]
+            answers = (
+                evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile)
+                if beyond
+                else []
+            )
+            for j, answer in zip(beyond, answers, strict=True):
+                text = plain_value(answer)
+                values[j] = self._codes[j].get(text, np.nan) if isinstance(text, str) else np.nan
+        for j, texts in program.texts.items():
+            if j in self._codes and values[j] == values[j]:  # the schema's code becomes the model's
                 code = int(values[j])
                 if code >= len(texts):  # an item that came since, with the next code
                     texts = state.schema.item_ids
-                X[0, j] = known.get(texts[code], np.nan)
-        if beyond:
-            asked = [self.fitted.features[j] for j in beyond]
-            answers = evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile)
-            for j, answer in zip(beyond, answers, strict=True):
-                there = isinstance(answer, Column) and answer.codes[0] >= 0
-                text = answer.values[answer.codes[0]] if there else None
-                X[0, j] = np.nan if text is None else self._codes[j].get(text, np.nan)
-        return X, bool(values[-1] > 0)
+                values[j] = self._codes[j].get(texts[code], np.nan)
+        return values[:-1].reshape(1, -1), bool(values[-1] > 0)
 
-    def _program(self, state: LiveState) -> Program:
-        """Return the features compiled for the schema as it is; threads see version and program as one."""
+    def _program(self, state: LiveState) -> tuple[Program, list[int]]:
+        """Return the features compiled for the schema as it is, and the places of texts that the program cannot say.
+
+        Threads see it with its version as one.
+        """
         held, version = self._compiled, state.schema_version
         if held is None or held[0] != version:
-            held = self._compiled = (version, Program(self._features, state.schema))
-        return held[1]
+            program = Program(self._features, state.schema)
+            beyond = [j for j in self._codes if j not in program.texts]
+            held = self._compiled = (version, program, beyond)
+        return held[1], held[2]
 
     def warm(self) -> None:
         """Score and explain a row without values: what a model makes at its first use, no request has to wait for."""

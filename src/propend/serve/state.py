@@ -380,9 +380,19 @@ class LiveState:
         ids = self.identity.ids(user, moment)
         self._fetch(ids)
         with self.lock:
-            found = [self._slice(u) for u in ids]
-            one = found[0] if len(found) == 1 else Slice.merged(found, self._columns)
-            return one.timelines(self._columns)
+            return self._joined(ids).timelines(self._columns)
+
+    def block(self, user: str, at: int) -> tuple[I64, tuple[str, ...]]:
+        """Return the same as one block int64 [rows, events], and the names of its numbers; see ``Program.run_block``."""
+        ids = self.identity.ids(user, at)
+        self._fetch(ids)
+        with self.lock:
+            one = self._joined(ids)
+            return one.block[:, : one.n].copy(), self._columns[0]
+
+    def _joined(self, ids: Sequence[str]) -> Slice:
+        found = [self._slice(u) for u in ids]
+        return found[0] if len(found) == 1 else Slice.merged(found, self._columns)
 
     def _slice(self, user: str) -> Slice:
         held = self._slices.get(user)
