@@ -437,7 +437,7 @@ def test_answers_are_as_described(site: Site) -> None:
     asked += [("post", "/v1/users/{user}/decision", f"/v1/users/{user}/decision", {}) for user in ("u1", "known-7")]  # fmt: skip
     asked += [("post", "/v1/recommendations", "/v1/recommendations", {"json": {"items": ["i1"]}})]
     fact = site.http.get("/v1/users/known-7/identity").json()["facts"][0]["number"]
-    asked += [("post", "/v1/identity/{number}/undo", f"/v1/identity/{fact}/undo", {})]
+    asked += [("post", f"/v1/identity/{{number}}/{what}", f"/v1/identity/{fact}/{what}", {}) for what in ("undo", "redo")]  # fmt: skip
     event = {"type": "view", "user": "known-7", "item": "i1"}
     asked += [("post", "/v1/events", "/v1/events", {"json": {"events": [event, {"type": ""}]}, "headers": {"Authorization": "Bearer key"}})]  # fmt: skip
     seen = set()

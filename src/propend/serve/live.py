@@ -150,11 +150,9 @@ class Live:
             pass
         self.models.refresh()
         self.triggers.warm()
-        warm = threading.Thread(target=self._restore, name="live-restore", daemon=True)
-        warm.start()
-        self._threads.append(warm)
         loops: list[tuple[str, Callable[[], object], float]] = [
             ("tail", self.tail, _POLL), ("models", self.models.refresh, 1.0), ("recommender", self.refit, _REFIT),
+            ("restore", self.restore, 1.0),
         ]  # fmt: skip
         if move:
             loops.append(("mover", self.move_apart, self.every))
@@ -198,10 +196,17 @@ class Live:
 
     # ---- the work of the threads
 
-    def _restore(self) -> None:
-        """Fill the memory, and take what is in it out of the garbage collector's rounds, which would stop answers."""
-        self.state.restore()
-        gc.freeze()
+    def restore(self) -> None:
+        """Fill an empty memory, and take what is in it out of the garbage collector's rounds, which would stop answers."""
+        if self.state.emptied:
+            if threading.current_thread().name == "live-restore":
+                _yield_to_answers(threading.get_native_id())
+            try:
+                self.state.restore()
+            except BaseException:  # a file that the store has let go of, say: once more
+                self.state.emptied = True
+                raise
+            gc.freeze()
 
     def tail(self) -> int:
         """Take in what is new and judge the triggers on it; returns how many events were new."""

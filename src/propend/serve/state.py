@@ -59,6 +59,8 @@ class LiveState:
         self.newest = 0
         self.evicted = 0
         self.loaded = 0
+        self.emptied = True
+        """Whether the memory holds nobody since it was last restored."""
         self._slices: OrderedDict[str, Slice] = OrderedDict()
         self._bytes = 0
         self._tail: dict[str, list[Arrived]] = {}
@@ -137,6 +139,12 @@ class LiveState:
         self._reload()
         return True
 
+    def _empty(self) -> None:
+        """Let all timelines go: what they were cut from is no more."""
+        self._slices.clear()
+        self._bytes = 0
+        self.emptied = True
+
     def _reload(self) -> None:
         """Follow the store: drop the tail that is in it now, and every timeline where it changed beneath us."""
         if not Store.exists(self.folder):
@@ -150,13 +158,11 @@ class LiveState:
                 len(store.manifest.erased), store.buckets,
             )  # fmt: skip
             if print_ != self._print:
-                self._slices.clear()
-                self._bytes = 0
+                self._empty()
             self.store, self._print = store, print_
             self.moved = moved_to(store)
             if self.moved > self.position:  # moved by another process before it was seen here
-                self._slices.clear()
-                self._bytes = 0
+                self._empty()
             self.position = max(self.position, self.moved)
             for user in list(self._tail):
                 kept = [a for a in self._tail[user] if a.position > self.moved]
@@ -178,8 +184,7 @@ class LiveState:
         waiting = [a.event for events in self._tail.values() for a in events]
         types, items = list(store.types), list(store.item_ids())
         if types != self._types[: len(types)] or items != self._items[: len(items)]:
-            self._slices.clear()
-            self._bytes = 0
+            self._empty()
         known = set(types)
         self._types = types + [t for t in dict.fromkeys(e.type for e in waiting) if t not in known]
         known = set(items)
@@ -193,8 +198,7 @@ class LiveState:
             self._item_codes.get(i) != c for i, c in held[1].items()
         )
         if moved:
-            self._slices.clear()
-            self._bytes = 0
+            self._empty()
 
     def _extend_schema(self) -> None:
         """Read the store's schema and settle the columns; what arrived since comes on top when it is asked for."""
@@ -202,19 +206,12 @@ class LiveState:
         base = Schema(types=(), zone=self.zone, tasks=self.tasks)
         if store is not None and store.rows:
             base = Schema.of(store, self.zone, self.tasks)
-        numbers = tuple(
-            dict.fromkeys(
-                (*base.numbers, *NUMBERS, *(p for p, k in self.properties.items() if k == "number"))
-            )
-        )
-        texts = tuple(
-            dict.fromkeys(
-                (*base.texts, *TEXTS, *(p for p, k in self.properties.items() if k == "text"))
-            )
-        )
+        declared = self.properties.items()
+        # in one order, wherever a name came from: another would empty the memory
+        numbers = tuple(sorted({*base.numbers, *NUMBERS, *(p for p, k in declared if k == "number")}))  # fmt: skip
+        texts = tuple(sorted({*base.texts, *TEXTS, *(p for p, k in declared if k == "text")}))
         if (numbers, texts) != self._columns:
-            self._slices.clear()
-            self._bytes = 0
+            self._empty()
             self._columns = (numbers, texts)
         self._base, self._schema = base, None
         self.schema_version += 1
@@ -251,14 +248,15 @@ class LiveState:
         """Load the most recently active users until memory is filled to a share; returns how many are in memory.
 
         Questions are answered meanwhile. Where the store moves on under a bucket, the rest of it is left to be loaded
-        when it is asked for.
+        when it is asked for. ``emptied`` says when it is time to do so again.
         """
-        store = self.store
-        if store is None or not store.rows:
-            return 0
-        per_bucket = self.budget * share / store.buckets
-        for bucket in range(store.buckets):
-            columns = self._columns
+        self.emptied = False
+        buckets = 0 if self.store is None else self.store.buckets
+        for bucket in range(buckets):
+            store, columns = self.store, self._columns
+            if store is None or not store.rows or store.buckets != buckets:
+                break
+            per_bucket = self.budget * share / buckets
             t = store.timelines(bucket, self._stored_columns(store))
             whole = Encoded(t, columns)
             last = t.time[t.offsets[1:] - 1]
