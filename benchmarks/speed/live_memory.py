@@ -157,14 +157,14 @@ def measure(folder: Path, known: int, active: int, questions: int) -> dict[str, 
     try:
         seconds = restored(url)
         settled(url)
-        rest = memory(server.pid)
+        rest, held = memory(server.pid), gauge(url, "state_active_users")
         before = stored(url)
         with Visitors(url, active):
             cold = use(url, known, active, questions)
             time.sleep(6)  # the mover moves what came meanwhile
         return {
             "rss_at_rest_mb": rest, "rss_mb": memory(server.pid), "peak_mb": peak(server.pid), "mover_peak_mb": mover.close(),
-            "restore_seconds": seconds, "users_in_memory": gauge(url, "state_active_users"), "timelines_mb": gauge(url, "state_bytes") / 2**20,
+            "restore_seconds": seconds, "users_in_memory_at_rest": held, "users_in_memory": gauge(url, "state_active_users"), "timelines_mb": gauge(url, "state_bytes") / 2**20,
             "evicted": gauge(url, "state_evicted"), "requests_moved_meanwhile": stored(url) - before, **cold,
         }  # fmt: skip
     finally:

@@ -124,7 +124,7 @@ class Collector:
             self.counts["overload"] += 1
             await _answer(send, 429, b'{"error":"busy; try again"}', JSON, [(b"retry-after", b"2")])
         except InboxError:
-            self.healthy = False
+            self.healthy, self._tried = False, clock.monotonic()
             self.counts["unavailable"] += 1
             await _answer(
                 send,
