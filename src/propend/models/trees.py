@@ -165,7 +165,9 @@ class Trees(Model):
         self._booster = lightgbm.Booster(model_str=text)
 
     def _predict(self, X: Array) -> Array:
-        if len(X) == 1 and self._attribution is not None:  # read already, for contributions
+        if (
+            len(X) == 1 and self._attribution is not None and self.answer != "which"
+        ):  # read already, for contributions
             margin = self._attribution.margin(X[0])
             if self.link == "identity":
                 return np.array([margin])
