@@ -141,7 +141,8 @@ class Encoded(Model):
         return (*columns, *(f"rows with the same {columns[j]}" for j in self._many))
 
     def _predict(self, X: Array) -> Array:
-        return self.inner._predict(self._encoded(X))  # clean already: its columns are checked as these
+        # clean already: its columns are checked as these
+        return self.inner._predict(self._encoded(X))
 
     def _contributions(self, X: Array) -> Array:
         return self._by_column(self.inner.contributions(self._encoded(X)))

@@ -165,9 +165,8 @@ class Trees(Model):
         self._booster = lightgbm.Booster(model_str=text)
 
     def _predict(self, X: Array) -> Array:
-        if (
-            len(X) == 1 and self._attribution is not None and self.answer != "which"
-        ):  # read already, for contributions
+        # the trees are read already where contributions were asked for
+        if len(X) == 1 and self._attribution is not None and self.answer != "which":
             margin = self._attribution.margin(X[0])
             if self.link == "identity":
                 return np.array([margin])
