@@ -127,6 +127,12 @@ class Encoded(Model):
         """Return the columns with each encoded one as its rate in place and its count at the end."""
         out = np.empty((len(X), self.width + len(self._many)))
         out[:, : self.width] = X
+        if len(X) == 1 and given is None:  # plain numbers: for one row arrays are all overhead
+            for i, j in enumerate(self._many.tolist()):
+                code = -1 if np.isnan(X[0, j]) else int(X[0, j])
+                out[0, j] = self._rates[j][code]
+                out[0, self.width + i] = self._counts[j][code]
+            return out
         for i, j in enumerate(map(int, self._many)):
             codes = _codes(X[:, j], len(self._rates[j]))
             here = self._rates[j][codes], self._counts[j][codes]
@@ -137,7 +143,8 @@ class Encoded(Model):
         return (*columns, *(f"rows with the same {columns[j]}" for j in self._many))
 
     def _predict(self, X: Array) -> Array:
-        return self.inner.predict(self._encoded(X))
+        # clean already: its columns are checked as these
+        return self.inner._predict(self._encoded(X))
 
     def _contributions(self, X: Array) -> Array:
         return self._as_given(self.inner.contributions(self._encoded(X)))
@@ -145,8 +152,12 @@ class Encoded(Model):
     def _contributions_by_class(self, X: Array) -> Array:
         return self._as_given(self.inner._contributions_by_class(self._encoded(X)))
 
+    def _explain(self, X: Array) -> tuple[Array, Array]:
+        scores, parts = self.inner._explain(self._encoded(X))
+        return scores, self._as_given(parts)
+
     def _as_given(self, parts: Array) -> Array:
-        """Return parts [..., columns within and bias] with a column's count added to its rate."""
+        """Give what encoded columns contribute, parts [..., columns within and bias], back to those they come from."""
         out = np.concatenate([parts[..., : self.width], parts[..., -1:]], axis=-1)
         for i, j in enumerate(self._many):
             out[..., j] += parts[..., self.width + i]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -82,11 +83,25 @@ class _Linear(Model):
         out = np.empty((len(X), len(self._intercepts)))
         for start in range(0, len(X), _ROWS):
             Z = self._design.transform(X[start : start + _ROWS])
-            for k, beta in enumerate(self._coefficients):
-                out[start : start + _ROWS, k] = (Z * beta).sum(axis=1) + self._intercepts[k]
+            out[start : start + _ROWS] = self._encoded_margins(Z)
         return out
 
+    def _encoded_margins(self, Z: Array) -> Array:
+        out = np.empty((len(Z), len(self._intercepts)))
+        for k, beta in enumerate(self._coefficients):
+            out[:, k] = (Z * beta).sum(axis=1) + self._intercepts[k]
+        return out
+
+    def _predict(self, X: Array) -> Array:
+        return self._answered(self._margins(X))
+
+    @abstractmethod
+    def _answered(self, margins: Array) -> Array:
+        """From margins [n, k] to what is answered."""
+
     def _contributions(self, X: Array) -> Array:
+        if len(X) == 1:
+            return self._shares(self._design.transform(X)[0])
         return self._contributions_by_class(X)[0]
 
     def _contributions_by_class(self, X: Array) -> Array:
@@ -98,6 +113,19 @@ class _Linear(Model):
                 for j in np.flatnonzero(beta):
                     out[k, start : start + _ROWS, self._design.source[j]] += Z[:, j] * beta[j]
         return out
+
+    def _shares(self, z: Array) -> Array:
+        """Contributions [1, d + 1] of one encoded row; added up in the order in which they are for many rows."""
+        weighted = z * self._coefficients[0]
+        out: Array = np.bincount(self._design.source, weighted, self.width + 1).astype(np.float64)
+        out[-1] = self._intercepts[0]
+        return out[None]
+
+    def _explain(self, X: Array) -> tuple[Array, Array]:
+        if len(X) > 1:
+            return super()._explain(X)
+        Z = self._design.transform(X)
+        return self._answered(self._encoded_margins(Z)), self._shares(Z[0])
 
     def _importance(self) -> Array:
         standard = np.isin(self._design.kind, (VALUE, HINGE))
@@ -207,8 +235,7 @@ class LogisticRegression(_Linear):
         super()._restore(state)
         self.strength = state.header["strength"]
 
-    def _predict(self, X: Array) -> Array:
-        margins = self._margins(X)
+    def _answered(self, margins: Array) -> Array:
         if self.answer == "which":
             odds = np.exp(margins - margins.max(axis=1, keepdims=True))
             return np.asarray(odds / odds.sum(axis=1, keepdims=True))
@@ -257,8 +284,8 @@ class LinearRegression(_Linear):
         self._coefficients = np.ascontiguousarray(fitted.coef_.reshape(1, -1))
         self._intercepts = np.array([fitted.intercept_], dtype=np.float64)
 
-    def _predict(self, X: Array) -> Array:
-        margin = self._margins(X)[:, 0]
+    def _answered(self, margins: Array) -> Array:
+        margin = margins[:, 0]
         return margin if self.link == "identity" else np.exp(np.minimum(margin, _SAFE))
 
 

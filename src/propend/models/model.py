@@ -248,6 +248,19 @@ pass the columns it was fitted on, in that order
             out[rows] = parts[codes[rows], np.arange(parts.shape[1])] - parts.mean(axis=0)
         return out
 
+    def explain(self, X: npt.ArrayLike) -> tuple[Array, Array]:
+        """``predict`` and ``contributions`` at once: what both need is worked out once.
+
+        Raises
+        ------
+        ModelError
+            as both.
+        """
+        clean = self._ready(X)
+        if self.answer == "which" or not len(clean):
+            return self.predict(X), self.contributions(X)
+        return self._explain(clean)
+
     def importance(self) -> Array:
         """Each column's share of what the model uses: [d], ≥ 0, summing to 1 (or all 0)."""
         self._check_fitted()
@@ -381,6 +394,9 @@ pass the columns it was fitted on, in that order
         """[classes, n, d+1], up to what all classes of a row share."""
         raise ModelError(f"'{self.name}' scores are not a sum of columns; explain another model")
 
+    def _explain(self, X: Array) -> tuple[Array, Array]:
+        return self._predict(X), self._contributions(X)
+
     def _importance(self) -> Array:
         raise ModelError(f"'{self.name}' does not weigh its columns; ask another model")
 
@@ -428,9 +444,9 @@ pass the columns it was fitted on, in that order
                 f"X must be [rows, columns] with at least one column, got {np.shape(X)}"
             )
         for start in range(0, len(matrix), _BLOCK):
-            infinite = np.isinf(matrix[start : start + _BLOCK]).any(axis=0)
+            infinite = np.isinf(matrix[start : start + _BLOCK])
             if infinite.any():
-                column = _named(int(infinite.argmax()), columns)
+                column = _named(int(infinite.any(axis=0).argmax()), columns)
                 raise ModelError(
                     f"{column} holds an infinite value; make it a number or missing (NaN)"
                 )
@@ -562,14 +578,15 @@ def _check_codes(X: Array, shape: _Shape) -> None:
 
 def _known_codes(X: Array, categories: dict[int, int]) -> Array:
     """X with category codes never declared made missing; the caller's array is not changed."""
-    if len(X) == 1 and categories:  # all columns at once: one row is all overhead
-        columns, counts = np.array([*categories]), np.array([*categories.values()])
-        unknown = _outside(X[0, columns], counts)
-        if unknown.any():
-            X = X.copy()
-            X[0, columns[unknown]] = np.nan
-        return X
     copied = X
+    if len(X) == 1:  # plain numbers: for one row arrays are all overhead
+        for index, count in categories.items():
+            code = float(X[0, index])
+            if code == code and not (0 <= code < count and code == int(code)):
+                if copied is X:
+                    copied = X.copy()
+                copied[0, index] = np.nan
+        return copied
     for index, count in categories.items():
         unknown = _outside(X[:, index], count)
         if unknown.any():
