@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from benchmarks.quality.recommend import splits
 from benchmarks.quality.recommend.splits import DATA
 from benchmarks.quality.recommend.tables import Table, sessions_table
+from propend.errors import MissingExtraError, NotEnoughDataError
 from propend.recommend.catalog import create
 from propend.recommend.evaluate import compare, measure, per_user
 from propend.recommend.protocols import Split, data_hash
@@ -162,7 +164,7 @@ def diginetica(asked: Asked) -> list[Table]:
     """Next item of a session prefix; one seed."""
     shared = {**COSINE, "length": 20, "dropout": 0.3, "epochs": 12, "patience": 2, "tokens": 4_096}
     models: dict[str, Recommender] = {
-        name: create(name, **shared, width=96, attention_heads=None, threads=asked.threads)
+        name: create(name, **shared, width=96, threads=asked.threads)
         if name == "gru"
         else create(name, **shared, threads=asked.threads)
         for name in ("gru", "transformer")
@@ -176,14 +178,15 @@ def _maker(name: str, **settings: Any) -> Callable[[], Recommender]:
 
 
 def users(asked: Asked) -> list[Table]:
-    """Boosted trees on aggregates, on a behaviour model's columns and on both: forward folds with purge.
+    """Boosted trees on aggregates, on a behaviour model's columns, the graph's and communities', and on all: forward folds with purge.
 
     The models are pretrained on what was known before the first forward test, each without half of the users.
     """
     from benchmarks.quality.retail import TASKS, workspace
     from propend.features.derive import derive_features
     from propend.learn.behaviour import pretraining_settings
-    from propend.learn.fusion import ablation, pretrained_for
+    from propend.learn.fusion import ablation, behaviour_source, pretrained_for
+    from propend.learn.graph import graph_sources
     from propend.pipeline.predict import _informative
     from propend.tasks.cutoffs import plan_cutoffs
     from propend.tasks.frame import build_frame
@@ -207,7 +210,11 @@ def users(asked: Asked) -> list[Table]:
                 frame = _informative(
                     build_frame(shop.store, shop.schema, shop.engine, task, wanted, plan.cutoffs)
                 )
-                rows, _ = ablation(shop.store, frame, task, plan, model)
+                sources = {"behaviour": behaviour_source(shop.store, model, task.horizon.days)}
+                with suppress(MissingExtraError, NotEnoughDataError):
+                    first = min(plan.cutoffs)
+                    sources |= graph_sources(shop.store, shop.schema, shop.engine, first)
+                rows, _ = ablation(frame, task, plan, sources)
                 tables.append(
                     {
                         "data": data,
@@ -237,7 +244,7 @@ def _cdnow(place: Path) -> Any:
     from propend.pipeline.workspace import open_workspace
 
     lines = ["customer,time,event,cds,value"]
-    for line in (DATA / "cdnow" / "CDNOW_master.txt").read_text().splitlines():
+    for line in (DATA / "cdnow" / "CDNOW_master.txt").read_text().splitlines()[1:]:
         customer, day, cds, dollars = line.split()
         if float(dollars) > 0:
             when = f"{day[:4]}-{day[4:6]}-{day[6:]}T12:00:00Z"

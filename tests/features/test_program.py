@@ -63,3 +63,40 @@ def test_bits_equal(late: bool) -> None:
                     if not (np.isnan(got[i]) and np.isnan(expected[i]))
                 ]
                 assert not wrong, (n, cutoff, wrong)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_a_block_answers_as_timelines_do(zone: str) -> None:
+    from dataclasses import replace
+
+    rng = np.random.default_rng(3)
+    schema = replace(SCHEMA, zone=zone)
+    beyond = ("country", "session", "category", "cost", "month", "and none")
+    asked = [e for e in (*derive_features(schema), *map(parse, MORE)) if not any(b in str(e) for b in beyond)]  # fmt: skip
+    program = Program(asked, schema)
+    assert not program.rest
+    profile = {"age": np.array([41.0])}
+    for n in (0, 1, 3, 60):
+        for _ in range(6):
+            t = timeline(rng, n, late=True)
+            assert t.arrival is not None
+            numbers = [t.numbers[name].view(np.int64) for name in ("value", "quantity")]
+            block = np.array([t.time, t.arrival, t.seq, t.type, t.item, *numbers], np.int64).reshape(7, n)  # fmt: skip
+            given = block.copy()
+            for cutoff in (*rng.integers(0, 810 * DAY, 3), *t.time[:2]):
+                got = program.run_block(block, ("value", "quantity"), int(cutoff), lambda: profile)
+                assert got is not None
+                assert np.array_equal(got, program.run(t, int(cutoff), profile), equal_nan=True)
+            assert np.array_equal(block, given)
+    text = Program([parse("last(*.session)"), parse("count(view where category = 'b')")], schema)
+    assert text.run_block(np.zeros((7, 0), np.int64), ("value", "quantity"), 0, dict) is None
+
+
+def test_texts_that_a_program_picks_are_codes_of_the_schema() -> None:
+    asked = [parse(t) for t in ("last(*.type)", "first(view.item)", "last(*.category)", "last(*.session)", "last(*.value)")]  # fmt: skip
+    program = Program(asked, SCHEMA)
+    assert set(program.texts) == {0, 1, 2}
+    t = timeline(np.random.default_rng(2), 30, late=False)
+    got = program.run(t, 801 * DAY)
+    assert program.texts[0][int(got[0])] == SCHEMA.types[int(t.type[-1])]
+    assert program.texts[2][int(got[2])] in "abcdefg"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from propend.cli import main
 from propend.errors import ModelError, NotEnoughDataError
 from propend.events.timelines import Timelines
-from propend.learn.sequences import Coding, snapshots
+from propend.learn.sequences import Coding, histories
 from propend.names import DAY
 from propend.pipeline.workspace import Workspace, open_workspace
 from propend.tasks.cutoffs import plan_cutoffs
@@ -79,20 +80,22 @@ def everyone(shop: Workspace, cutoff: int) -> tuple[np.ndarray[Any, Any], np.nda
     return codes, np.full(len(codes), cutoff, np.int64)
 
 
-def test_snapshots_hold_what_was_known_and_no_more(shop: Workspace) -> None:
+def test_histories_hold_what_was_known_and_no_more(shop: Workspace) -> None:
     coding = Coding.of(shop.store)
     assert coding.types == tuple(shop.store.types)
     assert coding.channels == ("app", "web")
     cutoff = shop.schema.first + 50 * DAY
     codes, cutoffs = everyone(shop, cutoff)
     order = np.random.default_rng(0).permutation(len(codes))[:60]
-    made = snapshots(shop.store, coding, codes[order], cutoffs[order], 5)
+    made = histories(shop.store, coding, codes[order], cutoffs[order], 5)
     for row, code in enumerate(codes[order].tolist()):
         lines = shop.store.timelines(code % shop.store.buckets)
         own = lines.of(int(np.flatnonzero(lines.users == code)[0]))
         known = own.item[own.time < cutoff][-5:]
         assert made.user(row)["item"].tolist() == known.tolist()
         assert (made.user(row)["time"] < cutoff).all()
+        came = len({t // DAY for t in own.time[own.time < cutoff].tolist()})
+        assert made.user(row)["days"][-1:].tolist() == [came][: len(known)]
 
 
 def test_a_large_basket_is_read_in_part_and_its_worth_is_kept() -> None:
@@ -132,6 +135,28 @@ def test_vectors_do_not_know_the_future(shop: Workspace, model: Any, tmp_path: P
         )
 
 
+def test_a_cached_user_takes_one_event_and_answers_as_the_whole_history(
+    shop: Workspace, model: Any
+) -> None:
+    cutoff, later = (shop.schema.first + days * DAY for days in (60, 70))
+    codes, _ = everyone(shop, cutoff)
+    cache = model.cache(shop.store, at=cutoff)
+    whole = model.vectors(shop.store, codes, np.full(len(codes), later))
+    known = histories(shop.store, model.coding, codes, np.full(len(codes), later), 32)
+    compared = 0
+    for row, code in enumerate(codes[:60].tolist()):
+        events = known.user(row)
+        new = np.flatnonzero(events["time"] >= cutoff)
+        if code not in cache or not len(new) or len(events["item"]) == 32:
+            continue
+        for at in new:
+            event = {name: column[at].item() for name, column in events.items() if name != "days"}
+            cache.append(code, **event)
+        assert np.allclose(cache.vector(code, later), whole[row], atol=1e-4)
+        compared += 1
+    assert compared > 20
+
+
 def test_readouts_are_chances_and_order_users_by_what_they_last_saw(
     shop: Workspace, model: Any
 ) -> None:
@@ -143,7 +168,7 @@ def test_readouts_are_chances_and_order_users_by_what_they_last_saw(
     known = ~np.isnan(chances).any(axis=1)
     assert ((chances[known] >= 0) & (chances[known] <= 1)).all()
     buys = said[:, names.index("within_purchase")]
-    last = snapshots(shop.store, model.coding, codes, cutoffs, 1)
+    last = histories(shop.store, model.coding, codes, cutoffs, 1)
     wait = np.full(len(codes), np.inf)
     has = np.diff(last.offsets) > 0
     wait[has] = (cutoff - last.time) / DAY
@@ -177,6 +202,10 @@ def test_it_is_saved_loaded_and_refused_on_another_log(
     other.ingest()
     with pytest.raises(ModelError, match="which this one does not have"):
         BehaviourModel.load(tmp_path / "m", store=other.store)
+    loaded.coding = replace(loaded.coding, prints="0" * 16)
+    loaded.save(tmp_path / "turned")
+    with pytest.raises(ModelError, match="in another order"):
+        BehaviourModel.load(tmp_path / "turned", store=shop.store)
     with pytest.raises(ModelError, match="train one first"):
         BehaviourModel.load(tmp_path / "nothing")
 
@@ -184,7 +213,8 @@ def test_it_is_saved_loaded_and_refused_on_another_log(
 def test_each_half_of_the_users_is_told_by_the_model_that_has_not_seen_it(
     shop: Workspace, tmp_path: Path
 ) -> None:
-    from propend.learn.behaviour import CrossFitted, pretrain, pretraining_settings
+    from propend.learn.behaviour import pretrain, pretraining_settings
+    from propend.learn.cross_fitted import CrossFitted
     from propend.learn.fusion import behaviour_columns
     from propend.learn.sequences import half_of, read_sequences
 
@@ -215,9 +245,13 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
     assert model.until <= min(fold.test for fold in plan.folds)
     features = [parse(t) for t in ("count(purchase)", "days_since(*)", "count(view) last 30d")]
     frame = build_frame(shop.store, shop.schema, shop.engine, BUYS, features, plan.cutoffs)
-    fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model)
+    late = replace(model, until=shop.now)
+    with pytest.raises(ModelError, match="every figure would flatter"):
+        fuse(shop.store, shop.schema, frame, BUYS, plan, model=late)
+    fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model, tune=True)
     rows = {row["features"]: row for row in fusion.table}
-    assert list(rows) == ["aggregates", "behaviour", "fusion"]
+    assert list(rows) == ["aggregates", "behaviour", "fusion", "fine-tuned network"]
+    assert rows["fine-tuned network"]["auroc"] > 0.6
     assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
     assert rows["fusion"]["auroc gained"][1] > 0
     assert rows["aggregates"]["auroc gained"][0] == 0
@@ -258,10 +292,10 @@ def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path
     features = [parse("count(purchase)"), parse("days_since(*)")]
     frame = build_frame(small.store, small.schema, small.engine, BUYS, features, plan.cutoffs)
     fusion = fuse(small.store, small.schema, frame, BUYS, plan)
-    assert fusion.model is None
+    assert fusion.sources == {}
     assert "boosted trees on aggregates answer alone" in fusion.remark
     assert len(fusion.score(small.store, small.schema, small.engine, small.now)[0]) > 10
-    student, card = distil(fusion, small.store, frame)
+    student, card = distil(fusion, frame)
     assert student.columns == frame.names
     assert card["spearman"] > 0.7
 
@@ -280,9 +314,9 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     folder = shop.folder / "behaviour" / "tiny"
     seen: list[str] = []
 
-    def stop(phase: str, *_: Any) -> None:
+    def stop(phase: str, done: int, total: int | None) -> None:
         seen.append(phase)
-        if phase == "epoch 2":
+        if phase == "epochs 1 to 2 of 2" and 2 * done > (total or 0):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -299,7 +333,10 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     assert len(users) == shop.store.user_count
     assert len(users["vector"][0]) == 32
     main(["pretrain", str(shop.folder), "--size", "tiny"])
-    assert "behaviour model of" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    for words in ("behaviour model of", "users it has not learnt from", "the ten most popular"):
+        assert words in told
+    assert document["held_out"]["next_item"]["steps"] >= 30
     shop.forget("u7")
     assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()
 

@@ -9,8 +9,13 @@ import pytest
 
 import propend as pp
 from propend.errors import NotEnoughDataError
-from propend.learn.graph import GraphVectors
+from propend.expression import parse
+from propend.learn.fusion import Fusion, Source, ablation
+from propend.learn.graph import GraphVectors, community_columns
 from propend.models.graph.hetero import HeteroSettings
+from propend.tasks.cutoffs import plan_cutoffs
+from propend.tasks.frame import build_frame
+from propend.tasks.task import Task
 
 pytest.importorskip("torch", reason="needs the extra deep")
 pytestmark = pytest.mark.deep
@@ -94,6 +99,49 @@ def test_tastes_part_and_saving_keeps_them(tmp_path: Path) -> None:
         made.store, made.engine, users, np.full(80, CUT)
     )
     assert np.array_equal(again, said)
+
+
+def test_communities_as_of_each_cutoff_do_not_know_what_comes_after(tmp_path: Path) -> None:
+    pytest.importorskip("graspologic_native", reason="needs the extra graph")
+    found = []
+    for later in (5, 6):
+        made = shop(tmp_path / str(later), later)
+        found.append(community_columns(made.store, made.schema, made.engine, *asked(made)))
+    (first, names), (second, _) = found
+    assert [str(n) for n in names] == [
+        "profile.community_size", "profile.community_active", "profile.ties"
+    ]  # fmt: skip
+    assert np.array_equal(first, second)
+    assert (first[:, 0] > 10).all()
+    assert first[0, 2] > first[3, 2], "more was met by the later cutoff"
+
+
+def test_the_ablation_says_what_the_graph_adds(tmp_path: Path) -> None:
+    pytest.importorskip("graspologic_native", reason="needs the extra graph")
+    made = shop(tmp_path / "shop", 5, users=120)
+    task = Task.parse("comes", "any(view) next 7d for any(*)")
+    plan = plan_cutoffs(made.schema.first, made.now, task.horizon, folds=2)
+    frame = build_frame(
+        made.store, made.schema, made.engine, task, [parse("count(*)")], plan.cutoffs
+    )
+    vectors = GraphVectors.fit(
+        made.store, made.schema, made.engine, until=CUT - 30 * 86_400_000_000, settings=FAST
+    )
+    sources: dict[str, Source] = {
+        "graph": lambda users, cutoffs: vectors.columns(made.store, made.engine, users, cutoffs),
+        "communities": lambda users, cutoffs: community_columns(
+            made.store, made.schema, made.engine, users, cutoffs
+        ),
+    }
+    rows, fitted = ablation(frame, task, plan, sources)
+    assert [(row["features"], row["columns"]) for row in rows] == [
+        ("aggregates", 1), ("graph", 6), ("aggregates + graph", 7),
+        ("communities", 3), ("aggregates + communities", 4), ("fusion", 10),
+    ]  # fmt: skip
+    assert len(fitted.features) == 10
+    table = Fusion(fitted, sources, rows)
+    codes, scores = table.score(made.store, made.schema, made.engine, made.now)
+    assert len(codes) == len(scores) > 50
 
 
 def test_too_little(tmp_path: Path) -> None:

@@ -58,6 +58,30 @@ def test_zero_as_missing_goes_the_way_of_missing() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "settings"),
+    [
+        ("yes_no", {}),
+        ("count", {}),
+        ("amount", {}),
+        ("amount", {"loss": "quantile", "quantile": 0.7}),
+        ("count", {"loss": "tweedie"}),
+    ],
+)
+def test_a_row_alone_scores_to_lightgbms_bits(answer: str, settings: dict[str, object]) -> None:
+    rows = sample(answer, rows=1500)  # type: ignore[arg-type]
+    model = create("trees", answer, trees=60, leaves=15, threads=1, **settings).fit(**rows)  # type: ignore[arg-type]
+    rng = np.random.default_rng(1)
+    X = np.concatenate([rows["X"], np.where(rng.random((200, 4)) < 0.5, np.nan, 0.0), 1e9 * rng.normal(size=(50, 4))])  # fmt: skip
+    theirs = model.predict(X)
+    assert model._attribution is None
+    before = model.predict(X[:1])  # LightGBM's call
+    model.contributions(X[:1])
+    ours = np.concatenate([model.predict(X[i : i + 1]) for i in range(len(X))])
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(before, ours[:1])
+
+
 def test_trees_of_several_classes_are_refused() -> None:
     rows = sample("which", rows=300)
     model = create("trees", "which", trees=3, threads=1).fit(**rows)

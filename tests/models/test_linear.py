@@ -146,3 +146,23 @@ def test_a_line_does_not_go_on_beyond_what_was_seen() -> None:
     assert Design.from_state(state).high.tolist() == X.max(axis=0).tolist()
     del state.arrays["low"], state.arrays["high"]  # saved before there were bounds
     assert np.array_equal(Design.from_state(state).transform(X), model.design.transform(X))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_row_alone_is_encoded_to_the_same_bits(seed: int) -> None:
+    import propend.models.kernels  # noqa: F401 - with it loaded, a row alone has compiled code of its own
+
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(12, 60))
+    X = np.column_stack([
+        np.where(rng.random(n) < 0.2, 0.0, np.exp(3 * rng.normal(size=n))) * rng.choice([-1, 1], n), rng.normal(size=n),
+        rng.integers(0, 6, n), rng.integers(0, 2, n), np.full(n, 2.5), rng.integers(0, 3, n),
+    ])  # fmt: skip
+    X[rng.random(X.shape) < rng.choice([0.0, 0.15])] = np.nan
+    design = Design.fit(X, {2: 6, 5: 4}, int(rng.integers(0, 5)))
+    odd = np.full((2, X.shape[1]), np.nan)
+    odd[1] = [1e300, -1e200, 5.0, -0.0, 0.0, 3.0]
+    rows = np.concatenate([X, odd])
+    alone = np.concatenate([design.transform(rows[i : i + 1]) for i in range(len(rows))])
+    assert np.array_equal(alone, design.transform(rows))

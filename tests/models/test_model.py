@@ -45,7 +45,7 @@ def reseal(folder: Path, **changes: object) -> None:
     [
         ({"strenght": 1.0}, "has no setting 'strenght'; did you mean 'strength'"),
         ({"strength": -1.0}, "Expected 'float' > 0.0 - at 'strength'"),
-        ({"strength": "much"}, "Expected 'float', got 'str'"),
+        ({"strength": "much"}, "Expected 'float | null', got 'str'"),
         ({"penalty": "l3"}, "Invalid enum value 'l3'"),
     ],
 )

@@ -21,6 +21,7 @@ from propend.recommend.candidates import Examples, Pooled
 from propend.recommend.catalog import create, load
 from propend.recommend.choice import Choice
 from propend.recommend.evaluate import compare, measure
+from propend.recommend.fits import shared
 from propend.recommend.house import declared, default_chain, session_chain
 from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Interactions
@@ -386,3 +387,42 @@ def test_a_log_that_starts_too_late_says_so() -> None:
     log, _ = sample()
     with pytest.raises(NotEnoughDataError, match="at least one interaction"):
         default_chain(log).fit(log, at=log.first)
+
+
+def test_what_is_fitted_twice_alike_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, _ = sample(users=120)
+    alone = default_chain(log).fit(log)
+    learnt: list[str] = []
+    order = Hybrid._order
+
+    def counted(self: Hybrid, examples: Examples) -> None:
+        learnt.append(repr(self))
+        order(self, examples)
+
+    monkeypatch.setattr(Hybrid, "_order", counted)
+    with shared():
+        first = default_chain(log).fit(log)
+        once = len(learnt)
+        again = default_chain(log).fit(log)
+        assert len(learnt) == once > 0
+        # another history, another moment or other settings are learnt anew
+        default_chain(log).fit(log.select(np.arange(len(log)) != 5))
+        assert len(learnt) > once
+    for shelf in (first, again):
+        assert shelf.judged == alone.judged
+        assert (shelf.recommend(k=5).items == alone.recommend(k=5).items).all()
+        assert (shelf.recommend(k=5).scores == alone.recommend(k=5).scores).all()
+    learnt.clear()
+    default_chain(log).fit(log)
+    assert len(learnt) >= once, "outside the block nothing is remembered"
+
+
+def test_shared_fits_stay_apart_when_one_of_them_learns_on() -> None:
+    log, _ = sample(users=120)
+    past = log.select(log.time < np.quantile(log.time, 0.8))
+    with shared():
+        first, second = create("item_neighbours").fit(past), create("item_neighbours").fit(past)
+        before = second.recommend(k=5).scores
+        first.fit(log)
+        assert (second.recommend(k=5).scores == before).all()
+        assert not np.array_equal(first.recommend(k=5).scores, before)

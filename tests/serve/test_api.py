@@ -24,6 +24,7 @@ from propend.pipeline.workspace import open_workspace
 from propend.serve.answers import Answers
 from propend.serve.api import Api
 from propend.serve.collect import Collector
+from propend.serve.inbox import InboxError
 from propend.serve.live import Live
 from propend.serve.log import AnswerLog
 from propend.serve.models import Served
@@ -351,8 +352,15 @@ def test_health_metrics_description(site: Site) -> None:
     assert "/v1/users/{user}/predictions/{task}" in paths
 
 
-def test_health_tells_of_the_collector_the_models_and_the_log(site: Site) -> None:
+def test_health_tells_of_the_collector_the_models_and_the_log(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert site.http.get("/health").status_code == 200
+
+    def away() -> None:
+        raise InboxError("the disk is full")
+
+    monkeypatch.setattr(site.live.inbox, "check", away)
     try:
         site.collector.healthy = False
         site.live.models.faults["buys"] = "a damaged model"
@@ -364,6 +372,27 @@ def test_health_tells_of_the_collector_the_models_and_the_log(site: Site) -> Non
         site.live.log.fault = ""
     assert got.status_code == 503
     assert set(got.json()["faults"]) == {"inbox", "model buys", "log"}
+
+
+def test_health_comes_back_by_itself_once_the_inbox_can_be_written(site: Site) -> None:
+    collector = site.collector
+    collector.healthy, collector._tried = False, time.monotonic()
+    assert site.http.get("/health").status_code == 503  # it was tried a moment ago
+    collector._tried = 0.0
+    assert site.http.get("/health").status_code == 200  # without any event
+    assert collector.healthy
+
+
+def test_lag_tells_what_was_refused_and_what_was_not_kept(site: Site) -> None:
+    before = site.http.get("/lag").json()
+    events = {"events": [{"id": "odd", "user": "u1"}]}  # no type
+    got = site.http.post("/v1/events", json=events, headers={"Authorization": "Bearer key"})
+    assert got.json()["results"][0]["result"] == "refused"
+    site.live.unkept += 2
+    after = site.http.get("/lag").json()
+    site.live.unkept -= 2
+    assert after["refused"] == before["refused"] + 1
+    assert after["refused_not_kept"] == before["refused_not_kept"] + 2
 
 
 def test_an_answer_compiles_for_the_schema_it_reads(site: Site) -> None:
@@ -408,7 +437,7 @@ def test_answers_are_as_described(site: Site) -> None:
     asked += [("post", "/v1/users/{user}/decision", f"/v1/users/{user}/decision", {}) for user in ("u1", "known-7")]  # fmt: skip
     asked += [("post", "/v1/recommendations", "/v1/recommendations", {"json": {"items": ["i1"]}})]
     fact = site.http.get("/v1/users/known-7/identity").json()["facts"][0]["number"]
-    asked += [("post", "/v1/identity/{number}/undo", f"/v1/identity/{fact}/undo", {})]
+    asked += [("post", f"/v1/identity/{{number}}/{what}", f"/v1/identity/{fact}/{what}", {}) for what in ("undo", "redo")]  # fmt: skip
     event = {"type": "view", "user": "known-7", "item": "i1"}
     asked += [("post", "/v1/events", "/v1/events", {"json": {"events": [event, {"type": ""}]}, "headers": {"Authorization": "Bearer key"}})]  # fmt: skip
     seen = set()

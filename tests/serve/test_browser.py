@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from propend.serve.collect import Collector, snippet
+from propend.serve.collect import Collector
 from propend.serve.dialects import BY_NAME
 from propend.serve.dialects.port import Event
 from propend.serve.inbox import SqliteInbox
 from propend.serve.move import take
+from propend.serve.stubs import snippet
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

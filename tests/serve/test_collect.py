@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from propend.serve.collect import Collector, Limits
+from propend.serve.collect import Collector
 from propend.serve.dialects import BY_NAME
 from propend.serve.dialects.port import Event, Fact, Refused
 from propend.serve.inbox import InboxError, SqliteInbox
+from propend.serve.limits import Limits
 
 NOW = time.time()
 
@@ -371,10 +372,15 @@ def test_a_broken_disk_is_503_and_heals(server: Server, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(server.inbox, "append", broken)
+        patch.setattr(server.inbox, "check", lambda: broken(()))
         got = server.http.post("/v1/track", json=TRACK, headers=BASIC)
         assert got.status_code == 503
         assert int(got.headers["retry-after"]) >= 1
-        assert server.http.get("/health").status_code == 503
+        for tried in (server.app._tried, 0.0):  # a moment ago, and long ago
+            server.app._tried = tried
+            assert server.http.get("/health").status_code == 503
+    server.app._tried = 0.0
+    assert server.http.get("/health").status_code == 200  # by itself
     assert server.http.post("/v1/track", json=TRACK, headers=BASIC).status_code == 200
     assert server.http.get("/health").status_code == 200
 

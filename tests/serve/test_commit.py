@@ -197,3 +197,40 @@ def test_a_long_log_is_begun_again_and_nothing_is_lost(
     assert found * (256 << 10) == sent
     assert largest < sent  # it did not hold everything at once
     inbox.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system lists no descriptors")
+def test_a_flush_goes_through_sqlites_own_descriptor_and_keeps_its_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+    import subprocess
+    import sys
+
+    from propend.serve.inbox import sqlite
+
+    inbox = SqliteInbox(tmp_path)
+    inbox.append([batch(b"x")])
+    flushed: list[str] = []
+    synced = os.fdatasync
+
+    def noting(number: int) -> None:
+        flushed.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+        synced(number)
+
+    monkeypatch.setattr(sqlite.os, "fdatasync", noting)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    sqlite._flush(tmp_path / "inbox.db")
+    assert flushed == [str((tmp_path / "inbox.db").resolve())]
+    assert (
+        len(list(Path("/proc/self/fd").iterdir())) == before
+    )  # nothing was opened, so nothing is closed
+    # another process that could take the file for itself would see no lock of ours
+    alone = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=0.1); c.execute('pragma journal_mode=delete')"
+    other = subprocess.run([sys.executable, "-c", alone, str(tmp_path / "inbox.db")], capture_output=True, text=True, check=False)  # fmt: skip
+    assert "locked" in other.stderr
+    inbox.append([batch(b"y")])
+    assert [b.body for b in inbox.read(0)] == [b"x", b"y"]
+    inbox.close()
+    sqlite._flush(tmp_path / "inbox.db")  # closed: there is nothing to flush it through
+    assert len(flushed) == 1

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from propend.config import parse
 from propend.engine import connect
+from propend.errors import DataError
 from propend.events.people import links_of
 from propend.serve.dialects import BY_NAME, dialect_of
 from propend.serve.dialects.port import BadBody, Event, Fact, Request
@@ -86,6 +89,69 @@ def test_one_undo_holds_against_what_says_it_again(parts: Parts) -> None:
     assert parts.who.ids("u", START + DAY) == ("u",)
     assert parts.who.ids("u", START + HOUR - 1) == ("a", "u")
     assert len(parts.who.facts("u")) == 1
+
+
+def test_an_undone_pair_can_be_linked_again(parts: Parts, tmp_path: Path) -> None:
+    parts.put(said(1), START)
+    parts.state.refresh()
+    (fact,) = parts.who.facts("u")
+    with pytest.raises(DataError, match="no identity fact 1 that was undone"):
+        parts.who.redo(fact["number"], START + HOUR)
+    parts.who.undo(fact["number"], START + HOUR)
+    parts.who.redo(fact["number"], START + 2 * HOUR)
+    parts.put(said(2), START)  # told again: it does not hold from before
+    parts.state.refresh()
+    parts.mover.drain()
+    assert parts.who.ids("u", START + 2 * HOUR) == ("a", "u")
+    assert parts.who.ids("u", START + 2 * HOUR - 1) == ("u",)
+    assert [link.time for link in links_of(tmp_path / "live" / "identity.db")] == [START + 2 * HOUR]
+    parts.who.undo(fact["number"], START + 3 * HOUR)
+    assert parts.who.ids("u", START + 3 * HOUR) == ("u",)
+    assert parts.who.ids("u", START + 3 * HOUR - 1) == ("a", "u")
+
+
+def together(facts: list[dict[str, Any]], user: str, at: int) -> tuple[str, ...]:
+    """Who is one person with somebody at a moment, by going through all facts again and again."""
+    found = {user}
+    while True:
+        more = set(found)
+        for f in facts:
+            begun = max(f["time"], f["arrival"], f["redone"])
+            holds = begun <= at and (f["undone"] is None or f["undone"] > at)
+            if holds and {f["one"], f["other"]} & more:
+                more |= {f["one"], f["other"]}
+        if more == found:
+            return tuple(sorted(found))
+        found = more
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_what_is_remembered_of_people_is_what_the_facts_say(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    users = [f"u{i}" for i in range(7)]
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = (Identity(Path(folder) / "identity.db") for _ in range(2))
+        for _ in range(40):
+            who = ours if rng.random() < 0.7 else theirs  # another process
+            known = {f["number"]: f for u in users for f in ours.facts(u)}
+            what, at = rng.random(), int(rng.integers(0, 100))
+            if what < 0.3:
+                one, other = rng.choice(users, 2, replace=False).tolist()
+                time, arrival = rng.integers(0, 100, 2).tolist()
+                fact = Fact(time=time, arrival=arrival, kind="identify", one=one, other=other, message="m")  # fmt: skip
+                who.add([("s", fact)], durable=bool(rng.random() < 0.3))
+            elif what < 0.4 and known:
+                number = int(rng.choice([*known]))
+                (who.undo if known[number]["undone"] is None else who.redo)(number, at)
+            elif what < 0.43:
+                who.forget(str(rng.choice(users)))
+            facts = [*{f["number"]: f for u in users for f in ours.facts(u)}.values()]
+            for user in users:
+                for moment in (at, 200, int(rng.integers(0, 100))):
+                    assert ours.ids(user, moment) == together(facts, user, moment)
+        ours.close()
+        theirs.close()
 
 
 def test_the_earlier_of_two_tellings_counts(parts: Parts) -> None:

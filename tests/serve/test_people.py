@@ -137,3 +137,26 @@ def test_verbs_undo_and_the_switch(tmp_path: Path, capsys: pytest.CaptureFixture
     (folder / "propend.toml").write_text(CONFIG.replace("[live]", "[live]\njoin_ids = false"))
     assert counts() == {"u1": 1.0, "a1": 2.0, "u2": 1.0}
     assert json.loads((folder / "people" / "manifest.json").read_text())["format"]
+
+
+def test_batch_decisions_heed_what_people_refused_with_their_events(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from propend.pipeline.run import _consent
+
+    folder = tmp_path / "shop"
+    live = open_live(folder)
+    send(live, 0, anonymous="a1", type="view", consent=False)
+    send(live, 1, user="u1", anonymous="a1", type="view")
+    send(live, 2, user="u2", type="view")
+    live.tail()
+    live.move()
+    users = pa.array(["u2", "u1", "nobody"])
+    workspace = open_workspace(folder)
+    found = _consent(workspace, users)
+    assert found is not None
+    assert found.tolist() == [True, False, True]
+    assert [not live.state.denied(u, workspace.now) for u in ("u2", "u1", "nobody")] == found.tolist()  # fmt: skip
+    live.stop()
+    (folder / "propend.toml").write_text(CONFIG.replace("[live]", "[live]\njoin_ids = false"))
+    assert _consent(open_workspace(folder), users) is None or bool(_consent(open_workspace(folder), users)[1])  # type: ignore[index]  # fmt: skip

@@ -14,9 +14,10 @@ import pytest
 from propend.config import parse
 from propend.engine import connect
 from propend.serve import move as moving
-from propend.serve.collect import Collector, Limits
+from propend.serve.collect import Collector
 from propend.serve.identity import Identity
 from propend.serve.inbox import Batch, Rejected, SqliteInbox
+from propend.serve.limits import Limits
 from propend.serve.move import Mover, take
 from propend.serve.refused import replay_rejected
 

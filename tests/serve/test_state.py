@@ -333,3 +333,29 @@ def test_reading_somebody_from_the_disk_holds_up_no_answer(
     cold.join(20)
     assert answered
     assert len(state.timelines("u1")) == length + 1
+
+
+def test_moves_leave_the_memory_full_and_what_empties_it_says_so(tmp_path: Path) -> None:
+    inbox, mover, state = parts(tmp_path)
+
+    def put(n: int) -> None:
+        events = [{"id": f"{n}-{u}", "type": "view", "user": f"u{u}", "time": START + n} for u in range(20)]  # fmt: skip
+        inbox.append([Batch(START + n + 1, "shop", "own", "/", "", "", "", msgspec.json.encode({"events": events}))])  # fmt: skip
+        state.refresh()
+
+    put(0)
+    mover.drain()
+    state.refresh()
+    assert state.emptied
+    assert state.restore() == 20
+    assert not state.emptied
+    for n in (1, 2):
+        put(n)
+        mover.drain()
+        state.refresh()
+        assert (state.counts()["active_users"], state.counts()["loaded"], state.emptied) == (20, 0, False)  # fmt: skip
+    state.properties["colour"] = "text"  # a column that the timelines in memory do not have
+    state._extend_schema()
+    assert (state.counts()["active_users"], state.emptied) == (0, True)
+    assert state.restore() == 20
+    assert len(state.timelines("u3")) == 3

@@ -22,17 +22,37 @@ __all__ = ["pretrain"]
     help="Sets width, depth, heads, learning rate and batch.",
 )
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on with a broken-off run.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help="Times through the log at most; it stops earlier where held-out users gain nothing more.  [default: 60]",
+)
+@click.option(
+    "--encoder",
+    metavar="FOLDER",
+    help="A local folder with a Hugging Face text encoder for the items' names and descriptions.",
+)
 @json_option
-def pretrain(folder: str, size: str, fresh: bool, as_json: bool) -> None:
+def pretrain(
+    folder: str,
+    size: str,
+    fresh: bool,
+    epochs: int | None,
+    encoder: str | None,
+    as_json: bool,
+) -> None:
     """Learn a behaviour model from the log of DIR, into DIR/behaviour/SIZE; a run that was broken off goes on.
 
-    It leaves the model (safetensors and JSON), its curves, and the vectors of users and items as Parquet.
+    It leaves the model (safetensors and JSON), its curves, and the vectors of users and items as Parquet. From then on it
+    competes whenever propend predict or propend run answers a question.
     """
     from propend.pipeline.workspace import open_workspace
 
     workspace = open_workspace(folder)
     with progress_bar() as progress:
-        model = workspace.pretrain(size, fresh=fresh, progress=progress)
+        model = workspace.pretrain(
+            size, fresh=fresh, encoder=encoder, epochs=epochs, progress=progress
+        )
     document = {
         "folder": str(workspace.folder / "behaviour" / size),
         "size": size,
@@ -42,14 +62,57 @@ def pretrain(folder: str, size: str, fresh: bool, as_json: bool) -> None:
     emit(document, as_json, lambda: _words(document))
 
 
+SAID = {
+    "item": "next item",
+    "type": "next type",
+    "amount": "next amount",
+    "gap": "time to next",
+    "horizon": "days ahead",
+    "valid": "held out",
+    "tokens_per_second": "events/s",
+}
+"""What the columns of a run's curves are called; all but the last two are losses, lower is better."""
+
+
 def _words(document: dict[str, Any]) -> None:
     weights = sum(document["weights"].values())
     click.echo(
         f"a {document['size']} behaviour model of {weights:,} weights, best after epoch "
         f"{document['best_epoch']} of {len(document['curves'])}, {document['seconds']:.0f} s, data {document['data_hash']}"
     )
+    held = document["held_out"]
+    click.echo(f"\non {held['users']:,} users it has not learnt from:")
+    body = []
+    if "next_item" in held:
+        hit = held["next_item"]
+        body.append(
+            [
+                "next item among its first ten",
+                f"{hit['hit@10']:.1%}",
+                f"{hit['popular']:.1%}",
+                "the ten most popular items",
+                f"{hit['steps']:,} items",
+            ]
+        )
+    if "returns_30d" in held:
+        back = held["returns_30d"]
+        body.append(
+            [
+                "who returns within 30 days (AUROC)",
+                f"{back['auroc']:.3f}",
+                f"{back['silence']:.3f}",
+                "days of silence so far",
+                f"{back['moments']:,} moments",
+            ]
+        )
+    if body:
+        rows(["question", "model", "rule", "the rule", "asked"], body)
+    else:
+        click.echo("  too few of them to say how good it is")
+    click.echo("\nlosses (lower is better; held out: higher is better):")
     header = list(document["curves"][-1])
-    rows(header, [[row.get(name, "") for name in header] for row in document["curves"][-5:]])
+    named = [SAID.get(name, name) for name in header]
+    rows(named, [[row.get(name, "") for name in header] for row in document["curves"][-5:]])
     for note in document["notes"]:
         click.echo(f"note: {note}")
-    click.echo(f"written to {document['folder']}")
+    click.echo(f"\nwritten to {document['folder']}")

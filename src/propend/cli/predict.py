@@ -54,6 +54,16 @@ __all__ = ["predict"]
     metavar="SIZE",
     help="Join a behaviour model of this size (tiny, small, base, large) to the aggregates, and say what it adds.",
 )
+@click.option(
+    "--graph",
+    is_flag=True,
+    help="With --fuse: join what the graph of users and items says, too (extra graph).",
+)
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="With --fuse: also fine-tune a network on the question and say how it does (slow).",
+)
 @click.option("--seed", default=7, show_default=True)
 @click.option(
     "--search",
@@ -114,6 +124,8 @@ def predict(
     folds: int | None,
     out: str | None,
     fuse: str | None,
+    graph: bool,
+    tune: bool,
     seed: int,
     search: str | None,
     balance: bool,
@@ -185,7 +197,7 @@ def predict(
 
     workspace = open_workspace(folder)
     if fuse:
-        _fused(workspace, ask, name, folds or 3, fuse, out, as_json)
+        _fused(workspace, ask, name, folds or 3, fuse, graph, tune, out, as_json)
         return
     with progress_bar() as progress:
         prediction = workspace.predict(
@@ -308,13 +320,17 @@ def _fused(
     name: str | None,
     folds: int,
     size: str,
+    graph: bool,
+    tune: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
     from propend.pipeline.predict import write_table
 
     with progress_bar() as progress:
-        fusion, scores = workspace.fuse(ask, name=name, folds=folds, size=size, progress=progress)
+        fusion, scores = workspace.fuse(
+            ask, name=name, folds=folds, size=size, graph=graph, tune=tune, progress=progress
+        )
     task = fusion.fitted.task
     target = Path(out) if out else workspace.out / "scores" / f"{task.name}_fused.parquet"
     write_table(scores, target)
@@ -332,7 +348,7 @@ def _fused(
         click.echo(f"{task.name}: {fusion.fitted.card['protocol']}, data {document['data_hash']}")
         if fusion.remark:
             click.echo(fusion.remark)
-        else:
+        if fusion.table:
             header = [n for n in fusion.table[0] if not n.endswith(" gained")]
             main = header[2]
             body = [

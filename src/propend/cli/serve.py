@@ -61,6 +61,7 @@ def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
             "repeats": mover.repeats,
             "replayed": taken,
             "still_refused": stayed,
+            "refused_not_kept": mover.unkept,
             **inbox.counts(),
         }
     emit(
@@ -101,6 +102,8 @@ def monitor(folder: str, retrain: bool, as_json: bool) -> None:
             }  # fmt: skip
             if task["periods"]:
                 rows(list(columns.values()), [[p[k] for k in columns] for p in task["periods"]])
+            if task["drift"]:
+                click.echo("  over the task's population in the store, whoever was asked about:")
             for drift in task["drift"][:5]:
                 click.echo(
                     f"  drift: {drift['feature']} PSI {drift['psi']:.2f} (q = {drift['q']:.3g})"

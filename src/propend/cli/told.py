@@ -65,6 +65,8 @@ def tell(d: dict[str, Any]) -> None:
             click.echo(f"  {key}: {said}")
     if "future" in d:
         click.echo(f"  leak report: {d['future']['sentence']}")
+    if "behaviour" in d:
+        click.echo(f"  behaviour model: {d['behaviour']['sentence']}")
     if "profit" in d:
         judged = "the forward tests" if "forward folds" in d["protocol"] else "the folds"
         click.echo(f"  profit, judged on {judged}: {d['profit']['sentence']}")

@@ -49,10 +49,10 @@ def links_of(path: Path) -> list[Link]:
         return []
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=30, uri=True)
     try:
-        dated = any(row[1] == "arrival" for row in db.execute("pragma table_info(facts)"))
-        known = (
-            "max(time, arrival)" if dated else "time"
-        )  # a file that no server has opened since has no arrival
+        # a file that no server has opened since may lack a column
+        there = {row[1] for row in db.execute("pragma table_info(facts)")}
+        dates = [c for c in ("arrival", "redone") if c in there]
+        known = f"max({', '.join(['time', *dates])})" if dates else "time"
         query = f"select {known} as known, one, other from facts where undone is null order by known, number"
         return [Link(*row) for row in db.execute(query)]
     finally:

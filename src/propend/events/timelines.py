@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["NO_ITEM", "Column", "Timelines"]
+__all__ = ["BLOCK", "NO_ITEM", "Column", "Timelines"]
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -16,6 +16,8 @@ F64 = npt.NDArray[np.float64]
 
 NO_ITEM = -1
 """Code of an event without an item."""
+BLOCK = ("time", "arrival", "seq", "type", "item")
+"""First rows of one user's timeline as a block of int64 [rows, events]."""
 
 
 @dataclass(frozen=True)

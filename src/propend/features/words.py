@@ -58,6 +58,11 @@ def in_words(e: Expression) -> str:
     match e:
         case Aggregate():
             return _aggregate(e)
+        case Field(path=("profile", name)) if name.startswith("behaviour_"):
+            what = name.removeprefix("behaviour_").replace("_", " ")
+            plain = {"within any": "any event", "silent": "silence"}.get(what, what)
+            chance = f"the chance of {plain.removeprefix('within ')}"
+            return f"{'the value' if what == 'value' else chance} ahead, by the behaviour model"
         case Field():
             return e.path[-1].replace("_", " ")
         case Arithmetic(op="/"):

@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from propend.errors import MissingExtraError, ModelError, NotEnoughDataError
-from propend.events.durable import write_parquet
+from propend.events.durable import exclusive, sync_file
 from propend.events.store import Store
 from propend.features.schema import Schema
-from propend.learn.sequences import Coding, half_of, item_features, read_sequences, snapshots
+from propend.learn.held_out import held_out_figures
+from propend.learn.item_features import item_features
+from propend.learn.sequences import Coding, read_sequences, snapshots
 from propend.models.sequence.settings import HEADS, Settings
 from propend.models.sequence.tokens import SequenceArrays
 from propend.names import DAY, ITEM, MICROSECONDS, USER
 
-__all__ = ["BehaviourModel", "CrossFitted", "pretrain", "pretrain_in", "pretraining_settings"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from propend.models.sequence.cache import Cache
+
+__all__ = ["BehaviourModel", "pretrain", "pretrain_in", "pretraining_settings"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -38,6 +45,8 @@ LEAST_EVENTS: Final = 1_000
 LENGTHS: Final = {"tiny": 32, "small": 64, "base": 256, "large": 512}
 HELD: Final = 0.05
 """Share of the users held out, who say when to stop."""
+LEAST_HELD: Final = 40
+"""Users held out of a small log, as long as they are no more than a fifth."""
 MOST_HELD: Final = 2_000
 """Most users held out."""
 
@@ -59,9 +68,11 @@ class BehaviourModel:
         """Return the frozen vector [n, d] of each (user code, cutoff): what was known before the cutoff, as of it."""
         import torch
 
-        made = snapshots(store, self.coding, users, cutoffs, self.network.settings.length)
+        found = np.zeros((len(users), self.network.settings.width))
         with torch.no_grad():
-            found: F64 = self.network.last(made, cutoffs // MICROSECONDS).cpu().double().numpy()
+            for rows, made in snapshots(store, self.coding, users, cutoffs, self._length):
+                vectors = self.network.last(made, cutoffs[rows] // MICROSECONDS)
+                found[rows] = vectors.cpu().double().numpy()
         return found
 
     def readouts(
@@ -72,13 +83,30 @@ class BehaviourModel:
         The chance of an event of each type and of any, the chance of silence by the time-to-next head, and
         the expected value (as log(1 + value)). A user without events has NaN.
         """
+        names = self.said
+        found = np.full((len(users), len(names)), np.nan)
+        for rows, made in snapshots(store, self.coding, users, cutoffs, self._length):
+            found[rows] = self.readouts_of(made, cutoffs[rows], days)
+        return found, names
+
+    @property
+    def _length(self) -> int:
+        return int(self.network.settings.length)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The names of the readouts."""
+        names = [f"within_{name}" for name in (*self.coding.types, "any")]
+        return (*names, "silent", *(["value"] if self.coding.amounts else []))
+
+    def readouts_of(self, made: SequenceArrays, cutoffs: I64, days: float) -> F64:
+        """Return the readouts [n, columns of ``said``] of histories, each as of its cutoff; NaN for an empty one."""
         import torch
 
         from propend.models.sequence.heads import survival, ziln_mean
 
-        made = snapshots(store, self.coding, users, cutoffs, self.network.settings.length)
         has = np.diff(made.offsets) > 0
-        wait = np.zeros(len(users))
+        wait = np.zeros(len(has))
         wait[has] = (cutoffs[has] - made.time[made.offsets[1:][has] - 1]) / DAY
         with torch.no_grad():
             hidden = self.network.last(made, cutoffs // MICROSECONDS)
@@ -87,13 +115,28 @@ class BehaviourModel:
             logits, value = self.network.heads.within(hidden, waited, ahead)
             silent = survival(self.network.heads.until_next(hidden, waited), ahead)
             parts = [torch.sigmoid(logits), silent[:, None]]
-            names = [f"within_{name}" for name in (*self.coding.types, "any")] + ["silent"]
             if self.coding.amounts:
                 parts.append(torch.log1p(ziln_mean(value))[:, None])
-                names.append("value")
             found: F64 = torch.cat(parts, dim=1).cpu().double().numpy()
         found[~has] = np.nan
-        return found, tuple(names)
+        return found
+
+    def cache(self, store: Store, *, at: int, most: int = 100_000) -> Cache:
+        """Return every user's state as of a moment (UTC microseconds), ready to take in one event at a time.
+
+        ``append(user, item=…, type=…, channel=…, time=…, amount=…)`` takes the user's code, the store's item code, the places in
+        ``coding.types`` and ``coding.channels``; ``vector(user, now)`` then costs one step. The ``most`` latest users stay.
+        """
+        from propend.models.sequence.cache import Cache
+
+        made = Cache(self.network, most=most)
+        for bucket in sorted(store.manifest.runs):
+            users = store.timelines(bucket).users.astype(np.int64)
+            when = np.full(len(users), at, np.int64)
+            for rows, known in snapshots(store, self.coding, users, when, self._length):
+                for place in np.flatnonzero(np.diff(known.offsets) > 0).tolist():
+                    made.warm(int(users[rows[place]]), known, place)
+        return made
 
     def item_vectors(self) -> F64:
         """Return the vector [items, d] of each item code, as next-item scores take them."""
@@ -104,19 +147,20 @@ class BehaviourModel:
         return found
 
     def export(self, store: Store, schema: Schema, folder: Path) -> None:
-        """Write ``users.parquet`` (as of the log's end) and ``items.parquet``: an id and its vector a row."""
-        import pyarrow as pa
+        """Write ``users.parquet`` (as of the log's end, bucket by bucket) and ``items.parquet``: an id and its vector a row."""
+        now = schema.last + 1
 
-        codes = np.concatenate([store.timelines(b).users for b in sorted(store.manifest.runs)])
-        moments = np.full(len(codes), schema.last + 1, np.int64)
-        for name, ids, vectors in (
-            (USER, store.names_of(codes), self.vectors(store, codes, moments)),
-            (ITEM, schema.item_ids[: self.coding.items], self.item_vectors()),
-        ):
-            flat = pa.array(vectors.astype(np.float32).ravel())
-            lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-            table = pa.table({name: pa.array(ids, pa.string()), "vector": lists})
-            write_parquet(table, folder / f"{name}s.parquet", dictionary=False)
+        def users() -> Iterator[pa.Table]:
+            for bucket in sorted(store.manifest.runs):
+                codes = store.timelines(bucket).users.astype(np.int64)
+                vectors = self.vectors(store, codes, np.full(len(codes), now, np.int64))
+                yield _table_of(USER, store.names_of(codes), vectors)
+
+        _write_parts(users(), folder / f"{USER}s.parquet")
+        known = schema.item_ids[: self.coding.items]
+        _write_parts(
+            iter([_table_of(ITEM, known, self.item_vectors())]), folder / f"{ITEM}s.parquet"
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the model to a folder: safetensors, JSON, and the training curves as a picture."""
@@ -125,7 +169,7 @@ class BehaviourModel:
         place = Path(folder)
         more = {"coding": asdict(self.coding), "until": self.until, "run": self.run}
         checkpoint.save(self.network, place, **more)
-        draw_curves(self.run["curves"], place / "curves.svg")
+        draw_curves(self.run["curves"], place / "curves.svg", self.run["best_epoch"])
 
     @classmethod
     def load(cls, folder: str | Path, *, store: Store | None = None) -> BehaviourModel:
@@ -145,47 +189,12 @@ class BehaviourModel:
                 f"the model in {folder} is no behaviour model ({error}); run propend pretrain"
             ) from None
         if store is not None:
-            unknown = [name for name in coding.types if name not in store.types]
-            if unknown or coding.items > len(store.item_ids()):
-                what = f"the event type {unknown[0]!r}" if unknown else f"{coding.items} items"
+            what = coding.refused(store)
+            if what:
                 raise ModelError(
-                    f"the model in {folder} was trained on a log with {what}, which this one does not have; "
-                    "run propend pretrain on this log"
+                    f"the model in {folder} was trained on a log with {what}; run propend pretrain on this log"
                 )
         return made
-
-
-@dataclass
-class CrossFitted:
-    """Two models, each pretrained without the users it answers for: ``models[h]`` has not seen half ``h``.
-
-    Boosted trees learn at cutoffs that lie inside the pretraining; from a model that has seen those
-    users' futures they would learn to trust it more than it deserves at later cutoffs. The two differ in
-    what their vectors mean, so only their readouts may stand in one column.
-    """
-
-    models: tuple[BehaviourModel, BehaviourModel]
-
-    @property
-    def until(self) -> int:
-        """The moment up to which they have seen the log."""
-        return max(model.until for model in self.models)
-
-    def readouts(
-        self, store: Store, users: I64, cutoffs: I64, days: float
-    ) -> tuple[F64, tuple[str, ...]]:
-        """Return the readouts of each (user code, cutoff) by the model that has not seen the user."""
-        half = half_of(users)
-        found: F64 | None = None
-        names: tuple[str, ...] = ()
-        for h, model in enumerate(self.models):
-            rows = np.flatnonzero(half == h)
-            said, names = model.readouts(store, users[rows], cutoffs[rows], days)
-            if found is None:
-                found = np.full((len(users), said.shape[1]), np.nan)
-            found[rows] = said
-        assert found is not None
-        return found, names
 
 
 def pretraining_settings(size: str = "small", **changes: Any) -> Settings:
@@ -201,7 +210,7 @@ def pretraining_settings(size: str = "small", **changes: Any) -> Settings:
         tasks=HEADS,
         dropout=0.2 if size in ("tiny", "small") else 0.1,
         average=0.99,
-        epochs=30,
+        epochs=60,
         patience=3,
     ).resolved()
     return replace(plain, **changes).resolved()
@@ -216,6 +225,7 @@ def pretrain(
     folder: Path | None = None,
     settings: Settings | None = None,
     leave: int | None = None,
+    encoder: str | None = None,
     progress: Progress | None = None,
 ) -> BehaviourModel:
     """Pretrain a behaviour model on what a store knew before ``until`` (UTC microseconds, default: everything).
@@ -226,6 +236,8 @@ def pretrain(
         where the run is kept while it lasts, so that it can be resumed; a run that was broken off goes on.
     leave
         a half of the users (``half_of``) that is not learnt from.
+    encoder
+        a local folder with a Hugging Face text encoder for what items are called; without it their characters are hashed.
 
     Raises
     ------
@@ -235,16 +247,19 @@ def pretrain(
         without torch.
     """
     training = _library()
+    from propend.models.sequence.held_out import held_out_loss
+
     moment = schema.last + 1 if until is None else until
     chosen = pretraining_settings(size) if settings is None else settings.resolved()
     coding = Coding.of(store)
-    features = item_features(schema)
+    features = item_features(store, schema, until=moment, encoder=encoder)
     vocabulary = coding.vocabulary(features)
     if chosen.loss == "full" and vocabulary.items > 30_000:
         chosen = replace(chosen, loss="sampled", negatives=2_048, negative_power=0.5)
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) if folder is None else folder
-        hold = float(np.clip(MOST_HELD / max(store.user_count, 1), 0.0, HELD))
+        count = max(store.user_count, 1)
+        hold = min(max(HELD, min(LEAST_HELD / count, 0.2)), MOST_HELD / count)
         shown, held = read_sequences(
             store,
             coding,
@@ -254,18 +269,20 @@ def pretrain(
             leave=leave,
             progress=progress,
         )
-        _check_enough(shown)
+        _check_enough(shown, held)
         run = training.train(
             shown,
             vocabulary,
             chosen,
             features=features,
-            judge=training.held_out_loss(held, chosen),
+            judge=held_out_loss(held, chosen) if (np.diff(held.offsets) > 1).any() else None,
             folder=None if folder is None else folder / "run",
             checkpoint_every=500,
             progress=progress,
         )
-    return BehaviourModel(run.network.cpu(), coding, moment, run.summary())
+        network = run.network.cpu()
+        more = {"held_out": held_out_figures(network, shown, held), "encoder": encoder}
+    return BehaviourModel(network, coding, moment, run.summary() | more)
 
 
 def pretrain_in(
@@ -275,50 +292,100 @@ def pretrain_in(
     size: str = "small",
     *,
     fresh: bool = False,
+    encoder: str | None = None,
+    epochs: int | None = None,
     progress: Progress | None = None,
 ) -> BehaviourModel:
-    """Pretrain a size and keep it in ``home/SIZE``: the model, its curves and figures, and vectors as tables.
+    """Pretrain a size for at most ``epochs`` and keep it in ``home/SIZE``: the model, its curves and figures, and vectors as tables.
 
     While it lasts the run lies in ``home/SIZE/training``, with a copy of the log; it is taken up from there if it
     was broken off (``fresh``: begun anew), and removed when the model is written.
     """
     settings = pretraining_settings(size)
+    if epochs is not None:
+        settings = replace(settings, epochs=epochs)
     place = home / size
-    if fresh:
-        shutil.rmtree(place / "training", ignore_errors=True)
-    made = pretrain(
-        store, schema, size=size, folder=place / "training", settings=settings, progress=progress
-    )
-    made.save(place)
-    made.export(store, schema, place)
-    shutil.rmtree(place / "training")
+    with exclusive(place, f"the behaviour model {size!r}"):
+        if fresh:
+            shutil.rmtree(place / "training", ignore_errors=True)
+        made = pretrain(
+            store, schema, size=size, folder=place / "training", settings=settings,
+            encoder=encoder, progress=progress,
+        )  # fmt: skip
+        made.save(place)
+        made.export(store, schema, place)
+        shutil.rmtree(place / "training")
     return made
 
 
-def _check_enough(data: SequenceArrays) -> None:
-    able = int((np.diff(data.offsets) >= 2).sum())
-    if able < LEAST_USERS or len(data) < LEAST_EVENTS:
+def _check_enough(*parts: SequenceArrays) -> None:
+    able = sum(int((np.diff(data.offsets) >= 2).sum()) for data in parts)
+    events = sum(map(len, parts))
+    if able < LEAST_USERS or events < LEAST_EVENTS:
         raise NotEnoughDataError(
-            f"the log has {len(data):,} events of {able:,} users with two or more; a behaviour model needs "
+            f"the log has {events:,} events of {able:,} users with two or more; a behaviour model needs "
             f"{LEAST_EVENTS:,} events of {LEAST_USERS} such users: boosted trees on aggregates (propend predict) do without"
         )
 
 
-def draw_curves(curves: list[dict[str, float]], path: Path) -> None:
-    """Draw the losses of a run, one panel for each, against epochs, as SVG."""
+def _table_of(name: str, ids: Any, vectors: F64) -> pa.Table:
+    import pyarrow as pa
+
+    flat = pa.array(vectors.astype(np.float32).ravel())
+    lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return pa.table({name: pa.array(ids, pa.string()), "vector": lists})
+
+
+def _write_parts(parts: Iterator[pa.Table], path: Path) -> None:
+    """Write tables one behind the other; the file appears whole or not at all."""
+    import pyarrow.parquet as pq
+
+    draft, writer = path.with_name(f".{path.name}.part"), None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        writer = writer or pq.ParquetWriter(
+            draft, part.schema, compression="lz4", use_dictionary=False
+        )
+        writer.write_table(part)
+    if writer is not None:
+        writer.close()
+        sync_file(draft)
+        draft.replace(path)
+
+
+CURVES: Final = {
+    "item": "loss of the next item",
+    "type": "loss of the next type",
+    "amount": "loss of the next amount",
+    "gap": "loss of the time to next",
+    "horizon": "loss of the days ahead",
+    "contrast": "loss of the contrast",
+    "valid": "held-out users (higher is better)",
+}
+
+
+def draw_curves(curves: list[dict[str, float]], path: Path, best: int = 0) -> None:
+    """Draw the losses of a run, one panel for each, against epochs, as SVG; a line marks the ``best`` epoch."""
     from matplotlib.figure import Figure
 
-    names = [n for n in curves[-1] if n not in ("epoch", "tokens_per_second")] if curves else []
+    names = [n for n in CURVES if curves and n in curves[-1]]
     if not names:
         return
-    figure = Figure(figsize=(3 * len(names), 2.4), layout="constrained")
-    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+    across = min(len(names), 3)
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(3.2 * across, 2.3 * down), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(down, across)).ravel()
+    for axis, name in zip(axes, names, strict=False):
         rows = [row for row in curves if name in row]
         axis.plot([row["epoch"] for row in rows], [row[name] for row in rows], color="#2a6f97")
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("epoch", fontsize=8)
+        if best:
+            axis.axvline(best, color="#bbbbbb", linewidth=1, zorder=0)
+        axis.set_title(CURVES[name], fontsize=9)
+        axis.set_xlabel("epoch; the line is the one kept" if best else "epoch", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
     figure.savefig(path, format="svg")
 
 

@@ -181,8 +181,8 @@ class VennAbers(Calibrator):
     def bounds(self, p: npt.ArrayLike) -> tuple[Array, Array]:
         """The lower and upper probability [n] of scores [n]."""
         scores = np.asarray(p, dtype=np.float64)
-        left = np.searchsorted(self.x, scores, side="left")
-        tied = (left < len(self.x)) & (self.x[np.minimum(left, len(self.x) - 1)] == scores)
+        left = self.x.searchsorted(scores, side="left")
+        tied = self.x.take(left, mode="clip") == scores  # beyond the last: the last, which is less
         slot = 2 * left + tied
         return self.low[slot], self.high[slot]
 
@@ -365,7 +365,7 @@ def _units(groups: npt.ArrayLike | None, rows: int) -> tuple[npt.NDArray[np.int6
 
 
 def _logit(p: npt.ArrayLike) -> Array:
-    held = np.clip(np.asarray(p, dtype=np.float64), _TINY, 1 - _TINY)
+    held = np.minimum(np.maximum(np.asarray(p, dtype=np.float64), _TINY), 1 - _TINY)
     return cast("Array", np.log(held) - np.log1p(-held))
 
 

@@ -13,6 +13,7 @@ from propend.features.words import in_words
 from propend.learn.calibration import Calibrator
 from propend.learn.intervals import bounds
 from propend.models.model import Model
+from propend.tasks.frame import More
 from propend.tasks.task import Task
 
 __all__ = ["Fitted", "Reason"]
@@ -45,6 +46,8 @@ class Fitted:
     card: dict[str, Any] = field(default_factory=dict)
     tests: dict[str, Any] = field(default_factory=dict, repr=False)
     """Out-of-time rows: ``truth``, ``user``, ``fold`` and the scores of ``champion`` and of every model; not saved."""
+    beside: More | None = field(default=None, repr=False, compare=False)
+    """What makes those features that are not the language's, where the model reads any."""
     _texts: dict[int, tuple[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -54,7 +57,9 @@ class Fitted:
 
     def score(self, X: F64) -> F64:
         """Return calibrated probabilities, expected amounts or days [n], or probabilities [n, classes]."""
-        raw = self.model.predict(X)
+        return self._calibrated(self.model.predict(X))
+
+    def _calibrated(self, raw: F64) -> F64:
         if self.task.answer == "yes_no":
             return self.calibrator.apply(raw)
         least = self.task.least
@@ -86,9 +91,22 @@ class Fitted:
         """
         try:
             of = self.model.predict(X).argmax(axis=1) if self.task.answer == "which" else None
-            parts = self.model.contributions(X, of)[:, :-1]
+            parts = self.model.contributions(X, of)
         except Exception:  # a model without contributions has no reasons to give
             return [[] for _ in range(len(X))]
+        return self._strongest(X, parts[:, :-1], most)
+
+    def explained(self, X: F64, most: int = 3) -> tuple[F64, list[list[Reason]]]:
+        """Return ``score`` and ``reasons`` at once: what both need is worked out once."""
+        if self.task.answer == "which":
+            return self.score(X), self.reasons(X, most)
+        try:
+            raw, parts = self.model.explain(X)
+        except Exception:
+            return self.score(X), [[] for _ in range(len(X))]
+        return self._calibrated(raw), self._strongest(X, parts[:, :-1], most)
+
+    def _strongest(self, X: F64, parts: F64, most: int) -> list[list[Reason]]:
         top = np.argsort(-np.abs(parts), axis=1)[:, :most]
         return [
             [

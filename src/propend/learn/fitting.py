@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from propend.models import catalog
 from propend.models.model import Answer, Model, Validation
 from propend.tasks.frame import Frame
 
-__all__ = ["MANY", "Rows", "class_weights", "fit_model", "refit_settings", "rounds_of"]
+__all__ = ["MANY", "Rows", "class_weights", "fit_model", "refit_settings"]
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -91,15 +92,26 @@ def fit_model(
         columns=rows.columns,
         categories=rows.categories,
         validation=validation,
+        groups=rows.users,
         seed=seed,
     )
 
 
-def rounds_of(model: Model) -> int:
-    """Return how many trees a model kept; 0 where it has none."""
-    return int(getattr(model, "rounds", 0))
+def refit_settings(settings: dict[str, Any], *settled: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings for all rows, with what held-out slices settled (``Model.settled``, one a slice).
 
+    As many trees as the slice that wanted most, and a tenth more for the extra rows; the middle penalty.
 
-def refit_settings(settings: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Return settings for all rows: as many trees as the held-out slice asked for, and a tenth more for the extra rows."""
-    return {**settings, "trees": max(10, round(1.1 * rounds))} if rounds else settings
+    >>> refit_settings({"leaves": 8}, {"trees": 100}, {"trees": 60})
+    {'leaves': 8, 'trees': 110}
+    >>> refit_settings({}, {"strength": 3.0}, {"strength": 300.0}, {"strength": 30.0})
+    {'strength': 30.0}
+    """
+    again = dict(settings)
+    trees = [found["trees"] for found in settled if found.get("trees")]
+    strengths = sorted(found["strength"] for found in settled if "strength" in found)
+    if trees:
+        again["trees"] = max(10, round(1.1 * max(trees)))
+    if strengths:
+        again["strength"] = strengths[len(strengths) // 2]
+    return again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.engine import Engine
-from propend.errors import NotEnoughDataError
+from propend.errors import ModelError, NotEnoughDataError
 from propend.events.store import Store
-from propend.expression.nodes import Expression, Field
+from propend.expression.nodes import Expression
 from propend.features.schema import Schema
 from propend.learn import metrics
-from propend.learn.behaviour import BehaviourModel, CrossFitted, pretrain
-from propend.learn.sequences import snapshots
+from propend.learn.behaviour import BehaviourModel, pretrain
+from propend.learn.cross_fitted import CrossFitted, fields_of
+from propend.learn.sequences import histories, snapshots
 from propend.learn.train import Fitted, train
 from propend.models import catalog
 from propend.models.model import Model
@@ -27,8 +28,11 @@ from propend.tasks.task import Task
 
 __all__ = [
     "Fusion",
+    "Source",
+    "Tuner",
     "ablation",
     "behaviour_columns",
+    "behaviour_source",
     "distil",
     "fine_tune",
     "fuse",
@@ -38,6 +42,8 @@ __all__ = [
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int | None], None]
+Source = Callable[[I64, I64], tuple[F64, tuple[Expression, ...]]]
+"""From user codes and cutoffs [n] to further columns [n, d], known before each cutoff, and what they are called."""
 
 LEAST_ROWS: Final = 100
 """Fewest labelled rows that fine-tuning accepts."""
@@ -81,53 +87,40 @@ def behaviour_columns(
     First the readouts of its heads for the ``days`` ahead, then, for a model that is one, its frozen vector.
     """
     said, names = model.readouts(store, users, cutoffs, days)
-    parts, labels = [said], [f"behaviour_{name}" for name in names]
+    parts, labels = [said], [*names]
     if isinstance(model, BehaviourModel):
         frozen = model.vectors(store, users, cutoffs)
         parts.append(frozen)
-        labels += [f"behaviour_{i}" for i in range(frozen.shape[1])]
-    return np.hstack(parts), tuple(Field(("profile", _word(label))) for label in labels)
+        labels += [str(i) for i in range(frozen.shape[1])]
+    return np.hstack(parts), fields_of(labels)
 
 
-def _word(label: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in label)
-
-
-def beside(
-    frame: Frame, columns: F64, names: tuple[Expression, ...], *, alone: bool = False
-) -> Frame:
-    """Return a frame with further columns on the right, or with them ``alone``."""
-    if alone:
-        return replace(frame, X=np.asfortranarray(columns), features=names, categories={})
-    X = np.asfortranarray(np.hstack([frame.X, columns]))
-    return replace(frame, X=X, features=(*frame.features, *names))
+def behaviour_source(store: Store, model: BehaviourModel | CrossFitted, days: float) -> Source:
+    """Return ``behaviour_columns`` of a model as a source."""
+    return lambda users, cutoffs: behaviour_columns(model, store, users, cutoffs, days)
 
 
 @dataclass
 class Fusion:
-    """A task answered by boosted trees on aggregates and behaviour columns; ``table`` says what each part adds."""
+    """A task answered by boosted trees on aggregates and the columns of ``sources``; ``table`` says what each part adds."""
 
     fitted: Fitted
-    model: BehaviourModel | CrossFitted | None
+    sources: dict[str, Source]
     table: list[dict[str, Any]]
     remark: str = ""
+
+    def rows(self, X: F64, users: I64, cutoffs: I64) -> F64:
+        """Return aggregates [n, d] of (user code, cutoff) with the sources' columns behind them."""
+        return np.hstack([X, *(source(users, cutoffs)[0] for source in self.sources.values())])
 
     def score(self, store: Store, schema: Schema, engine: Engine, now: int) -> tuple[I64, F64]:
         """Return user codes and scores of everyone in the task's population at ``now``."""
         fitted = self.fitted
-        own = fitted.features
-        count = 0
-        if self.model is not None:
-            count = sum(1 for f in own if str(f).startswith("profile.behaviour_"))
-        asked = scoring_frame(
-            store, schema, engine, fitted.task, own[: len(own) - count], now, fitted.categories
-        )
-        X = asked.X
-        if self.model is not None:
-            days = fitted.task.horizon.days
-            columns, _ = behaviour_columns(self.model, store, asked.user, asked.cutoff, days)
-            X = np.hstack([X, columns])
-        return asked.user, fitted.score(X)
+        none = np.zeros(0, np.int64)
+        added = sum(len(source(none, none)[1]) for source in self.sources.values())
+        own = fitted.features[: len(fitted.features) - added]
+        asked = scoring_frame(store, schema, engine, fitted.task, own, now, fitted.categories)
+        return asked.user, fitted.score(self.rows(asked.X, asked.user, asked.cutoff))
 
 
 def fuse(
@@ -139,74 +132,115 @@ def fuse(
     *,
     model: BehaviourModel | CrossFitted | None = None,
     size: str = "small",
+    more: Mapping[str, Source] | None = None,
+    tune: bool = False,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> Fusion:
-    """Answer a task by fusion, the default: boosted trees on the frame's aggregates and the model's columns.
+    """Answer a task by boosted trees on the frame's aggregates and the model's columns together.
 
     Without a ``model`` two are pretrained on what was known before the first forward test, each without half of the
-    users. A model that has seen the rows' users is only safe for rows at cutoffs from its ``until`` on. A log too short
-    for one is answered by the trees on aggregates alone, and ``remark`` says so.
+    users. A model that has seen the rows' users is only safe for rows at cutoffs from its ``until`` on. ``more`` are further
+    columns (``learn.graph``). With ``tune`` a network is fine-tuned on the question in every fold, for the table alone. A log too short for a behaviour model is answered without, and ``remark`` says so.
     """
+    sources, remark, tuner = dict(more or {}), "", None
     try:
         known = model or pretrained_for(store, schema, plan, size=size, progress=progress)
+        sources = {"behaviour": behaviour_source(store, known, task.horizon.days)} | sources
     except NotEnoughDataError as error:
-        fitted = train(frame, task, plan, models=_trees(task), seed=seed, progress=progress)
-        return Fusion(fitted, None, [], f"{error}; boosted trees on aggregates answer alone")
-    table, fitted = ablation(store, frame, task, plan, known, seed=seed, progress=progress)
-    return Fusion(fitted, known, table)
+        remark = f"{error}; boosted trees on aggregates answer alone"
+        if not sources:
+            fitted = train(frame, task, plan, models=_trees(task), seed=seed, progress=progress)
+            return Fusion(fitted, {}, [], remark)
+    else:
+        if known.until > min(fold.test for fold in plan.folds):
+            raise ModelError(
+                "the behaviour model has seen what came after the first forward test, so every figure would flatter; "
+                "pretrain it with until= that test, or leave it out"
+            )
+        if tune:
+            network = known.models[0] if isinstance(known, CrossFitted) else known
+            tuner = Tuner(network, store, frame, task)
+    table, fitted = ablation(frame, task, plan, sources, tuner=tuner, seed=seed, progress=progress)
+    return Fusion(fitted, sources, table, remark)
 
 
 def ablation(
-    store: Store,
     frame: Frame,
     task: Task,
     plan: Plan,
-    model: BehaviourModel | CrossFitted,
+    sources: Mapping[str, Source],
     *,
+    tuner: Tuner | None = None,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[list[dict[str, Any]], Fitted]:
-    """Train boosted trees on aggregates, on a behaviour model's frozen columns, and on both; return the rows and the fusion.
+    """Train boosted trees on aggregates, on each source's columns alone, on both, and on all; return the rows and the last.
 
-    All three see the same rows, folds and seed. Each row has its metrics over all forward test rows, and the
+    With a ``tuner`` a row says how a network fine-tuned on the question does by itself.
+
+    All see the same rows, folds and seed. Each row has its metrics over all forward test rows, and the
     difference from the aggregates with a 95 % interval by bootstrap over users.
     """
-    columns, names = behaviour_columns(model, store, frame.user, frame.cutoff, task.horizon.days)
-    sets = {
-        "aggregates": frame,
-        "behaviour": beside(frame, columns, names, alone=True),
-        "fusion": beside(frame, columns, names),
-    }
+    added = {name: source(frame.user, frame.cutoff) for name, source in sources.items()}
+    sets = {"aggregates": frame}
+    for name, (columns, features) in added.items():
+        alone = np.asfortranarray(columns)
+        sets[name] = replace(frame, X=alone, features=features, categories={})
+        if len(added) > 1:
+            sets[f"aggregates + {name}"] = frame.beside(columns, features)
+    sets["fusion"] = frame
+    for columns, features in added.values():
+        sets["fusion"] = sets["fusion"].beside(columns, features)
     yes_no = task.answer == "yes_no"
     judged = (
         [metrics.auroc, metrics.average_precision, metrics.log_loss]
         if yes_no
         else [metrics.rmse, metrics.mae, metrics.gini]
     )
+    found = {
+        name: train(chosen, task, plan, models=_trees(task), seed=seed, progress=progress)
+        for name, chosen in sets.items()
+    }
+    base = found["aggregates"].tests
+    said = {
+        name: (sets[name].X.shape[1], fitted.tests["champion"]) for name, fitted in found.items()
+    }
+    if tuner is not None:
+        said["fine-tuned network"] = (0, tuner.tests(plan, base["row"], seed))
     rows: list[dict[str, Any]] = []
-    base: dict[str, Any] = {}
-    fitted: Fitted | None = None
-    for name, chosen in sets.items():
-        fitted = train(chosen, task, plan, models=_trees(task), seed=seed, progress=progress)
-        tests = fitted.tests
-        base = base or tests
-        row: dict[str, Any] = {"features": name, "columns": chosen.X.shape[1]}
+    for name, (columns, scores) in said.items():
+        row: dict[str, Any] = {"features": name, "columns": columns}
         for metric in judged:
-            row[metric.__name__] = float(metric(tests["truth"], tests["champion"]))
+            row[metric.__name__] = float(metric(base["truth"], scores))
             gain = metrics.bootstrap_difference(
-                metric,
-                tests["truth"],
-                tests["champion"],
-                base["champion"],
-                groups=tests["user"],
-                n=200,
-                seed=seed,
-            )
+                metric, base["truth"], scores, base["champion"],
+                groups=base["user"], n=200, seed=seed,
+            )  # fmt: skip
             row[f"{metric.__name__} gained"] = [gain.value, gain.low, gain.high]
         rows.append(row)
-    assert fitted is not None
-    return rows, fitted
+    return rows, found["fusion"]
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """A behaviour model to be fine-tuned on a frame's question, fold by fold."""
+
+    model: BehaviourModel
+    store: Store
+    frame: Frame
+    task: Task
+
+    def tests(self, plan: Plan, rows: I64, seed: int) -> F64:
+        """Return the scores of test ``rows``, each by a network fine-tuned on its fold's training rows."""
+        frame, found = self.frame, np.empty(len(rows))
+        asked = {fold.test: fold for fold in plan.folds}
+        for cutoff in np.unique(frame.cutoff[rows]).tolist():
+            learnt = frame.at(asked[cutoff].train)
+            score = fine_tune(self.model, self.store, frame, self.task, learnt, seed=seed)
+            test = np.flatnonzero(frame.cutoff[rows] == cutoff)
+            found[test] = score(self.store, frame.user[rows[test]], frame.cutoff[rows[test]])
+        return found
 
 
 def _trees(task: Task) -> tuple[tuple[str, dict[str, Any]], ...]:
@@ -247,7 +281,7 @@ def fine_tune(
         )
     length = model.network.settings.length
     yes_no = task.answer == "yes_no"
-    data = snapshots(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
+    data = histories(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
     moments, y = (
         frame.cutoff[asked] // MICROSECONDS,
         torch.as_tensor(frame.y[asked], dtype=torch.float32),
@@ -288,29 +322,23 @@ def fine_tune(
         parts.eval()
 
     def score(store: Store, users: I64, cutoffs: I64) -> F64:
-        made = snapshots(store, model.coding, users, cutoffs, length)
+        found = np.empty(len(users))
         with torch.no_grad():
-            out = head(network.last(made, cutoffs // MICROSECONDS))
-            found = torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)
-        return np.asarray(found.numpy(), np.float64)
+            for rows, made in snapshots(store, model.coding, users, cutoffs, length):
+                out = head(network.last(made, cutoffs[rows] // MICROSECONDS))
+                found[rows] = (torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)).numpy()
+        return found
 
     return score
 
 
-def distil(
-    fusion: Fusion, store: Store, frame: Frame, *, seed: int = 7
-) -> tuple[Model, dict[str, float]]:
+def distil(fusion: Fusion, frame: Frame, *, seed: int = 7) -> tuple[Model, dict[str, float]]:
     """Teach boosted trees on the aggregates alone to answer as the fusion does; return them and how well they do.
 
     The student explains itself and is served without the network. It learns on the earlier rows of ``frame`` and
     is compared with the teacher on those of its last cutoff: ``spearman``, and ``rmse`` beside the spread of the teacher.
     """
-    X = frame.X
-    if fusion.model is not None:
-        days = fusion.fitted.task.horizon.days
-        columns, _ = behaviour_columns(fusion.model, store, frame.user, frame.cutoff, days)
-        X = np.hstack([frame.X, columns])
-    wanted = fusion.fitted.score(X)
+    wanted = fusion.fitted.score(fusion.rows(frame.X, frame.user, frame.cutoff))
     test = frame.cutoff == frame.cutoff.max()
     categories = {j: len(values) for j, values in frame.categories.items() if values}
     student = catalog.create("trees", "amount").fit(

@@ -14,12 +14,14 @@ from propend.errors import NotEnoughDataError
 from propend.events.store import Store
 from propend.events.timelines import Column
 from propend.expression.nodes import Expression, Field
+from propend.features.communities import COLUMNS, Communities
 from propend.features.schema import Schema
+from propend.learn.fusion import Source
 from propend.models import storage
 from propend.models.graph.hetero import Heterogeneous, HeteroSettings, fit_heterogeneous
 from propend.models.storage import State
 
-__all__ = ["GraphVectors"]
+__all__ = ["GraphVectors", "community_columns", "graph_sources"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -114,6 +116,59 @@ class GraphVectors:
         network = Heterogeneous(a["own"], a["value"], weight, depth)
         states = [a[f"state.{step}"] for step in range(depth + 1)]
         return cls(network, states, a["per_item"], int(state.header["until"]))
+
+
+def graph_sources(store: Store, schema: Schema, engine: Engine, until: int) -> dict[str, Source]:
+    """Return what the graph says of (user code, cutoff) as sources of further columns: ``graph`` and ``communities``.
+
+    The graph's network knows nothing from ``until`` (the earliest cutoff of a frame) on, so that no vector knows how a row
+    ended. Raises ``MissingExtraError`` without torch or the extra ``graph``, ``NotEnoughDataError`` for too small a graph.
+    """
+    vectors = GraphVectors.fit(store, schema, engine, until=until)
+    Communities.of_store(
+        store, schema, engine, at=until
+    )  # what is missing is said before anything is trained
+    return {
+        "graph": lambda users, cutoffs: vectors.columns(store, engine, users, cutoffs),
+        "communities": lambda users, cutoffs: community_columns(
+            store, schema, engine, users, cutoffs
+        ),
+    }
+
+
+def community_columns(
+    store: Store, schema: Schema, engine: Engine, users: I64, cutoffs: I64
+) -> tuple[F64, tuple[Expression, ...]]:
+    """Return of each (user code, cutoff) how large the user's community is, what share of its others is active, and the ties.
+
+    Communities are found anew as of every cutoff, in the items met before it. Active is whose last event before the
+    cutoff is no older than the median user's. A community's number means nothing at another cutoff and is no column.
+    """
+    found = np.full((len(users), len(COLUMNS) - 1), np.nan)
+    for cutoff in np.unique(cutoffs).tolist():
+        rows = np.flatnonzero(cutoffs == cutoff)
+        whose, last = _last_seen(store, engine, cutoff)
+        groups = Communities.of_store(store, schema, engine, at=cutoff)
+        said = groups.describe(whose, last >= np.median(last))
+        table = np.column_stack([said[name] for name in COLUMNS[1:]]).astype(np.float64)
+        at = np.minimum(np.searchsorted(whose, users[rows]), len(whose) - 1)
+        there = whose[at] == users[rows]
+        found[rows[there]] = table[at[there]]
+    return found, tuple(Field(("profile", name)) for name in COLUMNS[1:])
+
+
+def _last_seen(store: Store, engine: Engine, cutoff: int) -> tuple[I64, I64]:
+    """Return the users with an event before a cutoff, ascending, and the moment of each one's last."""
+
+    def work(bucket: int) -> tuple[I64, I64]:
+        t = store.timelines(bucket).before(cutoff)
+        some = np.flatnonzero(np.diff(t.offsets) > 0)
+        return t.users[some].astype(np.int64), t.time[t.offsets[some + 1] - 1]
+
+    parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
+    users, last = (np.concatenate([p[side] for p in parts]) for side in (0, 1))
+    order = np.argsort(users, kind="stable")
+    return users[order], last[order]
 
 
 def _met(store: Store, engine: Engine, users: I64, cutoffs: I64) -> Any:

@@ -17,7 +17,9 @@ from propend.events.durable import replace_text
 from propend.expression.nodes import Expression, Field
 from propend.expression.parse import parse
 from propend.learn import calibration
+from propend.learn.companion import kept_readouts
 from propend.learn.judge import judge
+from propend.learn.rivals import FUSION
 from propend.learn.train import Fitted
 from propend.models import catalog
 from propend.models.storage import HEADER
@@ -141,7 +143,7 @@ class Registry:
         folder = home / f"v{chosen}"
         data = _read(folder, task, chosen)
         try:
-            return Fitted(
+            made = Fitted(
                 _task(data),
                 data["name"],
                 catalog.load(folder / "model"),
@@ -151,6 +153,9 @@ class Registry:
                 data["threshold"],
                 data["card"],
             )
+            if made.name == FUSION:
+                made.beside = kept_readouts(made.card, self.folder.parent, made.task.horizon.days)
+            return made
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"version {chosen} of task {task!r} is incomplete ({error}); fit it again with propend run"

@@ -13,12 +13,23 @@ from propend.models.model import Answer
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
 
-__all__ = ["BLEND", "BLENDED", "MODELS", "Candidate", "baselines", "candidates", "table_candidates"]
+__all__ = [
+    "BLEND",
+    "BLENDED",
+    "FUSION",
+    "MODELS",
+    "Candidate",
+    "baselines",
+    "candidates",
+    "table_candidates",
+]
 
 Choice = tuple[str, dict[str, Any]]
 
 BLEND: Final = "blend"
 BLENDED: Final = ("logistic", "trees")
+FUSION: Final = "fusion"
+"""Boosted trees that read a behaviour model's columns beside the aggregates; the others read the aggregates alone."""
 MODELS: Final[dict[str, tuple[Choice, ...]]] = {
     "yes_no": (("logistic", {"bends": 0}), ("trees", {}), ("blend", {})),
     "amount": (("two_part", {}), ("trees", {"loss": "tweedie"})),

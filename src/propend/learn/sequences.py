@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,31 +13,32 @@ import numpy.typing as npt
 
 from propend.errors import NotEnoughDataError
 from propend.events.store import Store
-from propend.events.timelines import Column, Timelines
-from propend.features.schema import Schema
+from propend.events.timelines import Timelines
 from propend.models.sequence.tokens import (
     NONE,
     ItemFeatures,
     SequenceArrays,
     SequenceWriter,
     Vocabulary,
+    active_days,
 )
 from propend.names import CHANNEL, VALUE
 
-__all__ = ["Coding", "half_of", "item_features", "read_sequences", "snapshots"]
+__all__ = ["Coding", "half_of", "histories", "last_events", "read_sequences", "snapshots"]
 
 I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int | None], None]
 
 MOST_CHANNELS: Final = 200
-MOST_VALUES: Final = 4_096
+MOST_ROWS: Final = 8_192
+"""Most histories that are held at a time."""
 MOST_AT_ONCE: Final = 8
 """Most events of one user, instant and type that a model reads: the lines of a large basket say little one by one."""
 
 
 @dataclass(frozen=True)
 class Coding:
-    """What a model's codes mean: names of event types and channels, and how many items there were.
+    """What a model's codes mean: names of event types and channels, how many items there were, and ``prints`` of their ids.
 
     A type the model never saw is left out of what it reads, a channel or item it never saw is none.
     """
@@ -45,6 +47,7 @@ class Coding:
     channels: tuple[str, ...]
     items: int
     amounts: bool
+    prints: str = ""
 
     @classmethod
     def of(cls, store: Store) -> Coding:
@@ -64,7 +67,20 @@ class Coding:
             tuple(sorted(common)),
             len(store.item_ids()),
             VALUE in store.manifest.columns,
+            _prints(store.item_ids()),
         )
+
+    def refused(self, store: Store) -> str:
+        """Return in words what a store lacks that the codes stand for; empty where they mean the same there."""
+        for name in self.types:
+            if name not in store.types:
+                return f"the event type {name!r}, which this one does not have"
+        ids = store.item_ids()
+        if self.items > len(ids):
+            return f"{self.items:,} items, of which this one has {len(ids):,}"
+        if _prints(ids[: self.items]) != self.prints:
+            return "other items, or the same in another order"
+        return ""
 
     def vocabulary(
         self, features: ItemFeatures | None = None, *, rows: int = 1 << 20
@@ -75,8 +91,10 @@ class Coding:
             types=len(self.types),
             channels=len(self.channels),
             amounts=self.amounts,
+            days=True,
             rows=rows,
             features=() if features is None else features.described,
+            dense=0 if features is None else features.width,
         )
 
     def columns(self, store: Store) -> list[str]:
@@ -88,10 +106,10 @@ class Coding:
             if n in store.manifest.columns
         ]
 
-    def encode(self, lines: Timelines, store: Store, end: int) -> SequenceArrays:
-        """Return timelines in this coding, without events of unknown types."""
+    def encode(self, lines: Timelines, names: Sequence[str], end: int) -> SequenceArrays:
+        """Return timelines in this coding, without events of unknown types; ``names`` are those of their type codes."""
         types = np.array(
-            [self.types.index(t) if t in self.types else NONE for t in store.types], np.int16
+            [self.types.index(t) if t in self.types else NONE for t in names], np.int16
         )
         kind = types[lines.type]
         if (kind < 0).any():
@@ -113,8 +131,13 @@ class Coding:
             channel[keep],
             lines.time[keep],
             amount[keep].astype(np.float32),
+            active_days(lines.offsets, lines.time)[keep],
             end,
         )
+
+
+def _prints(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(ids).encode()).hexdigest()[:16]
 
 
 def _lean(
@@ -164,7 +187,7 @@ def read_sequences(
             lines = store.timelines(bucket, columns).before(until)
             if leave is not None:
                 lines = lines.users_at(np.flatnonzero(half_of(lines.users) != leave))
-            made = coding.encode(lines, store, until)
+            made = coding.encode(lines, store.types, until)
             apart = (_mixed(lines.users) >> np.uint64(40)) / np.float64(1 << 24) < hold
             shown.append(made.take(np.flatnonzero(~apart)) if hold else made)
             held.append(made.take(np.flatnonzero(apart)))
@@ -197,57 +220,52 @@ def _mixed(users: I64) -> npt.NDArray[np.uint64]:
 
 def snapshots(
     store: Store, coding: Coding, users: I64, cutoffs: I64, length: int
-) -> SequenceArrays:
-    """Return for each (user code, cutoff) the last ``length`` events known before the cutoff, in the order given."""
+) -> Iterator[tuple[I64, SequenceArrays]]:
+    """Yield rows of (user code, cutoff), and for each row the last ``length`` events known before its cutoff.
+
+    A bucket's rows of one cutoff come at a time, in parts of 8,192, so that memory is one bucket's.
+    """
     columns = coding.columns(store)
-    parts: list[SequenceArrays] = []
-    order: list[I64] = []
     bucket_of = users % store.buckets
     for bucket in np.unique(bucket_of).tolist():
         lines = store.timelines(bucket, columns)
         here = np.flatnonzero(bucket_of == bucket)
         for cutoff in np.unique(cutoffs[here]).tolist():
             rows = here[cutoffs[here] == cutoff]
-            known = coding.encode(lines.before(cutoff), store, cutoff)
-            at = np.minimum(np.searchsorted(lines.users, users[rows]), len(lines.users) - 1)
-            there = lines.users[at] == users[rows]
-            low = np.maximum(known.offsets[at], known.offsets[at + 1] - length)
-            lengths = np.where(there, known.offsets[at + 1] - low, 0)
-            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            index = np.arange(offsets[-1]) + np.repeat(low - offsets[:-1], lengths)
-            parts.append(
-                SequenceArrays(
-                    offsets,
-                    known.item[index],
-                    known.type[index],
-                    known.channel[index],
-                    known.time[index],
-                    known.amount[index],
-                    cutoff,
-                )
-            )
-            order.append(rows)
+            known = coding.encode(lines.before(cutoff), store.types, cutoff)
+            for start in range(0, len(rows), MOST_ROWS):
+                part = rows[start : start + MOST_ROWS]
+                yield part, last_events(known, lines.users, users[part], length)
+
+
+def histories(
+    store: Store, coding: Coding, users: I64, cutoffs: I64, length: int
+) -> SequenceArrays:
+    """Return what ``snapshots`` yields in one piece, in the order given."""
+    parts = list(snapshots(store, coding, users, cutoffs, length))
     if not parts:
         return SequenceArrays.of([0], [])
     place = np.empty(len(users), np.int64)
-    place[np.concatenate(order)] = np.arange(len(users))
-    return SequenceArrays.join(parts).take(place)
+    place[np.concatenate([rows for rows, _ in parts])] = np.arange(len(users))
+    return SequenceArrays.join([made for _, made in parts]).take(place)
 
 
-def item_features(schema: Schema, names: Sequence[str] | None = None) -> ItemFeatures | None:
-    """Return the catalogue's attributes as item features: categories as codes, numbers in bins; None without any.
-
-    Texts with more than 4,096 values, or a value for every other item, are names and left out.
-    """
-    count = max(len(schema.item_ids), 1)
-    coded: dict[str, tuple[npt.NDArray[np.int32], int]] = {}
-    numbers: dict[str, npt.NDArray[np.float64]] = {}
-    for name, values in schema.items.items():
-        if names is not None and name not in names:
-            continue
-        plain = f"{len(coded) + len(numbers)}_" + "".join(c if c.isalnum() else "_" for c in name)
-        if not isinstance(values, Column):
-            numbers[plain] = values
-        elif len(values.values) <= min(MOST_VALUES, max(count // 2, 1)):
-            coded[plain] = (values.codes, len(values.values))
-    return ItemFeatures.of(coded, numbers) if coded or numbers else None
+def last_events(known: SequenceArrays, whose: I64, users: I64, length: int) -> SequenceArrays:
+    """Return the last ``length`` events of some users; ``whose`` are the ascending codes of the users in ``known``."""
+    if not len(whose):
+        return SequenceArrays.of(np.zeros(len(users) + 1, np.int64), [], end=known.end)
+    at = np.minimum(np.searchsorted(whose, users), len(whose) - 1)
+    low = np.maximum(known.offsets[at], known.offsets[at + 1] - length)
+    lengths = np.where(whose[at] == users, known.offsets[at + 1] - low, 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    index = np.arange(offsets[-1]) + np.repeat(low - offsets[:-1], lengths)
+    return SequenceArrays(
+        offsets,
+        known.item[index],
+        known.type[index],
+        known.channel[index],
+        known.time[index],
+        known.amount[index],
+        known.days[index],
+        known.end,
+    )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from propend.errors import ConfigError, NotEnoughDataError, nearest
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
-from propend.learn.fitting import Rows, fit_model, refit_settings, rounds_of
+from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range, judge
 from propend.learn.labelled import LabelledTable, read_table
@@ -127,7 +127,7 @@ class _CrossValidation:
         self.scores = {label: np.full(shape, np.nan) for label in (*every, "champion")}
         self.raw = {label: np.full(shape, np.nan) for label in every}
         self.seconds: dict[str, list[float]] = {label: [] for label in every}
-        self.rounds: dict[str, list[int]] = {label: [] for label in every}
+        self.settled: dict[str, list[dict[str, Any]]] = {label: [] for label in every}
         self.settings: dict[str, dict[str, Any]] = {}
         self.remarks: dict[str, str] = {}
 
@@ -242,9 +242,8 @@ class _CrossValidation:
             self.settings[candidate.label] = settings
         first = fit(name, settings, rows=earlier, held=watched)
         on_held = self._wide(first.predict(watched.X))
-        rounds = rounds_of(first)
-        self.rounds[candidate.label].append(rounds)
-        again = refit_settings(settings, rounds)
+        self.settled[candidate.label].append(first.settled)
+        again = refit_settings(settings, first.settled)
         second = fit(name, again, rows=self._rows(train, columns))
         seconds = time.perf_counter() - start
         on_test = raw = self._wide(second.predict(table.X[test][:, columns]))
@@ -264,7 +263,7 @@ class _CrossValidation:
         table, label = self.table, fit.card["champion"]
         candidate = next(c for c in self.names if c.label == label)
         settings = self.settings.get(label, dict(candidate.settings))
-        settings = refit_settings(settings, max(self.rounds[label], default=0))
+        settings = refit_settings(settings, *self.settled[label])
         every = np.ones(len(table.y), np.bool_)
         model = fit_model(
             candidate.model, settings, table.answer, self._rows(every), self.seed,

@@ -20,17 +20,17 @@ from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
 from propend.learn.card import Evidence, card_of
 from propend.learn.fitted import Fitted, Reason
-from propend.learn.fitting import Rows, fit_model, refit_settings, rounds_of
+from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.judge import Judge, judge
 from propend.learn.leaks import Leak, leak_report, refuse
-from propend.learn.rivals import BLEND, BLENDED, MODELS, baselines, candidates
+from propend.learn.rivals import BLEND, BLENDED, FUSION, MODELS, baselines, candidates
 from propend.learn.selection import stable_columns
 from propend.learn.snapshot import judged_alone
 from propend.models.ensemble import Blending
 from propend.models.model import Model
 from propend.names import DAY
 from propend.tasks.cutoffs import Plan
-from propend.tasks.frame import Frame
+from propend.tasks.frame import Frame, More
 from propend.tasks.impressions import COUNTED
 from propend.tasks.task import Task
 
@@ -91,7 +91,7 @@ class _Scores:
     validation: list[F64] = field(default_factory=list)
     test: list[F64] = field(default_factory=list)
     raw: list[F64] = field(default_factory=list)
-    rounds: list[int] = field(default_factory=list)
+    settled: list[dict[str, Any]] = field(default_factory=list)
     threshold: float | None = None
     """The F1-optimal cut on the held-out slices; each model has its own."""
 
@@ -106,11 +106,13 @@ def train(
     suspects: Sequence[str] = (),
     seed: int = 7,
     draws: int = 200,
+    beside: More | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Fitted:
     """Train, judge forward in time and refit; see the module's description.
 
-    ``suspects`` are features that the leak report judges alone, besides the fields of the user and of the event.
+    The last columns of ``frame`` may be those of ``beside``: then boosted trees that read them compete too (``fusion``),
+    while every other model reads the rest. ``suspects`` are features that the leak report judges alone, besides the fields of the user and of the event.
     Raises ``NotEnoughDataError`` that says what is there and what would be needed.
     """
     return _Training(
@@ -122,6 +124,7 @@ def train(
         suspects,
         seed,
         draws,
+        beside,
         progress,
     ).run()
 
@@ -139,12 +142,18 @@ class _Training:
         suspects: Sequence[str],
         seed: int,
         draws: int,
+        beside: More | None,
         progress: Callable[[str, int, int | None], None] | None,
     ) -> None:
         self.frame, self.task, self.plan, self.options = frame, task, plan, options
         self.suspects, self.seed, self.draws, self.progress = suspects, seed, draws, progress
         self.kind: Judge = judge(task.answer, options.quantile)
         self.choices = models or candidates(task, options.quantile, options.models)
+        self.beside, self.own = beside, frame.X.shape[1]
+        if beside is not None:
+            self.own -= len(beside.features)
+            trees = [given for name, given in self.choices if name == "trees"]
+            self.choices += tuple((FUSION, given) for given in trees[:1])
         self.baselines = baselines(frame, task, options.quantile)
         self.scores = {name: _Scores() for name, _ in (*self.choices, *self.baselines)}
         self.done = 0
@@ -205,7 +214,7 @@ class _Training:
                 continue
             inner, later, known = self._held_out(train, y)
             y[test] = self._answers(self.plan.now)[test]
-            columns = np.arange(frame.X.shape[1])
+            columns = np.arange(self.own)
             made.append(_Fold(train, test, inner, later, y, self._answers(known), columns))
         return made
 
@@ -271,7 +280,7 @@ class _Training:
         today, and what stands on the very line asked about."""
         frame = self.frame
         wanted = {*judged_alone(frame.features), *self.suspects} - COUNTED
-        own = [j for j, name in enumerate(frame.names) if name in wanted]
+        own = [j for j, name in enumerate(frame.names[: self.own]) if name in wanted]
         rows = np.flatnonzero(~np.isnan(frame.y))
         if not own or not len(rows):
             return []
@@ -295,7 +304,7 @@ class _Training:
     def _one_fold(self, fold: _Fold, folds: int, total: int) -> None:
         """Fit each model on the earlier slice to stop and calibrate, then on all training rows to predict the test."""
         if self.options.select:
-            earlier = self._rows(fold.inner, fold.y_inner)
+            earlier = self._rows(fold.inner, fold.y_inner, fold.columns)
             fold.columns = stable_columns(earlier, self.task.answer, self.seed).columns
         raws: dict[str, tuple[F64, F64]] = {}
         for name, given in (*self.choices, *self.baselines):
@@ -312,7 +321,7 @@ class _Training:
         self, fold: _Fold, name: str, given: dict[str, Any], folds: int
     ) -> tuple[F64, F64]:
         trivial = (name, given) in self.baselines
-        columns = np.arange(self.frame.X.shape[1]) if trivial else fold.columns
+        columns = self._columns(name, np.arange(self.own) if trivial else fold.columns)
         earlier = self._rows(fold.inner, fold.y_inner, columns)
         held = self._rows(fold.later, fold.y, columns)
         settings = given
@@ -322,21 +331,28 @@ class _Training:
             searched = [n for n, _ in self.choices if n != BLEND]
             share = self.options.search / (folds * len(searched))
             settings = best_settings(
-                name, given, self.task.answer, earlier, held, self.kind.loss, share,
+                _kind(name), given, self.task.answer, earlier, held, self.kind.loss, share,
                 seed=self.seed, balance=self.options.balance,
             )  # fmt: skip
             fold.settings[name] = settings
         balance = self.options.balance and not trivial
-        first = fit_model(name, settings, self.task.answer, earlier, self.seed, held, balance)
-        rounds = rounds_of(first)
-        self.scores[name].rounds.append(rounds)
+        first = fit_model(
+            _kind(name), settings, self.task.answer, earlier, self.seed, held, balance
+        )
+        self.scores[name].settled.append(first.settled)
         second = fit_model(
-            name, refit_settings(settings, rounds), self.task.answer,
+            _kind(name), refit_settings(settings, first.settled), self.task.answer,
             self._rows(fold.train, fold.y, columns), self.seed, balance=balance,
         )  # fmt: skip
         X = self.frame.X
         later, test = X[fold.later][:, columns], X[fold.test][:, columns]
         return self._wide(first.predict(later)), self._wide(second.predict(test))
+
+    def _columns(self, name: str, own: I64) -> I64:
+        """Return the columns a model reads: the behaviour model's too, where it is the fusion."""
+        if name != FUSION:
+            return own
+        return np.concatenate([own, np.arange(self.own, self.frame.X.shape[1])])
 
     def _wide(self, raw: F64) -> F64:
         """Give every class of the task a column, where the training rows held fewer."""
@@ -384,18 +400,18 @@ class _Training:
         frame, task = self.frame, self.task
         y = self._answers(self.plan.now)
         rows = frame.at(self.plan.final) & ~np.isnan(y)
-        columns = np.arange(frame.X.shape[1])
+        columns = np.arange(self.own)
         self.selection = None
         if self.options.select:
-            self.selection = stable_columns(self._rows(rows, y), task.answer, self.seed)
+            self.selection = stable_columns(self._rows(rows, y, columns), task.answer, self.seed)
             columns = self.selection.columns
+        columns = self._columns(name, columns)
         given = {n: folds[-1].settings.get(n, s) for n, s in self.choices}
 
         def refit(part: str) -> Model:
-            rounds = max(self.scores[part].rounds, default=0)
-            settings = refit_settings(given[part], rounds)
+            settings = refit_settings(given[part], *self.scores[part].settled)
             return fit_model(
-                part, settings, task.answer, self._rows(rows, y, columns), self.seed,
+                _kind(part), settings, task.answer, self._rows(rows, y, columns), self.seed,
                 balance=self.options.balance,
             )  # fmt: skip
 
@@ -412,7 +428,9 @@ class _Training:
         place = {int(j): i for i, j in enumerate(columns)}
         categories = {place[j]: levels for j, levels in frame.categories.items() if j in place}
         threshold = self.scores[name].threshold
-        return Fitted(task, name, model, calibrator, features, categories, threshold)
+        made = Fitted(task, name, model, calibrator, features, categories, threshold)
+        made.beside = self.beside if name == FUSION else None
+        return made
 
     def _served(self, fitted: Fitted) -> F64:
         """Return out-of-time scores on the scale on which the refitted model will score."""
@@ -440,6 +458,11 @@ class _Training:
         if self.selection is not None:
             said["selection"] = self.selection.said(self.frame.names)
         return said
+
+
+def _kind(name: str) -> str:
+    """Return which model of the catalogue a candidate is."""
+    return "trees" if name == FUSION else name
 
 
 def _mean_margin(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:

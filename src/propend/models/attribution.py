@@ -113,6 +113,13 @@ class Attribution:
             **arrays,
         )
 
+    def margin(self, x: F64) -> float:
+        """Return the margin of one row [d]: the bits of LightGBM's raw score, without the 0.1 ms of its call."""
+        return _margin_of_one(
+            np.ascontiguousarray(x), self.start, self.feature, self.threshold, self.flags, self.left, self.right, self.cut,
+            self.words, self.bits, self.value,
+        )  # fmt: skip
+
     def of_rows(self, X: F64, threads: int = 1) -> F64:
         """Return contributions [n, width + 1], the bias last."""
         out = np.zeros((len(X), self.width + 1))
@@ -249,6 +256,33 @@ def _goes_left(x: float, threshold: float, flags: int, cut: int, words: int, bit
     if np.isnan(x) or abs(x) <= 1e-35:
         return (flags & 2) != 0
     return x <= threshold
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _step(x: float, threshold: float, flags: int, cut: int, words: int, bits: U32) -> bool:
+    """Whether one row goes left, as ``_decide`` says of many."""
+    kind = (flags >> 2) & 3
+    if flags & 1 or kind == 1:
+        return _goes_left(x, threshold, flags, cut, words, bits)
+    if ((flags & 2) != 0) if kind == 2 else (threshold >= 0.0):  # where missing goes left
+        return not x > threshold
+    return x <= threshold
+
+
+@njit(cache=True, nogil=True)
+def _margin_of_one(
+    x: F64, start: I64, feature: I32, threshold: F64, flags: I32, left: I32, right: I32, cut: I32, words: I32, bits: U32,
+    value: F64,
+) -> float:  # fmt: skip
+    """The leaves' sum of one row, added up tree by tree as LightGBM does."""
+    total = 0.0
+    for t in range(len(start) - 1):
+        at = start[t]
+        while feature[at] >= 0:
+            goes_left = _step(x[feature[at]], threshold[at], flags[at], cut[at], words[at], bits)
+            at = np.int64(left[at] if goes_left else right[at])
+        total += value[at]
+    return total
 
 
 def _steps(share: F64, same: F64, start: I64, tree: int, m: int) -> F64:
@@ -414,15 +448,7 @@ def _attribute_one(
                 for q in range(n * m, n * m + m):
                     held[q] *= value[at]
                 continue
-            kind = (flags[at] >> 2) & 3
-            if flags[at] & 1 or kind == 1:
-                goes_left = _goes_left(
-                    x[column], threshold[at], flags[at], cut[at], words[at], bits
-                )
-            elif ((flags[at] & 2) != 0) if kind == 2 else (threshold[at] >= 0.0):
-                goes_left = not x[column] > threshold[at]
-            else:
-                goes_left = x[column] <= threshold[at]
+            goes_left = _step(x[column], threshold[at], flags[at], cut[at], words[at], bits)
             for side in range(2):
                 child = (left[at] if side == 0 else right[at]) - first
                 before = 1.0 if same[first + child] < 0 else own[same[first + child] - first]

@@ -57,6 +57,10 @@ class XgBoost(Model):
         return "log" if self.answer == "count" else super().link
 
     @property
+    def settled(self) -> dict[str, Any]:
+        return {"trees": self.rounds}
+
+    @property
     def rounds(self) -> int:
         """Trees kept (per class)."""
         self._check_fitted()

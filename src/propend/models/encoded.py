@@ -37,7 +37,7 @@ class Encoded(Model):
 
     Such a column becomes two: the smoothed mean of the answer among rows with its value, and the logarithm of how many
     there were. Training rows get the mean of the *other* folds' rows (five, drawn with the seed), so that no row sees its
-    own answer (as ``sklearn.preprocessing.TargetEncoder`` cross-fits); a value never seen, or a missing one, gets the
+    own answer, nor that of another row of its group (as ``sklearn.preprocessing.TargetEncoder`` cross-fits); a value never seen, or a missing one, gets the
     overall mean and a count of 0. Contributions are given back to the column they come from.
 
     >>> rng = np.random.default_rng(0)
@@ -65,20 +65,22 @@ class Encoded(Model):
         return self.inner.link if self.fitted else super().link
 
     @property
-    def rounds(self) -> int:
-        """Trees the inner model kept; 0 where it has none."""
-        return int(getattr(self.inner, "rounds", 0))
+    def settled(self) -> dict[str, Any]:
+        return self.inner.settled
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:
         goal = _goal(data.y, self.answer)
         many = [j for j, k in sorted(self.categories.items()) if k > self.parameters.most_levels]
         fold = np.random.default_rng([seed, 1]).integers(0, _FOLDS, len(data))
-        out_of_fold = {j: np.empty(len(data)) for j in many}
+        if data.groups is not None:
+            fold = fold[data.groups]  # a user's other moments know a part of the answer
+        out_of_fold = {j: np.empty((len(data), 2)) for j in many}
         for part in range(_FOLDS):
             here = fold == part
-            rates, _ = self._learnt(data.X[~here], goal[~here], data.weights[~here], many)
+            rates, counts = self._learnt(data.X[~here], goal[~here], data.weights[~here], many)
             for j in many:
-                out_of_fold[j][here] = rates[j][_codes(data.X[here, j], len(rates[j]))]
+                codes = _codes(data.X[here, j], len(rates[j]))
+                out_of_fold[j][here] = np.column_stack([rates[j][codes], counts[j][codes]])
         self._rates, self._counts = self._learnt(data.X, goal, data.weights, many)
         self._many = np.array(many, dtype=np.int64)
         held = None
@@ -125,17 +127,24 @@ class Encoded(Model):
         """Return the columns with each encoded one as its rate in place and its count at the end."""
         out = np.empty((len(X), self.width + len(self._many)))
         out[:, : self.width] = X
+        if len(X) == 1 and given is None:  # plain numbers: for one row arrays are all overhead
+            for i, j in enumerate(self._many.tolist()):
+                code = -1 if np.isnan(X[0, j]) else int(X[0, j])
+                out[0, j] = self._rates[j][code]
+                out[0, self.width + i] = self._counts[j][code]
+            return out
         for i, j in enumerate(map(int, self._many)):
             codes = _codes(X[:, j], len(self._rates[j]))
-            out[:, j] = self._rates[j][codes] if given is None else given[j]
-            out[:, self.width + i] = self._counts[j][codes]
+            here = self._rates[j][codes], self._counts[j][codes]
+            out[:, j], out[:, self.width + i] = here if given is None else given[j].T
         return out
 
     def _names_within(self, columns: tuple[str, ...]) -> tuple[str, ...]:
         return (*columns, *(f"rows with the same {columns[j]}" for j in self._many))
 
     def _predict(self, X: Array) -> Array:
-        return self.inner.predict(self._encoded(X))
+        # clean already: its columns are checked as these
+        return self.inner._predict(self._encoded(X))
 
     def _contributions(self, X: Array) -> Array:
         return self._as_given(self.inner.contributions(self._encoded(X)))
@@ -143,8 +152,12 @@ class Encoded(Model):
     def _contributions_by_class(self, X: Array) -> Array:
         return self._as_given(self.inner._contributions_by_class(self._encoded(X)))
 
+    def _explain(self, X: Array) -> tuple[Array, Array]:
+        scores, parts = self.inner._explain(self._encoded(X))
+        return scores, self._as_given(parts)
+
     def _as_given(self, parts: Array) -> Array:
-        """Return parts [..., columns within and bias] with a column's count added to its rate."""
+        """Give what encoded columns contribute, parts [..., columns within and bias], back to those they come from."""
         out = np.concatenate([parts[..., : self.width], parts[..., -1:]], axis=-1)
         for i, j in enumerate(self._many):
             out[..., j] += parts[..., self.width + i]

@@ -70,6 +70,7 @@ class _Ensemble(Model):
             weight=data.weight,
             columns=self.columns,
             categories=self.categories,
+            groups=data.groups,
             seed=seed,
         )
 
@@ -152,8 +153,7 @@ class Stacking(_Ensemble):
     """A second model over the first ones' out-of-fold scores (Wolpert 1992; weights ≥ 0, Breiman 1996).
 
     The weights are learnt on scores of rows each base model had not seen; then the base models are
-    fitted on all rows. Folds are drawn over rows: where rows belong together (a user at many
-    moments), blend on later rows instead.
+    fitted on all rows. Rows of one group (a user at many moments) stay in one fold.
 
     >>> Stacking("yes_no", models=("logistic", "naive_bayes"))
     Stacking('yes_no', models=('logistic', 'naive_bayes'))
@@ -168,7 +168,7 @@ class Stacking(_Ensemble):
             raise NotEnoughDataError(
                 f"stacking over {self.parameters.folds} folds needs at least {4 * self.parameters.folds} rows, got {len(data)}"
             )
-        fold = _folds(data.y, self.parameters.folds, seed, self.answer)
+        fold = _folds(data, self.parameters.folds, seed, self.answer)
         scores = np.empty((len(self.members), len(data)))
         for k in range(self.parameters.folds):
             inside = data.where(fold != k)
@@ -194,7 +194,7 @@ class Blending(_Ensemble):
         inner, held = data, validation
         if held is None:
             folds = max(2, round(1 / self.parameters.held))
-            out = _folds(data.y, folds, seed, self.answer) == 0
+            out = _folds(data, folds, seed, self.answer) == 0
             inner, held = data.where(~out), data.where(out)
         firsts = [self._fit_part(name, inner, seed) for name in self.members]
         self._mix(np.array([part.predict(held.X) for part in firsts]), held)
@@ -230,9 +230,11 @@ class Blending(_Ensemble):
         return (0.0, 0.0)
 
 
-def _folds(y: Array, folds: int, seed: int, answer: Answer) -> Any:
-    """Fold of each row; both answers of yes/no are spread evenly."""
-    rng = np.random.default_rng(seed)
+def _folds(data: Data, folds: int, seed: int, answer: Answer) -> Any:
+    """Fold of each row; both answers of yes/no are spread evenly. Groups, where there are any, stay whole."""
+    rng, y = np.random.default_rng(seed), data.y
+    if data.groups is not None:
+        return (rng.permutation(int(data.groups.max()) + 1) % folds)[data.groups]
     strata = y if answer == "yes_no" else np.argsort(np.argsort(y, kind="stable")) * 8 // len(y)
     fold = np.empty(len(y), dtype=np.int64)
     for stratum in np.unique(strata):

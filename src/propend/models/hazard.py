@@ -233,10 +233,9 @@ class TreesHazard(Hazard):
     parameters: TreesHazardParameters  # type: ignore[assignment]
 
     @property
-    def rounds(self) -> int:
-        """Trees kept."""
+    def settled(self) -> dict[str, Any]:
         self._check_fitted()
-        return int(self.chance.rounds)  # type: ignore[attr-defined]
+        return self.chance.settled
 
     def _base(self) -> Model:
         chosen = self.parameters

@@ -6,12 +6,55 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["dense", "nearest_rows", "radial", "walk"]
+__all__ = ["dense", "encode_row", "fill_row", "nearest_rows", "radial", "walk"]
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+
+
+@njit(cache=True, nogil=True)
+def fill_row(
+    x: F64, median: F64, low: F64, high: F64, logged: I64, unit: F64, filled: F64, inner: F64
+) -> None:
+    """One row x [d] without gaps, held within low and high; beside it |value| / unit of the ``logged`` columns."""
+    for j in range(len(x)):
+        filled[j] = median[j] if np.isnan(x[j]) else min(max(x[j], low[j]), high[j])
+    for k in range(len(logged)):
+        inner[k] = abs(filled[logged[k]]) / unit[k]
+
+
+@njit(cache=True, nogil=True)
+def encode_row(
+    x: F64, filled: F64, logged: I64, logs: F64, source: I64, kind: I64, level: F64, centre: F64, scale: F64, limit: float,
+    out: F64,
+) -> None:  # fmt: skip
+    """The derived columns [p] of one row x [d]; kinds as in ``encode``: value, missing, level, other level, hinge.
+
+    A number's value stands before its hinges, a category's levels before what holds the others.
+    """
+    for k in range(len(logged)):
+        value = filled[logged[k]]
+        filled[logged[k]] = (1.0 if value > 0 else -1.0 if value < 0 else 0.0) * logs[k]
+    standard = np.empty(len(x))
+    known = np.zeros(len(x), np.bool_)
+    for c in range(len(out)):
+        j, what = source[c], kind[c]
+        if what == 0:
+            raw = filled[j]
+        elif what == 1:
+            raw = 1.0 if np.isnan(x[j]) else 0.0
+        elif what == 2:
+            raw = 1.0 if x[j] == level[c] else 0.0
+            known[j] |= raw > 0
+        elif what == 3:
+            raw = 0.0 if known[j] or np.isnan(x[j]) else 1.0
+        else:
+            raw = max(standard[j] - level[c], 0.0)
+        out[c] = min(max((raw - centre[c]) * scale[c], -limit), limit)
+        if what == 0:
+            standard[j] = out[c]
 
 
 @njit(cache=True, nogil=True)

@@ -62,6 +62,8 @@ class Data:
     X: Array
     y: Array
     weight: Array | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    """Rows of one group (a user at many moments) stay together wherever a model splits its rows."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -74,7 +76,8 @@ class Data:
     def where(self, mask: npt.NDArray[np.bool_]) -> Data:
         """The rows of ``mask``."""
         weight = None if self.weight is None else self.weight[mask]
-        return Data(self.X[mask], self.y[mask], weight)
+        groups = None if self.groups is None else self.groups[mask]
+        return Data(self.X[mask], self.y[mask], weight, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +153,7 @@ pass the columns it was fitted on, in that order
         columns: tuple[str, ...] | None = None,
         categories: Mapping[int, int] | None = None,
         validation: Validation | None = None,
+        groups: npt.ArrayLike | None = None,
         seed: int = 0,
     ) -> Self:
         """Learn from rows; fitting again starts afresh.
@@ -169,6 +173,9 @@ pass the columns it was fitted on, in that order
             column index → number of codes k: that column holds 0…k-1 as floats, NaN for missing.
         validation
             later rows (X, y, weight or None) for early stopping; never learnt from.
+        groups
+            [n] codes: rows that belong together, as a user's at many moments. A model that splits its rows (stacking,
+            blending, rates of categories) keeps them on one side; the others do not look at them.
         seed
             the same seed, data and settings give the same model, bit for bit.
 
@@ -181,7 +188,7 @@ pass the columns it was fitted on, in that order
         """
         X_ = self._matrix(X, columns)
         shape = _Shape(X_.shape[1], self._names(columns, X_.shape[1]), dict(categories or {}))
-        data = Data(X_, *self._labels(y, weight, len(X_)))
+        data = Data(X_, *self._labels(y, weight, len(X_)), _groups(groups, len(X_)))
         _check_codes(X_, shape)
         held = self._held_out(validation, shape)
         self._check_variety(data)
@@ -240,6 +247,19 @@ pass the columns it was fitted on, in that order
             parts = self._contributions_by_class(clean[rows])
             out[rows] = parts[codes[rows], np.arange(parts.shape[1])] - parts.mean(axis=0)
         return out
+
+    def explain(self, X: npt.ArrayLike) -> tuple[Array, Array]:
+        """``predict`` and ``contributions`` at once: what both need is worked out once.
+
+        Raises
+        ------
+        ModelError
+            as both.
+        """
+        clean = self._ready(X)
+        if self.answer == "which" or not len(clean):
+            return self.predict(X), self.contributions(X)
+        return self._explain(clean)
 
     def importance(self) -> Array:
         """Each column's share of what the model uses: [d], ≥ 0, summing to 1 (or all 0)."""
@@ -328,6 +348,11 @@ pass the columns it was fitted on, in that order
         return self._shape.classes
 
     @property
+    def settled(self) -> dict[str, Any]:
+        """Settings that were left open and rows apart decided, such as how many trees; to fit with again on more rows."""
+        return {}
+
+    @property
     def link(self) -> Link:
         """The scale on which ``contributions`` add up."""
         links: dict[Answer, Link] = {"yes_no": "logit", "which": "softmax"}
@@ -368,6 +393,9 @@ pass the columns it was fitted on, in that order
     def _contributions_by_class(self, X: Array) -> Array:  # noqa: ARG002
         """[classes, n, d+1], up to what all classes of a row share."""
         raise ModelError(f"'{self.name}' scores are not a sum of columns; explain another model")
+
+    def _explain(self, X: Array) -> tuple[Array, Array]:
+        return self._predict(X), self._contributions(X)
 
     def _importance(self) -> Array:
         raise ModelError(f"'{self.name}' does not weigh its columns; ask another model")
@@ -416,9 +444,9 @@ pass the columns it was fitted on, in that order
                 f"X must be [rows, columns] with at least one column, got {np.shape(X)}"
             )
         for start in range(0, len(matrix), _BLOCK):
-            infinite = np.isinf(matrix[start : start + _BLOCK]).any(axis=0)
+            infinite = np.isinf(matrix[start : start + _BLOCK])
             if infinite.any():
-                column = _named(int(infinite.argmax()), columns)
+                column = _named(int(infinite.any(axis=0).argmax()), columns)
                 raise ModelError(
                     f"{column} holds an infinite value; make it a number or missing (NaN)"
                 )
@@ -527,6 +555,16 @@ def _outside(codes: Array, count: int | npt.NDArray[np.int64]) -> npt.NDArray[np
     return ~good & ~np.isnan(codes)
 
 
+def _groups(groups: npt.ArrayLike | None, rows: int) -> npt.NDArray[np.int64] | None:
+    """Return each row's group as a code from 0."""
+    if groups is None:
+        return None
+    given = np.asarray(groups)
+    if given.shape != (rows,):
+        raise ModelError(f"groups must have one code a row: {rows}, got shape {given.shape}")
+    return np.unique(given, return_inverse=True)[1].astype(np.int64)
+
+
 def _check_codes(X: Array, shape: _Shape) -> None:
     for index, count in shape.categories.items():
         if not 0 <= index < shape.width:
@@ -540,14 +578,15 @@ def _check_codes(X: Array, shape: _Shape) -> None:
 
 def _known_codes(X: Array, categories: dict[int, int]) -> Array:
     """X with category codes never declared made missing; the caller's array is not changed."""
-    if len(X) == 1 and categories:  # all columns at once: one row is all overhead
-        columns, counts = np.array([*categories]), np.array([*categories.values()])
-        unknown = _outside(X[0, columns], counts)
-        if unknown.any():
-            X = X.copy()
-            X[0, columns[unknown]] = np.nan
-        return X
     copied = X
+    if len(X) == 1:  # plain numbers: for one row arrays are all overhead
+        for index, count in categories.items():
+            code = float(X[0, index])
+            if code == code and not (0 <= code < count and code == int(code)):
+                if copied is X:
+                    copied = X.copy()
+                copied[0, index] = np.nan
+        return copied
     for index, count in categories.items():
         unknown = _outside(X[:, index], count)
         if unknown.any():

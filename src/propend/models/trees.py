@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +15,8 @@ from propend.models.storage import State
 
 __all__ = ["TreeParameters", "Trees"]
 
+_SAFE = 709.0
+"""Largest exponent of a double."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
@@ -84,6 +87,10 @@ class Trees(Model):
         if self.loss in ("poisson", "tweedie", "gamma"):
             return "log"
         return super().link
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        return {"trees": self.rounds}
 
     @property
     def rounds(self) -> int:
@@ -163,6 +170,13 @@ class Trees(Model):
         self._booster = lightgbm.Booster(model_str=text)
 
     def _predict(self, X: Array) -> Array:
+        # the trees are read already where contributions were asked for
+        if len(X) == 1 and self._attribution is not None and self.answer != "which":
+            margin = self._attribution.margin(X[0])
+            if self.link == "identity":
+                return np.array([margin])
+            odds = math.exp(min(-margin if self.link == "logit" else margin, _SAFE))
+            return np.array([1.0 / (1.0 + odds) if self.link == "logit" else odds])
         threads = self.parameters.threads
         return np.asarray(self._booster.predict(X, num_threads=threads), dtype=np.float64)
 

@@ -80,7 +80,15 @@ def score_store(
     total, buckets, summed, writer = 0, len(store.manifest.runs), 0.0, None
     try:
         tables = map_population(
-            store, schema, engine, fitted.task, fitted.features, now, fitted.categories, use
+            store,
+            schema,
+            engine,
+            fitted.task,
+            fitted.features,
+            now,
+            fitted.categories,
+            use,
+            fitted.beside,
         )
         for done, table in enumerate(tables):
             writer = writer or pq.ParquetWriter(
@@ -120,7 +128,7 @@ def population_sample(
     found: list[F64] = []
     parts = map_population(
         store, schema, engine, fitted.task, fitted.features, now, fitted.categories,
-        lambda frame, _: np.ascontiguousarray(frame.X[:most]),
+        lambda frame, _: np.ascontiguousarray(frame.X[:most]), fitted.beside,
     )  # fmt: skip
     for X in parts:
         found.append(X)

@@ -45,7 +45,7 @@ def erase(workspace: Workspace, user: str, *, alone: bool = False) -> dict[str, 
     shutil.rmtree(
         folder / "kept", ignore_errors=True
     )  # states and offers by user; made anew when asked
-    for run in (folder / "behaviour").glob("*/training"):  # a broken-off run's copy of the log
+    for run in [*(folder / "behaviour").rglob("training*")]:  # a broken-off run's copy of the log
         shutil.rmtree(run)
     shutil.rmtree(folder / ".out-new", ignore_errors=True)  # of a run that was killed
     places = (workspace.out, folder / ".out-old", folder / "behaviour")

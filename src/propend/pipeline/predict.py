@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from propend.features.derive import derive_features
 from propend.features.schema import Schema
 from propend.features.sentences import sentences
 from propend.features.words import question_in_words
+from propend.learn.companion import companion
 from propend.learn.future import check_store
 from propend.learn.registry import Entry, Registry
 from propend.learn.segments import by_segment, segments_of
@@ -69,25 +71,35 @@ def predict(
     segments: Sequence[str] = (),
     contact: Contact | None = None,
     abstain: float | None = None,
+    behaviour: Path | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
 
     ``segments`` are features by which the test rows are judged apart, ``contact`` asks for the profit curve; both stand
-    in the card. A user whose interval is wider than ``abstain`` is answered "not enough data". With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
+    in the card. A user whose interval is wider than ``abstain`` is answered "not enough data". Where a behaviour model was pretrained into the folder ``behaviour``, boosted trees that read it
+    too compete (``learn.companion``), and the card says what it adds. With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
     Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
     _check_wishes(task, options, contact, segments, abstain)
     frame, plan, moment, left_out = _asked(store, schema, engine, task, folds, now)
+    home = None if options and options.quantile is not None else behaviour
+    said = companion(store, schema, task, plan, home, progress=progress)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
-    if known is not None:
+    if known is not None and known.card.get("behaviour", {}).get("folder") == said.folder:
         return score(store, schema, engine, known, moment)
     _check_segments(segments, frame)
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
     alone = judged_alone(frame.features, changing(store))
-    fitted = train(frame, task, plan, options=options, suspects=alone, seed=seed, progress=progress)
+    fitted = train(
+        said.beside(store, frame), task, plan,
+        options=options, suspects=alone, seed=seed, beside=said.more, progress=progress,
+    )  # fmt: skip
+    fitted.card["data_hash"] = frame.data_hash()
     fitted.card["future"] = _checked(future, alone, left_out)
+    if said.more is not None or said.remark:
+        fitted.card["behaviour"] = said.card(fitted, seed)
     if abstain is not None:
         fitted.card["abstain"] = abstain
     if segments:
@@ -107,14 +119,20 @@ def fuse(
     *,
     folds: int = 3,
     size: str = "small",
+    home: Path | None = None,
+    graph: bool = False,
+    tune: bool = False,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[Fusion, pa.Table]:
     """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores.
 
-    Raises as ``predict``, and ``MissingExtraError`` without torch.
+    What is pretrained for it is kept in the folder ``home``, if given, and taken again. With ``graph`` the graph's vectors
+    and communities stand beside them, with ``tune`` the table has a row of a fine-tuned network. Raises as ``predict``, and ``MissingExtraError`` without torch.
     """
     from propend.learn import fusion
+    from propend.learn.behaviour import pretraining_settings
+    from propend.learn.cross_fitted import cross_fitted_in
 
     task.check(schema)
     if task.answer not in ("yes_no", "amount", "count"):
@@ -122,7 +140,29 @@ def fuse(
             f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
         )
     frame, plan, moment, _ = _asked(store, schema, engine, task, folds, None)
-    made = fusion.fuse(store, schema, frame, task, plan, size=size, seed=seed, progress=progress)
+    more, model, settings = None, None, pretraining_settings(size)
+    if graph:
+        from propend.learn.graph import graph_sources
+
+        more = graph_sources(store, schema, engine, min(plan.cutoffs))
+    if home is not None:
+        with suppress(NotEnoughDataError):  # fuse says so
+            model, _ = cross_fitted_in(
+                store, schema, home / size, plan.folds[0].test, settings=settings, progress=progress
+            )
+    made = fusion.fuse(
+        store,
+        schema,
+        frame,
+        task,
+        plan,
+        model=model,
+        size=size,
+        more=more,
+        tune=tune,
+        seed=seed,
+        progress=progress,
+    )
     codes, scores = made.score(store, schema, engine, moment)
     table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
     return made, table.take(pa.array(np.lexsort((codes, -scores))))
@@ -218,7 +258,7 @@ def score(
 ) -> Prediction:
     """Score everyone in a fitted task's population at ``now``."""
     asked = scoring_frame(
-        store, schema, engine, fitted.task, fitted.features, now, fitted.categories
+        store, schema, engine, fitted.task, fitted.features, now, fitted.categories, fitted.beside
     )
     scores = fitted.score(asked.X)
     names = store.names_of(asked.user)

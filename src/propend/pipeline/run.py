@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +24,7 @@ from propend.decide.audiences import write_audiences, write_decisions
 from propend.decide.policy import consent_of, decide
 from propend.errors import ConfigError, DataError, ExpressionError, NotEnoughDataError, PropendError
 from propend.events.clock import wall
+from propend.events.consent import refusing
 from propend.events.ingest import IngestReport
 from propend.expression.nodes import Aggregate
 from propend.features.profile import Profiles
@@ -278,17 +280,19 @@ def _recommend(
 ) -> pa.Table | None:
     """What to offer each user, with the reason; how good it is, forward in time."""
     from propend.recommend.batch import recommend_all
+    from propend.recommend.fits import shared
 
     show("recommend", 0, 1)
     try:
-        table, evaluation = recommend_all(
-            workspace.store,
-            workspace.schema,
-            workspace.engine,
-            k=10,
-            recommender=workspace._shelf(),
-            rules=workspace.config.recommend,
-        )
+        with shared():
+            table, evaluation = recommend_all(
+                workspace.store,
+                workspace.schema,
+                workspace.engine,
+                k=10,
+                recommender=workspace._shelf(),
+                rules=workspace.config.recommend,
+            )
     except (NotEnoughDataError, DataError) as reason:
         results["recommendations"] = {"skipped": str(reason)}
         return None
@@ -395,7 +399,7 @@ def _decide(
         config.decide,
         now=workspace.now,
         zone=workspace.zone,
-        consent=consent_of(workspace.store.table("users"), USER, ids),
+        consent=_consent(workspace, ids),
         hour=_waking(
             np.asarray(pc.fill_null(known["favourite_hour"].combine_chunks(), -1)),
             config.decide.hours,
@@ -440,6 +444,16 @@ def _decide(
             for d in samples
         ],
     }
+
+
+def _consent(workspace: Workspace, ids: pa.Array) -> npt.NDArray[np.bool_] | None:
+    """Return who may be reached, by the users table and by what they said with their events; ``None``: nobody refused."""
+    told = consent_of(workspace.store.table("users"), USER, ids)
+    refused = refusing(workspace.store, workspace.now)
+    if not refused:
+        return told
+    willing = ~np.asarray(pc.is_in(ids, value_set=pa.array(sorted(refused), pa.string())))
+    return willing if told is None else willing & told
 
 
 def decide_now(workspace: Workspace, *, progress: Progress | None = None) -> dict[str, Any]:

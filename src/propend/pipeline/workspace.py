@@ -223,6 +223,7 @@ class Workspace(Analytics, Offers):
             seed=self.config.workspace.seed if seed is None else seed,
             reuse=reuse,
             promote=promote,
+            behaviour=self.folder / "behaviour",
             progress=progress,
             **wishes,
         )
@@ -262,17 +263,25 @@ class Workspace(Analytics, Offers):
         return export_fitted(fitted, self.out / f"{task}.onnx" if file is None else file, rows)
 
     def pretrain(
-        self, size: str = "small", *, fresh: bool = False, progress: Progress | None = None
+        self,
+        size: str = "small",
+        *,
+        fresh: bool = False,
+        encoder: str | None = None,
+        epochs: int | None = None,
+        progress: Progress | None = None,
     ) -> BehaviourModel:
         """Pretrain a behaviour model on the whole log and keep it in ``behaviour/SIZE``; a broken-off run goes on.
 
-        ``fresh`` forgets a broken-off run. Raises ``NotEnoughDataError`` for a log too short to learn from.
+        From then on it competes in ``predict``. ``fresh`` forgets a broken-off run; ``encoder`` is a local folder with a
+        Hugging Face text encoder for what items are called. Raises ``NotEnoughDataError`` for a log too short to learn from.
         """
         from propend.learn.behaviour import pretrain_in
 
         return pretrain_in(
-            self.store, self.schema, self.folder / "behaviour", size, fresh=fresh, progress=progress
-        )
+            self.store, self.schema, self.folder / "behaviour", size,
+            fresh=fresh, encoder=encoder, epochs=epochs, progress=progress,
+        )  # fmt: skip
 
     def fuse(
         self,
@@ -281,9 +290,13 @@ class Workspace(Analytics, Offers):
         name: str | None = None,
         folds: int = 3,
         size: str = "small",
+        graph: bool = False,
+        tune: bool = False,
         progress: Progress | None = None,
     ) -> tuple[Fusion, pa.Table]:
-        """Answer a question by aggregates and a behaviour model's columns in boosted trees.
+        """Answer a question by aggregates and a behaviour model's columns (``graph``: the graph's too) in boosted trees.
+
+        With ``tune`` the table also says how a network does that was fine-tuned on the question.
 
         Returns the fusion, whose ``table`` says what each part adds, and everyone's scores, best first.
         """
@@ -298,6 +311,9 @@ class Workspace(Analytics, Offers):
             task,
             folds=folds,
             size=size,
+            home=self.folder / "behaviour",
+            graph=graph,
+            tune=tune,
             seed=seed,
             progress=progress,
         )

@@ -68,6 +68,7 @@ class BuyAgain(Recommender):
     """
 
     name = "buy_again"
+    shares = True
     Parameters = BuyAgainParameters
     repeats = True
 

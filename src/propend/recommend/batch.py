@@ -16,6 +16,7 @@ from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.names import ITEM
 from propend.recommend.catalog import find, names
+from propend.recommend.fits import shared
 from propend.recommend.house import all_users, catalogue, default_chain, fit_default
 from propend.recommend.interactions import Interactions
 from propend.recommend.recommender import Recommendations, Recommender
@@ -102,13 +103,15 @@ def recommend_all(
         too short to judge.
     """
     del engine  # one pass over compact arrays; a cluster engine will map user buckets
-    fitted = recommender
-    if fitted is None:
-        fitted = fit_default(store, schema, at=at, seed=seed, rules=rules)
-    table = table_of(store, fitted, fitted.recommend(all_users(store), k, within=catalogue(store)))
-    if not judged:
-        return table, {}
-    evaluation = judge(store, schema, at=at, horizon=horizon, seed=seed, rules=rules)
+    with shared():
+        fitted = recommender
+        if fitted is None:
+            fitted = fit_default(store, schema, at=at, seed=seed, rules=rules)
+        shown = fitted.recommend(all_users(store), k, within=catalogue(store))
+        table = table_of(store, fitted, shown)
+        if not judged:
+            return table, {}
+        evaluation = judge(store, schema, at=at, horizon=horizon, seed=seed, rules=rules)
     return table, {**evaluation, "sources": sources_of(table)}
 
 

@@ -15,6 +15,7 @@ from propend.errors import ModelError, NotEnoughDataError
 from propend.names import DAY
 from propend.recommend.evaluate import measure, per_user
 from propend.recommend.fallback import Staged
+from propend.recommend.fits import shared
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.protocols import Split, forward, leave_one_out, seen_as
 from propend.recommend.recommender import Recommendations, Recommender, State
@@ -97,6 +98,10 @@ class Choice(Staged):
         return self.stages[0]
 
     def _learn(self, log: Interactions) -> None:
+        with shared():
+            self._choose(log)
+
+    def _choose(self, log: Interactions) -> None:
         if not self.ways:
             raise ModelError("'choice' needs at least one way to choose, such as [Popularity()]")
         self.stages = (*self.ways.values(), *self.beside)

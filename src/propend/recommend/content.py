@@ -61,6 +61,7 @@ class Content(ItemToItem):
     """
 
     name = "content"
+    shares = True
     Parameters = ContentParameters
     likeness = "is like"
     parameters: ContentParameters

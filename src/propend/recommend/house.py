@@ -63,13 +63,15 @@ def default_chain(
     rules: RecommendConfig = _PLAIN,
     items: Items | None = None,
     repeats: bool | None = None,
+    horizon: float | None = None,
 ) -> Choice:
     """Return the house's offers, not fitted: the way of bringing its sources together that does best.
 
     The ways: popular lately; each source alone (due again, goes with yours); "order", these one after the other and then alike by
     attributes; "weights" and "ranker", learnt mixtures of all of them. Popular lately and popular stand at the end
     of each. ``rules.mix`` other than "best" leaves that way only; without ``learned`` there is only the order.
-    ``repeats``: whether what was met is offered again, default as the log's end tells.
+    ``repeats``: whether what was met is offered again, default as the log's end tells. ``horizon``: days the ways are asked about and
+    mixtures learn from, default a tenth of the log; the same for all, so that most cuts are fitted once (``fits``).
     """
     recent = partial(Popularity, half_life=recent_half_life(log), by=rules.segment)
 
@@ -78,19 +80,21 @@ def default_chain(
 
     known = [Content()] if items else []  # one for all: it is fitted once
     aside = [_neighbours(log), *known]
+    if horizon is None and log.clock and log.last > log.first:
+        horizon = (log.last - log.first) / DAY / 10
     own = partial(sources, log, rules, known=known)
     order = chain(*own(floor=1 / 365))
     if not learned or rules.mix == "order":
         return Choice({"order": order}, beside=aside)
     mixed = {
-        "weights": chain(Blend((*own(), recent()), repeats=repeats)),
-        "ranker": chain(Hybrid((*own(), recent()), repeats=repeats)),
+        "weights": chain(Blend((*own(), recent()), repeats=repeats, horizon=horizon)),
+        "ranker": chain(Hybrid((*own(), recent()), repeats=repeats, horizon=horizon)),
     }
     if rules.mix != "best":
         return Choice({rules.mix: mixed[rules.mix]}, beside=aside)
     alone = {source.label: chain(source) for source in own() if source.name != "content"}
     ways = {recent().label: chain(), **alone, "order": order, **mixed}
-    return Choice(ways, beside=aside, repeats=repeats)
+    return Choice(ways, beside=aside, repeats=repeats, horizon=horizon)
 
 
 def sources(

@@ -76,14 +76,14 @@ class Hybrid(Pooled):
             "seed": self._seed,
             "deterministic": True,
             "force_row_wise": True,
-            "num_threads": 1,
+            "num_threads": 0,  # the same trees whatever the number (deterministic)
             "verbosity": -1,
         }
         data = lightgbm.Dataset(examples.X, examples.y, group=examples.groups)
         self._ranker = lightgbm.train(settings, data, num_boost_round=p.trees)
 
     def _value(self, X: F32) -> npt.NDArray[Any]:
-        return np.asarray(self._ranker.predict(X, num_threads=1))
+        return np.asarray(self._ranker.predict(X, num_threads=0))
 
     def _describe(self, log: Interactions, at: int) -> None:
         """Learn the items' popularity as of a moment."""

@@ -65,6 +65,7 @@ class ItemNeighbours(ItemToItem):
     """
 
     name = "item_neighbours"
+    shares = True
     likeness = "chosen by the same users as"
     Parameters = ItemNeighboursParameters
     parameters: ItemNeighboursParameters

@@ -69,6 +69,7 @@ class Popularity(Recommender):
     """
 
     name = "popularity"
+    shares = True
     Parameters = PopularityParameters
     personal = False
 

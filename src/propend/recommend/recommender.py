@@ -22,6 +22,7 @@ from propend.models import storage
 from propend.models.storage import State
 from propend.recommend.attributes import Attributes, attributes_of, check_attributes, state_of
 from propend.recommend.audience import activity, appeal
+from propend.recommend.fits import current
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.ranking import NO_OPINION, forbid_seen, top_k
 
@@ -105,6 +106,9 @@ class Recommender(ABC):
     spreads: ClassVar[bool] = False
     """Whether what ``update`` appends reaches the items too (over a graph), not only its users."""
 
+    shares: ClassVar[bool] = False
+    """Whether what it learnt is told by its ``repr`` and its history, and never changed in place (see ``fits``)."""
+
     parameters: Any
 
     def __init__(self, **settings: Any) -> None:
@@ -181,11 +185,16 @@ class Recommender(ABC):
         self._log, self._items, self._people = log, dict(items or {}), dict(users or {})
         self._seed = seed
         self._at = log.last + 1 if at is None else at
+        fits = current() if self.shares else None
+        if fits is not None and fits.take(self):
+            return self
         try:
             self._learn(log)
         except BaseException:
             self._log = None
             raise
+        if fits is not None:
+            fits.keep(self)
         return self
 
     def update(

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from propend.errors import MissingExtraError, ModelError
 from propend.events.timelines import Column
+from propend.learn.item_features import features_of
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
 from propend.names import MICROSECONDS
@@ -41,8 +42,6 @@ I64 = npt.NDArray[np.int64]
 
 LEAST_STEPS: Final = 50
 """Fewest steps from one item to the next that a network is trained on; with fewer, popularity answers."""
-MOST_VALUES: Final = 4_096
-"""Item attributes with more values than this are names, not categories."""
 _STRENGTHS: Final = 64
 _REPEATS: Final = 0.1
 
@@ -54,8 +53,8 @@ class SequenceParameters:
     ``length``: events of a history that are read, the last ones. ``loss``: ``full`` cross-entropy in bounded
     memory, or ``sampled`` softmax and ``gbce`` with ``negatives``; ``auto``: full up to 30,000 items.
     ``temperature`` above 0 scores by cosine. ``time_bias`` lets attention see elapsed time (``query``: up to the
-    moment of the question). ``features``: items also have their attributes' vectors, so that new items can be
-    scored. ``encoder``: a local folder with a Hugging Face text encoder for the item attribute ``text``.
+    moment of the question). ``features``: items also have vectors of their attributes, names and descriptions (and of
+    attributes that are vectors already, such as pictures'), so that new items can be scored. ``encoder``: a local folder with a Hugging Face text encoder for the item attribute ``text``.
     ``validation``: users whose last item decides when to stop; ``patience`` epochs without a gain.
     """
 
@@ -125,7 +124,7 @@ class SequenceRecommender(Recommender):
             types=len(self._strengths),
             clock=log.clock,
             features=() if features is None else features.described,
-            dense=0 if features is None or features.vectors is None else features.vectors.shape[1],
+            dense=0 if features is None else features.width,
         )
         data = self._arrays(log.histories())
         shown, judge = self._held_out(data, log)
@@ -176,28 +175,12 @@ class SequenceRecommender(Recommender):
         p = self.parameters
         if not p.features and p.encoder is None:
             return None
-        coded: dict[str, tuple[Any, int]] = {}
-        numbers: dict[str, Any] = {}
-        for name, values in self._items.items() if p.features else ():
-            if not isinstance(values, Column):
-                numbers[name] = values
-            elif len(values.values) <= min(MOST_VALUES, max(n_items // 2, 1)):
-                coded[name] = (values.codes, len(values.values))
         vectors = None
         if p.encoder is not None:
             from propend.models.sequence.encoder import encode_texts
 
             vectors = encode_texts(self._texts(n_items), p.encoder)
-        names = [name.replace(".", "_") for name in (*coded, *numbers)]
-        if len(set(names)) < len(names):
-            raise ModelError(
-                f"item attributes of '{self.name}' need different names, got {', '.join(names)}"
-            )
-        return ItemFeatures.of(
-            {n.replace(".", "_"): c for n, c in coded.items()},
-            {n.replace(".", "_"): c for n, c in numbers.items()},
-            vectors,
-        )
+        return features_of(self._items if p.features else {}, n_items, vectors)
 
     def _texts(self, n_items: int) -> list[str]:
         column = self._items.get(self.parameters.text)

@@ -11,6 +11,7 @@ from propend.config import RecommendConfig
 from propend.errors import ConfigError, NotEnoughDataError
 from propend.events.store import Store
 from propend.features.schema import Schema
+from propend.names import DAY
 from propend.recommend.catalog import create, find
 from propend.recommend.evaluate import Ties, compare, split_by
 from propend.recommend.fallback import Staged
@@ -66,6 +67,9 @@ def judge(
         log = Interactions.from_store(store, until=at)
         split = split_by(log, protocol, horizon=horizon, seed=seed)
         train, known = split.train, schema.items
+        days = horizon  # the ways are chosen by the question they are judged by
+        if days is None and protocol == "forward":
+            days = (log.last - log.first) / DAY / 10
         described = [create("content")] if known and not rules.sources else []
         parts: dict[str, Recommender] = {"popularity": Popularity(by=rules.segment)}
         alone: list[Recommender] = [Popularity(half_life=recent_half_life(train), by=rules.segment)]
@@ -79,7 +83,9 @@ def judge(
         options |= {"users": user_attributes(store), "seed": seed, "ties": ties, "served": SERVED}
         for learned in (True, False):
             again = split.seen == "allowed"
-            chain = default_chain(train, learned=learned, rules=rules, items=known, repeats=again)
+            chain = default_chain(
+                train, learned=learned, rules=rules, items=known, repeats=again, horizon=days
+            )
             try:
                 shelf = with_rules(chain, store, rules, split.at)
                 table = compare(split, {**parts, SERVED: shelf}, **options)

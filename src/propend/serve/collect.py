@@ -7,15 +7,12 @@ an event. Requests that arrive together share one flush to the disk (group commi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time as clock
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from propend.serve.bodies import TooLarge, cut_ip, cut_ips, depth_fault, inflate
 from propend.serve.commit import GroupWriter, Overload
@@ -30,44 +27,18 @@ from propend.serve.dialects.port import (
     source_of,
     wrapper_of,
 )
-from propend.serve.inbox import (
-    MOST_REFUSED,
-    MOST_REFUSED_BYTES,
-    Batch,
-    Inbox,
-    InboxError,
-    Rejected,
-)
+from propend.serve.inbox import Batch, Inbox, InboxError, Rejected
+from propend.serve.limits import Held, Limits
 from propend.serve.refused import Refusals, refused_entry
+from propend.serve.stubs import stub
 from propend.serve.vocabulary import is_bot
 
-__all__ = ["Collector", "Limits", "snippet"]
+__all__ = ["Collector"]
 
 _log = logging.getLogger("propend.serve")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """How much one request, and all of them together, may ask of the collector."""
-
-    body: int = 21 << 20
-    """Bytes of a body as sent."""
-    inflated: int = 64 << 20
-    """Bytes of a body once decompressed: a zip bomb stops here."""
-    events: int = 20_000
-    """Events of one request."""
-    pending: int = 64 << 20
-    """Bytes waiting for the disk; beyond it requests are answered 429."""
-    receiving: int = 256 << 20
-    """Bytes of bodies held at once, from what a request announces until it is answered; beyond it requests are answered 429."""
-    rejected: int = MOST_REFUSED
-    """Refused requests that are kept; later ones are only counted."""
-    rejected_bytes: int = MOST_REFUSED_BYTES
-    """Bytes of them."""
-    slow: float = 30.0
-    """Seconds a body may take to arrive."""
 
 
 _CORS: Final = [
@@ -104,6 +75,7 @@ class Collector:
         self.refusals = Refusals(inbox, self.limits.rejected, self.limits.rejected_bytes)
         self._opening = asyncio.Semaphore(2)
         self.healthy = True
+        self._tried = 0.0
 
     async def start(self) -> None:
         """Start the writer inside the running loop."""
@@ -139,18 +111,20 @@ class Collector:
             await _answer(send, 204, b"", TEXT)
             return
         if method in ("GET", "HEAD"):
-            stub = self._get(path)
-            if stub is not None:
-                await _answer(send, *stub)
+            if path == "/health":
+                await self.mended()
+            found = self._get(path)
+            if found is not None:
+                await _answer(send, *found)
                 return
-        held = _Held(self, self.limits.receiving)
+        held = Held(self, self.limits.receiving)
         try:
             status, body, kind = await self._take(scope, receive, held)
         except Overload:
             self.counts["overload"] += 1
             await _answer(send, 429, b'{"error":"busy; try again"}', JSON, [(b"retry-after", b"2")])
         except InboxError:
-            self.healthy = False
+            self.healthy, self._tried = False, clock.monotonic()
             self.counts["unavailable"] += 1
             await _answer(
                 send,
@@ -181,7 +155,7 @@ class Collector:
 
     # ---- taking
 
-    async def _take(self, scope: Scope, receive: Receive, held: _Held) -> tuple[int, bytes, bytes]:
+    async def _take(self, scope: Scope, receive: Receive, held: Held) -> tuple[int, bytes, bytes]:
         headers = dict(scope["headers"])
         raw = await self._body(headers, receive, held)
         if raw is None:
@@ -211,10 +185,10 @@ class Collector:
             fault = ""
         dialect = dialect_of(path, body)
         if dialect is None:
-            stub = self._get(path)
+            found = self._get(path)
             return (
-                stub
-                if stub is not None and scope["method"] == "POST"
+                found
+                if found is not None and scope["method"] == "POST"
                 else (404, b'{"error":"no such route"}', JSON)
             )
         if scope["method"] not in ("POST", "GET") or (scope["method"] == "GET" and not query):
@@ -306,7 +280,7 @@ class Collector:
             self.counts["refused_not_kept"] += unkept
 
     async def _body(
-        self, headers: dict[bytes, bytes], receive: Receive, held: _Held
+        self, headers: dict[bytes, bytes], receive: Receive, held: Held
     ) -> bytes | None:
         """Return the body as sent, ``None`` where it is too large. Raises ``Overload`` while too much is under way."""
         length = headers.get(b"content-length", b"0")
@@ -342,8 +316,17 @@ class Collector:
 
     # ---- what is not an event
 
+    async def mended(self) -> bool:
+        """Whether the inbox can be written; where it could not be that is tried again, once a second at most."""
+        if not self.healthy and clock.monotonic() - self._tried > 1.0:
+            self._tried = clock.monotonic()
+            with contextlib.suppress(InboxError):
+                await asyncio.to_thread(self.inbox.check)
+                self.healthy = True
+        return self.healthy
+
     def _get(self, path: str) -> tuple[int, bytes, bytes] | None:
-        """Return health, metrics, and the small stubs that browser libraries ask for at start."""
+        """Return health, metrics, and what browser libraries ask for at start."""
         if path == "/health":
             state = (
                 b'{"status":"ok"}' if self.healthy else b'{"status":"the inbox cannot be written"}'
@@ -351,32 +334,7 @@ class Collector:
             return (200 if self.healthy else 503), state, JSON
         if path == "/metrics":
             return 200, self.metrics().encode(), b"text/plain; version=0.0.4"
-        if path.startswith("/v1/projects/") and path.endswith("/settings"):
-            key = path.split("/")[3]
-            settings = {
-                "integrations": {
-                    "Segment.io": {
-                        "apiKey": key,
-                        "unbundledIntegrations": [],
-                        "addBundledMetadata": True,
-                    }
-                },
-                "plan": {},
-            }
-            return 200, msgspec.json.encode(settings), JSON
-        if path.startswith("/array/") and path.endswith(("/config", "/config.js")):
-            return 200, b'{"supportedCompression":["gzip","gzip-js"],"hasFeatureFlags":false}', JSON
-        if path.rstrip("/") in ("/flags", "/decide"):
-            return (
-                200,
-                b'{"featureFlags":{},"config":{"enable_collect_everything":true},"supportedCompression":["gzip","gzip-js"]}',
-                JSON,
-            )
-        if path == "/propend.js":
-            return 200, snippet(), b"text/javascript; charset=utf-8"
-        if path == "/v1/m":
-            return 200, b'{"success":true}', JSON
-        return None
+        return stub(path)
 
     def metrics(self) -> str:
         """Return counters in Prometheus' text format."""
@@ -397,41 +355,8 @@ class Collector:
         return "\n".join(lines) + "\n"
 
 
-class _Held:
-    """What one request holds of the bytes that all may hold together."""
-
-    __slots__ = ("_all", "_most", "bytes")
-
-    def __init__(self, everybody: Collector, most: int) -> None:
-        self._all, self._most, self.bytes = everybody, most, 0
-
-    def hold(self, more: int) -> None:
-        """Hold more (nothing where it is not more); raises ``Overload`` where that is too much."""
-        if more <= 0:
-            return
-        if self._all.receiving + more > self._most:
-            raise Overload
-        self._all.receiving += more
-        self.bytes += more
-
-
 class _Gone(Exception):  # noqa: N818 - the client went away
     pass
-
-
-@lru_cache(maxsize=1)
-def snippet() -> bytes:
-    """Return the browser snippet without comment and indentation (at most 3 kB).
-
-    >>> len(snippet()) <= 3_000
-    True
-    """
-    text = (Path(__file__).parent / "browser.js").read_text(encoding="utf-8")
-    lines = [line.strip() for line in text.splitlines()[1:]]
-    code = "\n".join(line for line in lines if line)
-    for wide, narrow in ((" = ", "="), (", ", ","), (": ", ":"), (" && ", "&&"), (" || ", "||")):
-        code = code.replace(wide, narrow)  # the snippet holds no text in which these stand
-    return code.encode()
 
 
 def _client(scope: Scope) -> str:

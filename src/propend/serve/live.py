@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from propend.errors import DataError, PropendError
@@ -136,6 +137,8 @@ class Live:
         self.recommender: Any = None
         self.visible: list[float] = []
         self.faults: dict[str, str] = {}
+        self.unkept = 0
+        """What the mover refused and had no room for."""
         self._unjudged: list[Arrived] = []
         self._stop = threading.Event()
         self._moving: subprocess.Popen[str] | None = None
@@ -147,11 +150,9 @@ class Live:
             pass
         self.models.refresh()
         self.triggers.warm()
-        warm = threading.Thread(target=self._restore, name="live-restore", daemon=True)
-        warm.start()
-        self._threads.append(warm)
         loops: list[tuple[str, Callable[[], object], float]] = [
             ("tail", self.tail, _POLL), ("models", self.models.refresh, 1.0), ("recommender", self.refit, _REFIT),
+            ("restore", self.restore, 1.0),
         ]  # fmt: skip
         if move:
             loops.append(("mover", self.move_apart, self.every))
@@ -195,10 +196,17 @@ class Live:
 
     # ---- the work of the threads
 
-    def _restore(self) -> None:
-        """Fill the memory, and take what is in it out of the garbage collector's rounds, which would stop answers."""
-        self.state.restore()
-        gc.freeze()
+    def restore(self) -> None:
+        """Fill an empty memory, and take what is in it out of the garbage collector's rounds, which would stop answers."""
+        if self.state.emptied:
+            if threading.current_thread().name == "live-restore":
+                _yield_to_answers(threading.get_native_id())
+            try:
+                self.state.restore()
+            except BaseException:  # a file that the store has let go of, say: once more
+                self.state.emptied = True
+                raise
+            gc.freeze()
 
     def tail(self) -> int:
         """Take in what is new and judge the triggers on it; returns how many events were new."""
@@ -223,22 +231,27 @@ class Live:
     def move(self) -> None:
         """Move what is waiting into the store, no further than the state and the triggers have seen."""
         upto = self._seen()
+        before = self.mover.unkept
         while not self._stop.is_set() and self.mover.step(upto=upto) is not None:
             pass
+        self.unkept += self.mover.unkept - before
 
     def move_apart(self) -> None:
         """Have a process of its own do it, at low priority: it takes neither the interpreter's lock nor a core from answers."""
         upto = self._seen()
         if upto <= self.state.moved:
             return
-        command = [sys.executable, "-m", "propend", "move", str(self.workspace.folder)]
+        command = [sys.executable, "-m", "propend", "move", str(self.workspace.folder), "--json"]
         self._moving = subprocess.Popen(
-            [*command, "--upto", str(upto)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [*command, "--upto", str(upto)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )  # fmt: skip
         _yield_to_answers(self._moving.pid)
-        said = self._moving.communicate()[1].strip()
-        if self._moving.returncode and not self._stop.is_set():
-            raise DataError(said.splitlines()[-1] if said else "the mover was killed")
+        document, said = self._moving.communicate()
+        if self._moving.returncode == 0:
+            self.unkept += int(msgspec.json.decode(document)["refused_not_kept"])
+        elif not self._stop.is_set():
+            lines = said.strip().splitlines()
+            raise DataError(lines[-1] if lines else "the mover was killed")
 
     def refit(self) -> None:
         """Fit the recommendations afresh on what the store knows."""

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import ModelError, nearest
-from propend.events.timelines import Column
-from propend.features.evaluate import Rows, evaluate
+from propend.errors import DataError, ModelError, nearest
+from propend.events.timelines import Timelines
+from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
 from propend.learn.intervals import bounder
 from propend.learn.registry import Registry
 from propend.learn.train import Fitted, Reason
-from propend.serve.state import LiveState
+from propend.serve.state import LiveState, plain_value
+from propend.tasks.frame import More
 
 __all__ = ["Answer", "Models", "Served"]
 
@@ -44,53 +45,81 @@ class Served:
 
     def __init__(self, fitted: Fitted, version: int) -> None:
         self.fitted, self.version = fitted, version
-        self._compiled: tuple[int, Program] | None = None
+        self._compiled: tuple[int, Program, list[int]] | None = None
         self._bounds = bounder(fitted.card.get("uncertainty", {}))
         self._codes = {j: {text: code for code, text in enumerate(known)} for j, known in fitted.categories.items()}  # fmt: skip
         self._features = (*fitted.features, fitted.task.population)
 
     def row(self, state: LiveState, user: str, at: int) -> tuple[npt.NDArray[np.float64], bool]:
         """Return the features [1, d] with the codes the model knows, and whether the user is in the population."""
-        program = self._program(state)
-        t, profile = state.timelines(user, at), state.profile(user, at)
-        values = program.run(t, at, profile)
-        X = values[:-1].reshape(1, -1)
-        asked = [self.fitted.features[j] for j in self.fitted.categories]
-        answers = (
-            evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile) if asked else []
+        program, beyond = self._program(state)
+        values = (
+            None
+            if beyond or self.fitted.beside is not None
+            else program.run_block(*state.block(user, at), at, lambda: state.profile(user, at))
         )
-        for (j, known), answer in zip(self._codes.items(), answers, strict=True):
-            text = (
-                answer.values[answer.codes[0]]
-                if isinstance(answer, Column) and answer.codes[0] >= 0
-                else None
+        if values is None:
+            t, profile = state.timelines(user, at), state.profile(user, at)
+            if self.fitted.beside is not None:
+                profile |= _beside(self.fitted.beside, state, user, t, at)
+            values = program.run(t, at, profile)
+            asked = [self.fitted.features[j] for j in beyond]
+            answers = (
+                evaluate(asked, t, Rows.of([0], [at]), state.schema, profile=profile)
+                if beyond
+                else []
             )
-            X[0, j] = np.nan if text is None else known.get(text, np.nan)
-        return X, bool(values[-1] > 0)
+            for j, answer in zip(beyond, answers, strict=True):
+                text = plain_value(answer)
+                values[j] = self._codes[j].get(text, np.nan) if isinstance(text, str) else np.nan
+        for j, texts in program.texts.items():
+            if j in self._codes and values[j] == values[j]:  # the schema's code becomes the model's
+                code = int(values[j])
+                if code >= len(texts):  # an item that came since, with the next code
+                    texts = state.schema.item_ids
+                values[j] = self._codes[j].get(texts[code], np.nan)
+        return values[:-1].reshape(1, -1), bool(values[-1] > 0)
 
-    def _program(self, state: LiveState) -> Program:
-        """Return the features compiled for the schema as it is; threads see version and program as one."""
+    def _program(self, state: LiveState) -> tuple[Program, list[int]]:
+        """Return the features compiled for the schema as it is, and the places of texts that the program cannot say.
+
+        Threads see it with its version as one.
+        """
         held, version = self._compiled, state.schema_version
         if held is None or held[0] != version:
-            held = self._compiled = (version, Program(self._features, state.schema))
-        return held[1]
+            program = Program(self._features, state.schema)
+            beyond = [j for j in self._codes if j not in program.texts]
+            held = self._compiled = (version, program, beyond)
+        return held[1], held[2]
 
     def warm(self) -> None:
         """Score and explain a row without values: what a model makes at its first use, no request has to wait for."""
         X = np.full((1, len(self.fitted.features)), np.nan)
+        self.fitted.explained(X)
         self.fitted.score(X)
-        self.fitted.reasons(X)
 
     def answer(self, state: LiveState, user: str, at: int, reasons: int = 3) -> Answer:
         """Return the prediction for a user at a moment."""
         X, asked = self.row(state, user, at)
-        score = float(np.max(self.fitted.score(X)[0]))  # of many answers, the likeliest one's
-        why = tuple(self.fitted.reasons(X, reasons)[0]) if reasons else ()
+        scores, why = self.fitted.explained(X, reasons) if reasons else (self.fitted.score(X), [[]])
+        score = float(scores[0].max())  # of many answers, the likeliest one's
         low, high = (float(v[0]) for v in self._bounds([score]))
         span = None if np.isnan(low) else (low, high)
+        missing = int(np.count_nonzero(np.isnan(X)))
         return Answer(
-            self.fitted.task.name, self.version, score, span, asked, why, int(np.isnan(X).sum())
+            self.fitted.task.name, self.version, score, span, asked, tuple(why[0]), missing
         )
+
+
+def _beside(more: More, state: LiveState, user: str, t: Timelines, at: int) -> dict[str, Values]:
+    """Return the features that are not the language's, as attributes of the person at a moment."""
+    try:
+        code = 0 if state.store is None else state.store.code_of(user)
+    except DataError:  # somebody who came after the last move
+        code = 0
+    whose = replace(t, users=np.array([code], np.int64))
+    found = more.values(whose, Rows.of([0], [at]), state.schema)
+    return {name.removeprefix("profile."): values for name, values in found.items()}
 
 
 class Models:

@@ -275,6 +275,7 @@ def _drift(
             [then, now],
             labels=False,
             most_rows=4 * most,
+            more=fitted.beside,
         )
     except NotEnoughDataError:
         return []
@@ -335,7 +336,13 @@ def _retrain(workspace: Workspace, task: str, folds: int) -> dict[str, Any]:
     assert fresh.entry is not None
     cutoff = int(fresh.card["by_fold"][-1]["cutoff"])
     frame = build_frame(
-        workspace.store, workspace.schema, workspace.engine, old.task, old.features, [cutoff]
+        workspace.store,
+        workspace.schema,
+        workspace.engine,
+        old.task,
+        old.features,
+        [cutoff],
+        more=old.beside,
     )
     known = ~np.isnan(frame.y)
     old_loss = metrics.log_loss(frame.y[known], old.score(frame.X[known]))

@@ -21,6 +21,7 @@ import pyarrow as pa
 from propend.config import Config, EventSource
 from propend.engine import Engine
 from propend.errors import DataError
+from propend.events.consent import MARKS
 from propend.events.durable import exclusive, sync_folder, write_parquet
 from propend.events.ingest import IngestReport, ingest, replay
 from propend.events.store import Store
@@ -29,7 +30,7 @@ from propend.serve.identity import Identity
 from propend.serve.inbox import MOST_REFUSED, MOST_REFUSED_BYTES, Batch, Claim, Inbox, Rejected
 from propend.serve.meaning import meaning
 
-__all__ = ["MARKS", "Arrived", "Mover", "Taken", "live_source", "take"]
+__all__ = ["Arrived", "Mover", "Taken", "live_source", "take"]
 
 _ROLES: Final = (
     "user",
@@ -46,8 +47,6 @@ _ROLES: Final = (
     "arrival",
 )
 _log = logging.getLogger("propend.serve")
-MARKS: Final = "marks"
-"""Property of every live event: ``bot``, ``gpc``, ``dnt``, ``denied``, separated by spaces."""
 _MOMENT: Final = pa.timestamp("us", "UTC")
 
 
@@ -238,7 +237,7 @@ class Mover:
             taken = take(self.inbox, position, limit, most_bytes, upto)
             if not taken.last:
                 return None
-            self.identity.add(taken.facts)
+            self.identity.add(taken.facts, durable=True)  # what they came from goes
             self._refuse(taken.refused)
             report = IngestReport("live")
             if taken.events:

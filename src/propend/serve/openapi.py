@@ -63,7 +63,7 @@ _PROFILE = _closed(
     attributes=_map(_VALUE), ids=_array(_TEXT),
 )  # fmt: skip
 _FACT = _object(
-    number=_WHOLE, time=_WHOLE, kind={"enum": ["identify", "alias", "merge"]}, one=_TEXT, other=_TEXT, source=_TEXT, message=_TEXT, undone=_maybe("integer"),
+    number=_WHOLE, time=_WHOLE, kind={"enum": ["identify", "alias", "merge"]}, one=_TEXT, other=_TEXT, source=_TEXT, message=_TEXT, undone=_maybe("integer"), redone=_WHOLE,
 )  # fmt: skip
 _IDENTITY = _closed(user=_TEXT, ids=_array(_TEXT), facts=_array(_FACT))
 _DECISION = _closed(
@@ -78,7 +78,8 @@ _FIRED = _closed(
 )  # fmt: skip
 _LAG = _closed(
     inbox=_WHOLE, visible=_WHOLE, stored=_WHOLE, not_visible=_WHOLE, not_stored=_WHOLE, visible_seconds=_NUMBER, stored_seconds=_NUMBER,
-    visible_p50=_NUMBER, visible_p99=_NUMBER, fired_p99=_NUMBER, faults=_map(_TEXT), rejected=_WHOLE,
+    visible_p50=_NUMBER, visible_p99=_NUMBER, fired_p99=_NUMBER, faults=_map(_TEXT), rejected=_WHOLE, refused=_maybe("integer"),
+    refused_not_kept=_WHOLE,
 )  # fmt: skip
 _HEALTH = _closed(status=_TEXT, position=_WHOLE, models=_array(_TEXT))
 _IMPAIRED = _closed(status=_TEXT, faults=_map(_TEXT))
@@ -217,6 +218,14 @@ def describe(*, collects: bool = False) -> dict[str, Any]:
             "post": _operation(
                 "Undo an identity fact from now on.",
                 _closed(number=_WHOLE, undone=_WHOLE),
+                "operate",
+                parameters=(number,),
+            )
+        },
+        "/v1/identity/{number}/redo": {
+            "post": _operation(
+                "Let an undone identity fact hold again, from now on.",
+                _closed(number=_WHOLE, redone=_WHOLE),
                 "operate",
                 parameters=(number,),
             )

@@ -8,9 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from propend.events.consent import MARKS
 from propend.events.store import NUMBERS, TEXTS
-from propend.events.timelines import NO_ITEM, Column, Timelines
-from propend.serve.move import MARKS, Arrived
+from propend.events.timelines import BLOCK, NO_ITEM, Column, Timelines
+from propend.serve.move import Arrived
 
 __all__ = ["Columns", "Encoded", "Slice"]
 
@@ -18,8 +19,8 @@ I64 = npt.NDArray[np.int64]
 Columns = tuple[tuple[str, ...], tuple[str, ...]]
 """Names of the number columns and of the text columns that are held."""
 
-_TIME, _ARRIVAL, _SEQ, _TYPE, _ITEM = range(5)
-_FIRST: Final = 5
+_TIME, _ARRIVAL, _SEQ, _TYPE, _ITEM = (BLOCK.index(n) for n in ("time", "arrival", "seq", "type", "item"))  # fmt: skip
+_FIRST: Final = len(BLOCK)
 """Row of the first number column; texts come after the numbers."""
 _LATER: Final = 1 << 50
 """Sequence of the first event that is not in the store: later than every one that is."""

@@ -20,17 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.errors import DataError
+from propend.events.consent import MARKS, denied
 from propend.events.store import NUMBERS, TEXTS, Store
 from propend.events.timelines import Column, Timelines
 from propend.expression.nodes import Expression
 from propend.features.evaluate import Rows, Values, evaluate
 from propend.features.program import Program
 from propend.features.schema import Schema
-from propend.names import DAY, USER
+from propend.names import USER
 from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
 from propend.serve.inbox import Inbox
-from propend.serve.move import MARKS, Arrived, Taken, is_live, moved_to, take
+from propend.serve.move import Arrived, Taken, is_live, moved_to, take
 from propend.serve.slices import Columns, Encoded, Slice
 from propend.serve.traits import Traits, own_first
 
@@ -58,6 +59,8 @@ class LiveState:
         self.newest = 0
         self.evicted = 0
         self.loaded = 0
+        self.emptied = True
+        """Whether the memory holds nobody since it was last restored."""
         self._slices: OrderedDict[str, Slice] = OrderedDict()
         self._bytes = 0
         self._tail: dict[str, list[Arrived]] = {}
@@ -136,6 +139,12 @@ class LiveState:
         self._reload()
         return True
 
+    def _empty(self) -> None:
+        """Let all timelines go: what they were cut from is no more."""
+        self._slices.clear()
+        self._bytes = 0
+        self.emptied = True
+
     def _reload(self) -> None:
         """Follow the store: drop the tail that is in it now, and every timeline where it changed beneath us."""
         if not Store.exists(self.folder):
@@ -149,13 +158,11 @@ class LiveState:
                 len(store.manifest.erased), store.buckets,
             )  # fmt: skip
             if print_ != self._print:
-                self._slices.clear()
-                self._bytes = 0
+                self._empty()
             self.store, self._print = store, print_
             self.moved = moved_to(store)
             if self.moved > self.position:  # moved by another process before it was seen here
-                self._slices.clear()
-                self._bytes = 0
+                self._empty()
             self.position = max(self.position, self.moved)
             for user in list(self._tail):
                 kept = [a for a in self._tail[user] if a.position > self.moved]
@@ -177,8 +184,7 @@ class LiveState:
         waiting = [a.event for events in self._tail.values() for a in events]
         types, items = list(store.types), list(store.item_ids())
         if types != self._types[: len(types)] or items != self._items[: len(items)]:
-            self._slices.clear()
-            self._bytes = 0
+            self._empty()
         known = set(types)
         self._types = types + [t for t in dict.fromkeys(e.type for e in waiting) if t not in known]
         known = set(items)
@@ -192,8 +198,7 @@ class LiveState:
             self._item_codes.get(i) != c for i, c in held[1].items()
         )
         if moved:
-            self._slices.clear()
-            self._bytes = 0
+            self._empty()
 
     def _extend_schema(self) -> None:
         """Read the store's schema and settle the columns; what arrived since comes on top when it is asked for."""
@@ -201,19 +206,12 @@ class LiveState:
         base = Schema(types=(), zone=self.zone, tasks=self.tasks)
         if store is not None and store.rows:
             base = Schema.of(store, self.zone, self.tasks)
-        numbers = tuple(
-            dict.fromkeys(
-                (*base.numbers, *NUMBERS, *(p for p, k in self.properties.items() if k == "number"))
-            )
-        )
-        texts = tuple(
-            dict.fromkeys(
-                (*base.texts, *TEXTS, *(p for p, k in self.properties.items() if k == "text"))
-            )
-        )
+        declared = self.properties.items()
+        # in one order, wherever a name came from: another would empty the memory
+        numbers = tuple(sorted({*base.numbers, *NUMBERS, *(p for p, k in declared if k == "number")}))  # fmt: skip
+        texts = tuple(sorted({*base.texts, *TEXTS, *(p for p, k in declared if k == "text")}))
         if (numbers, texts) != self._columns:
-            self._slices.clear()
-            self._bytes = 0
+            self._empty()
             self._columns = (numbers, texts)
         self._base, self._schema = base, None
         self.schema_version += 1
@@ -250,14 +248,15 @@ class LiveState:
         """Load the most recently active users until memory is filled to a share; returns how many are in memory.
 
         Questions are answered meanwhile. Where the store moves on under a bucket, the rest of it is left to be loaded
-        when it is asked for.
+        when it is asked for. ``emptied`` says when it is time to do so again.
         """
-        store = self.store
-        if store is None or not store.rows:
-            return 0
-        per_bucket = self.budget * share / store.buckets
-        for bucket in range(store.buckets):
-            columns = self._columns
+        self.emptied = False
+        buckets = 0 if self.store is None else self.store.buckets
+        for bucket in range(buckets):
+            store, columns = self.store, self._columns
+            if store is None or not store.rows or store.buckets != buckets:
+                break
+            per_bucket = self.budget * share / buckets
             t = store.timelines(bucket, self._stored_columns(store))
             whole = Encoded(t, columns)
             last = t.time[t.offsets[1:] - 1]
@@ -379,9 +378,19 @@ class LiveState:
         ids = self.identity.ids(user, moment)
         self._fetch(ids)
         with self.lock:
-            found = [self._slice(u) for u in ids]
-            one = found[0] if len(found) == 1 else Slice.merged(found, self._columns)
-            return one.timelines(self._columns)
+            return self._joined(ids).timelines(self._columns)
+
+    def block(self, user: str, at: int) -> tuple[I64, tuple[str, ...]]:
+        """Return the same as one block int64 [rows, events], and the names of its numbers; see ``Program.run_block``."""
+        ids = self.identity.ids(user, at)
+        self._fetch(ids)
+        with self.lock:
+            one = self._joined(ids)
+            return one.block[:, : one.n].copy(), self._columns[0]
+
+    def _joined(self, ids: Sequence[str]) -> Slice:
+        found = [self._slice(u) for u in ids]
+        return found[0] if len(found) == 1 else Slice.merged(found, self._columns)
 
     def _slice(self, user: str) -> Slice:
         held = self._slices.get(user)
@@ -405,12 +414,9 @@ class LiveState:
                 ids = own_first(ids, facts, moment)
             return self.traits.of(ids, self._tail)
 
-    def denied(self, user: str, at: int, within: int = 30 * DAY) -> bool:
+    def denied(self, user: str, at: int) -> bool:
         """Whether the person behind an id refused consent with any event of the last time before a moment."""
-        t = self.timelines(user, at).before(at)
-        marks = t.texts[MARKS]
-        lately = marks.codes[np.searchsorted(t.time, at - within) :]
-        return any("denied" in marks.values[c].split() for c in np.unique(lately[lately >= 0]))
+        return bool(denied(self.timelines(user, at), at)[0])
 
     def value(
         self, expression: Expression, user: str, at: int, scores: Mapping[str, float] | None = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,15 @@ from propend.features.schema import Schema, attribute_columns
 from propend.names import USER
 from propend.tasks.task import Task
 
-__all__ = ["Frame", "build_frame", "evaluate_all", "map_population", "profile_of", "scoring_frame"]
+__all__ = [
+    "Frame",
+    "More",
+    "build_frame",
+    "evaluate_all",
+    "map_population",
+    "profile_of",
+    "scoring_frame",
+]
 
 T = TypeVar("T")
 F64 = npt.NDArray[np.float64]
@@ -67,6 +75,11 @@ class Frame:
         """Return which rows were asked at one of these cutoffs."""
         return np.isin(self.cutoff, np.asarray(cutoffs, np.int64))
 
+    def beside(self, columns: F64, features: tuple[Expression, ...]) -> Frame:
+        """Return the frame with further columns [n, e] behind its own."""
+        X = np.asfortranarray(np.hstack([self.X, columns]))
+        return replace(self, X=X, features=(*self.features, *features))
+
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels, to stand beside every figure."""
         digest = hashlib.sha256()
@@ -80,6 +93,21 @@ class Frame:
         return digest.hexdigest()[:16]
 
 
+class More(Protocol):
+    """Further features, made of the timelines in hand by something other than the language (a behaviour model)."""
+
+    @property
+    def features(self) -> tuple[Expression, ...]:
+        """What they are called."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The event columns it reads, where the log has them."""
+
+    def values(self, timelines: Timelines, rows: Rows, schema: Schema) -> Mapping[str, F64]:
+        """Return each feature [rows] by name, from what was known before each row's cutoff."""
+
+
 def build_frame(
     store: Store,
     schema: Schema,
@@ -91,14 +119,16 @@ def build_frame(
     labels: bool = True,
     most_rows: int = MOST_ROWS,
     known: Mapping[int, tuple[str, ...]] | None = None,
+    more: More | None = None,
 ) -> Frame:
     """Evaluate features and labels for every user of the population at every cutoff, bucket by bucket.
 
     ``known`` gives columns the codes of a fitted model, other texts are missing; else the most common texts get codes.
+    Features among those of ``more`` are made by it.
     Raises ``NotEnoughDataError`` where nobody is in the population at any cutoff.
     """
     share = min(1.0, most_rows / max(store.user_count * len(cutoffs), 1))
-    work = _reader(store, schema, task, features, cutoffs, labels, share)
+    work = _reader(store, schema, task, features, cutoffs, labels, share, more)
     parts = list(engine.map_buckets(work, sorted(store.manifest.runs)))
     if sum(len(part.user) for part in parts) == 0:
         raise NotEnoughDataError(
@@ -120,6 +150,7 @@ def _reader(
     cutoffs: Sequence[int],
     labels: bool,
     share: float = 1.0,
+    more: More | None = None,
 ) -> Callable[[int], _Part]:
     """Return what evaluates one bucket (or a share of its users)."""
     users = store.table("users")
@@ -130,6 +161,9 @@ def _reader(
     )
     ids = None if users is None else users[USER].combine_chunks()
     columns = schema.columns_for([task.target, task.population, *features])
+    if more is not None:
+        there = {*schema.numbers, *schema.texts}
+        columns = list(dict.fromkeys([*columns, *(c for c in more.columns if c in there)]))
 
     def work(bucket: int) -> _Part:
         timelines = store.timelines(bucket, columns)
@@ -139,7 +173,14 @@ def _reader(
             timelines = timelines.users_at(np.flatnonzero(draw / np.float64(1 << 53) < share))
             names = store.user_ids(bucket).take(pa.array(timelines.users // store.buckets))
         return _evaluate(
-            timelines, schema, task, features, cutoffs, profile_of(attributes, ids, names), labels
+            timelines,
+            schema,
+            task,
+            features,
+            cutoffs,
+            profile_of(attributes, ids, names),
+            labels,
+            more,
         )
 
     return work
@@ -186,12 +227,16 @@ def _evaluate(
     cutoffs: Sequence[int],
     profile: dict[str, Values],
     labels: bool,
+    more: More | None,
 ) -> _Part:
     rows = Rows.every(len(timelines.users), cutoffs)
     asked = evaluate([task.population], timelines, rows, schema, profile=profile)[0]
     assert not isinstance(asked, Column)
     rows = rows.select(asked > 0)
-    values = evaluate(features, timelines, rows, schema, profile=profile)
+    given = {} if more is None else more.values(timelines, rows, schema)
+    own = [f for f in features if str(f) not in given]
+    told = iter(evaluate(own, timelines, rows, schema, profile=profile))
+    values = [given[str(f)] if str(f) in given else next(told) for f in features]
     y: Values = np.full(len(rows), np.nan)
     if labels:
         y = evaluate([task.target], timelines, rows, schema, profile=profile)[0]
@@ -268,11 +313,12 @@ def scoring_frame(
     features: Sequence[Expression],
     now: int,
     categories: dict[int, tuple[str, ...]],
+    more: More | None = None,
 ) -> Frame:
     """Evaluate features for everyone in the population at ``now``, with the codes a fitted model knows."""
     return build_frame(
         store, schema, engine, task, features, [now],
-        labels=False, most_rows=1 << 62, known=categories,
+        labels=False, most_rows=1 << 62, known=categories, more=more,
     )  # fmt: skip
 
 
@@ -285,13 +331,14 @@ def map_population(
     now: int,
     categories: Mapping[int, tuple[str, ...]],
     use: Callable[[Frame, pa.Array], T],
+    more: More | None = None,
 ) -> Iterator[T]:
     """Evaluate features for everyone in the population at ``now``, bucket by bucket, and yield what ``use`` makes of each.
 
     ``use`` gets a bucket's frame, with the codes a fitted model knows, and its users' ids; buckets without anybody are
     left out. It runs beside the evaluation, in parallel where the engine can, and memory holds a few buckets.
     """
-    read = _reader(store, schema, task, features, [now], labels=False)
+    read = _reader(store, schema, task, features, [now], labels=False, more=more)
 
     def work(bucket: int) -> list[T]:
         part = read(bucket)

@@ -37,6 +37,8 @@ def _one(batch: type[Any], body: bytes = b"{}", source: str = "shop") -> Any:
 def _order_and_durability(inbox: Any, make: Callable[[], Any], batch: type[Any]) -> None:
     assert inbox.last() == 0, "an empty inbox ends at 0"
     assert inbox.append([]) == [], "nothing appended, nothing returned"
+    inbox.check()
+    assert inbox.last() == 0, "a check takes no position"
     first = inbox.append([_one(batch, b"a"), _one(batch, b"b")])
     second = inbox.append([_one(batch, b"c")])
     assert [*first, *second] == sorted({*first, *second}), "positions grow"

@@ -222,3 +222,10 @@ def _check_explanations(model: Model, X: Array, scores: Array) -> None:
         "identity": lambda: margin,
     }[model.link]()
     assert np.allclose(back, scores, rtol=1e-9, atol=1e-9), "contributions must sum to the margin"
+    both = model.explain(X)
+    assert np.array_equal(both[0], scores), "explain must score as predict does"
+    assert np.array_equal(both[1], parts), "explain must give what contributions gives"
+    for row in range(0, len(X), 37):
+        alone = model.explain(X[row : row + 1])
+        assert np.array_equal(alone[0][0], scores[row]), "a row alone is scored as among many"
+        assert np.array_equal(alone[1][0], parts[row]), "a row alone is explained as among many"

@@ -142,7 +142,9 @@ def test_onnx_files_answer_as_the_network(trunk: str, bias: Any, tmp_path: Path)
 
     data = random_sequences(12)
     settings = Settings(trunk=trunk, size="tiny", depth=2, time_bias=bias, temperature=0.1)
-    net = Network(settings, Vocabulary(items=9, types=3, channels=2, amounts=True)).eval()
+    net = Network(
+        settings, Vocabulary(items=9, types=3, channels=2, amounts=True, days=True)
+    ).eval()
     export_onnx(net, tmp_path / "m.onnx")
     session = runtime.InferenceSession(str(tmp_path / "m.onnx"))
     wanted = {i.name for i in session.get_inputs()}

@@ -18,7 +18,7 @@ from propend.names import MICROSECONDS
 torch = pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
 pytestmark = pytest.mark.deep
 
-VOCABULARY = Vocabulary(items=9, types=3, channels=2, amounts=True)
+VOCABULARY = Vocabulary(items=9, types=3, channels=2, amounts=True, days=True)
 TRUNKS = [
     ("gru", "none"),
     ("lstm", "none"),

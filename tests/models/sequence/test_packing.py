@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,15 @@ from hypothesis import strategies as st
 from tests.models.sequence.worlds import random_sequences
 
 from propend.errors import ModelError
-from propend.models.sequence.packing import batches, lay_out, pieces
+from propend.models.sequence.packing import batches, lay_out, piece_batch, pieces
 from propend.models.sequence.targets import asked_of, future_of, next_of
-from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
+from propend.models.sequence.tokens import (
+    ItemFeatures,
+    SequenceArrays,
+    SequenceWriter,
+    Vocabulary,
+    hashed_rows,
+)
 from propend.names import DAY
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=40)
@@ -86,6 +93,23 @@ def test_memory_mapped_sequences_give_the_same_batches(tmp_path: Path) -> None:
         SequenceArrays.open(tmp_path / "nothing")
 
 
+def test_an_epoch_takes_the_memory_of_its_batches_not_of_the_log(tmp_path: Path) -> None:
+    peaks = []
+    for users in (500, 500, 2_000):  # the first one warms up
+        one = SequenceArrays.of(np.arange(users + 1) * 100, np.zeros(users * 100, int))
+        with SequenceWriter(tmp_path / str(users)) as writer:
+            writer.append(one)
+        del one
+        data = SequenceArrays.open(tmp_path / str(users))
+        tracemalloc.start()
+        for batch in batches(data, 50, 2_048, seed=1):
+            next_of(data, batch)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    log = 1_500 * 100 * 30  # bytes that the larger log has more
+    assert peaks[2] - peaks[1] < 0.1 * log
+
+
 def test_what_comes_next_agrees_with_a_slow_look() -> None:
     data = random_sequences(30)
     for batch in batches(data, 5, 40, seed=3):
@@ -98,6 +122,17 @@ def test_what_comes_next_agrees_with_a_slow_look() -> None:
             assert after.gap[t] == pytest.approx((until - data.time[index]) / DAY, rel=1e-5)
 
 
+def test_active_days_agree_with_a_slow_count_and_stay_when_a_history_is_cut() -> None:
+    data = random_sequences(30)
+    for user in range(data.users):
+        days = [t // DAY for t in data.user(user)["time"].tolist()]
+        slow = [len(set(days[: i + 1])) for i in range(len(days))]
+        assert data.user(user)["days"].tolist() == slow
+    some = data.take([3, 7]).before(int(data.time.max()) // 2)
+    whole = data.user(3)["days"][: len(some.user(0)["days"])]
+    assert some.user(0)["days"].tolist() == whole.tolist()
+
+
 def test_the_future_agrees_with_a_slow_look() -> None:
     data = random_sequences(30, types=3)
     for batch in batches(data, 6, 50, seed=4):
@@ -108,7 +143,7 @@ def test_the_future_agrees_with_a_slow_look() -> None:
             moment, until = asked.moment[t], asked.moment[t] + int(asked.horizon[t]) * DAY
             assert data.time[index] <= moment
             assert index + 1 == stop or moment <= data.time[index + 1]
-            assert found.known[t] == (until <= data.end)
+            assert asked.weight[t] == 0 or until <= data.end
             later = np.arange(index + 1, stop)
             inside = later[(data.time[later] >= moment) & (data.time[later] < until)]
             for kind in range(3):
@@ -117,6 +152,23 @@ def test_the_future_agrees_with_a_slow_look() -> None:
             assert found.value[t] == pytest.approx(
                 np.nansum(data.amount[inside]), rel=1e-4, abs=1e-4
             )
+
+
+def test_a_wait_does_not_say_how_soon_the_next_event_comes() -> None:
+    days = np.tile([1, 50], 4_000)  # one gap of a day and one of fifty for as many users each
+    time = np.stack([np.zeros(len(days), np.int64), days * DAY], axis=1).ravel()
+    data = SequenceArrays.of(
+        np.arange(len(days) + 1) * 2, np.zeros(len(time), int), time=time, end=300 * DAY
+    )
+    batch = piece_batch(
+        np.arange(len(days)), np.arange(len(days)) * 2, np.arange(len(days)) * 2 + 1, 2
+    )
+    asked = asked_of(data, batch, (7.0,), np.random.default_rng(0))
+    early = asked.wait < 0.9
+    soon = asked.weight[early & (days == 1)].sum(), asked.weight[early & (days == 50)].sum()
+    assert soon[0] / sum(soon) == pytest.approx(0.5, abs=0.02)  # evenly drawn waits would say .98
+    assert (asked.wait <= days).all()
+    assert (asked.weight > 0).all()
 
 
 def test_bad_sequences_are_refused_in_a_sentence() -> None:

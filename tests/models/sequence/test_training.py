@@ -15,6 +15,7 @@ from propend.errors import ModelError, NotEnoughDataError
 from propend.models.sequence.packing import batches
 from propend.models.sequence.settings import HEADS, Settings
 from propend.models.sequence.tokens import SequenceArrays, Vocabulary
+from propend.names import DAY
 
 torch = pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
 pytestmark = pytest.mark.deep
@@ -34,7 +35,8 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("trunk", ["gru", "cnn", "transformer", "hstu"])
 @pytest.mark.parametrize("loss", ["full", "sampled"])
 def test_it_learns_an_order_that_popularity_cannot_see(trunk: str, loss: Any) -> None:
-    from propend.models.sequence.training import held_out_loss, train
+    from propend.models.sequence.held_out import held_out_loss
+    from propend.models.sequence.training import train
 
     settings = replace(SMALL, trunk=trunk, loss=loss, negatives=8, learning_rate=1e-2, epochs=8)
     run = train(cycles(), WALKS, settings)
@@ -56,6 +58,26 @@ def test_all_heads_at_once_and_contrast() -> None:
     assert sum(last[t] for t in HEADS) < sum(first[t] for t in HEADS)
 
 
+def test_who_came_once_and_never_again_teaches_that_people_do_not_return() -> None:
+    from propend.models.sequence.training import train
+
+    rng = np.random.default_rng(0)
+    lengths = np.where(
+        rng.random(600) < 0.7, 1, 6
+    )  # seven in ten come once, the others every two days
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    time = (np.repeat(rng.uniform(0, 30, 600), lengths) + 2 * place) * DAY
+    data = SequenceArrays.of(offsets, 0 * place, time=time.astype(np.int64), end=150 * DAY)
+    settings = replace(SMALL, tasks=("horizon",), learning_rate=5e-3, epochs=25, tokens=512)
+    net = train(data, Vocabulary(items=1), settings).network
+    one = SequenceArrays.of([0, 1], [0], time=[100 * DAY])
+    with torch.no_grad():
+        hidden = net.last(one, np.array([100 * 86_400]))
+        ahead, _ = net.heads.within(hidden, torch.tensor([0.5]), torch.tensor([7.0]))
+    assert torch.sigmoid(ahead[0, -1]).item() == pytest.approx(0.3, abs=0.12)
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     from propend.models.sequence.training import train
 
@@ -69,7 +91,8 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
 def test_a_run_that_was_broken_off_ends_like_one_that_was_not(
     tmp_path: Path, average: float
 ) -> None:
-    from propend.models.sequence.training import held_out_loss, train
+    from propend.models.sequence.held_out import held_out_loss
+    from propend.models.sequence.training import train
 
     settings = replace(SMALL, dropout=0.2, epochs=3, average=average)
     data, judge = cycles(80), held_out_loss(cycles(20, seed=3), settings)
@@ -96,6 +119,9 @@ def test_a_run_that_was_broken_off_ends_like_one_that_was_not(
         train(data, WALKS, replace(settings, dropout=0.1), judge=judge, folder=tmp_path)
     with pytest.raises(ModelError, match="other data"):
         train(cycles(81), WALKS, settings, judge=judge, folder=tmp_path)
+    (tmp_path / "latest.json").write_text('{"version": ')
+    with pytest.raises(ModelError, match=r"damaged; begin it anew \(--fresh\)"):
+        train(data, WALKS, settings, judge=judge, folder=tmp_path)
 
 
 def test_no_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +179,8 @@ def test_early_stopping_returns_the_best() -> None:
 
 
 def test_fine_tuning_starts_from_what_was_learnt() -> None:
-    from propend.models.sequence.training import held_out_loss, train
+    from propend.models.sequence.held_out import held_out_loss
+    from propend.models.sequence.training import train
 
     first = train(cycles(), WALKS, replace(SMALL, learning_rate=1e-2, epochs=6))
     judge = held_out_loss(cycles(40, seed=5), SMALL)

@@ -11,9 +11,9 @@ import torch
 
 from propend.errors import ModelError
 from propend.models.sequence.network import Network, Tokens
-from propend.models.sequence.targets import Events, amount_bin, gap_bin
+from propend.models.sequence.targets import Events, amount_bin, days_bin, gap_bin
 from propend.models.sequence.tokens import NONE, SequenceArrays
-from propend.names import MICROSECONDS
+from propend.names import DAY, MICROSECONDS
 
 __all__ = ["Cache", "UserState"]
 
@@ -25,12 +25,13 @@ class UserState:
     """What is kept of a user: the trunk's ``state`` after the settled events, and the newest one.
 
     A trunk that looks at the moment of the question settles an event only when the next one comes;
-    for the others ``vector`` is the answer already.
+    for the others ``vector`` is the answer already. ``days``: on how many days the user had come by then.
     """
 
     state: dict[str, Tensor]
     token: Tensor
     time: int
+    days: int
     vector: Tensor | None
 
 
@@ -69,8 +70,9 @@ class Cache:
         channel: int = NONE,
         time: int,
         amount: float = float("nan"),
+        days: int | None = None,
     ) -> None:
-        """Take in a user's next event; ``time`` in UTC microseconds.
+        """Take in a user's next event; ``time`` in UTC microseconds, ``days`` as in ``SequenceArrays`` (None: counted on).
 
         Raises ``ModelError`` for a code outside the vocabulary, or an event before the user's last one.
         """
@@ -83,9 +85,11 @@ class Cache:
             raise ModelError(
                 f"user {user}'s event of {time} comes before the last one of {old.time}; warm the user with the whole history"
             )
+        if days is None:
+            days = 1 if old is None else old.days + (time // DAY != old.time // DAY)
         with torch.inference_mode():
             token = self._token(
-                item, type, channel, amount, time, None if old is None else old.time
+                item, type, channel, amount, time, None if old is None else old.time, days
             )
             trunk = self.network.trunk
             state = trunk.start() if old is None else old.state
@@ -96,7 +100,7 @@ class Cache:
                 _, state = trunk.step(
                     old.token, old.time // MICROSECONDS, time // MICROSECONDS, old.state
                 )
-        self.users[user] = UserState(state, token, time, vector)
+        self.users[user] = UserState(state, token, time, days, vector)
         self.users.move_to_end(user)
         while len(self.users) > self.most:
             self.users.popitem(last=False)
@@ -134,7 +138,14 @@ class Cache:
         return found
 
     def _token(
-        self, item: int, type: int, channel: int, amount: float, time: int, before: int | None
+        self,
+        item: int,
+        type: int,
+        channel: int,
+        amount: float,
+        time: int,
+        before: int | None,
+        days: int,
     ) -> Tensor:
         hours = time // (3_600 * MICROSECONDS)
         first = np.array([before is None])
@@ -147,6 +158,7 @@ class Cache:
             gap_bin(elapsed, first),
             np.array([hours % 24]),
             np.array([(hours // 24 + 3) % 7]),
+            days_bin(np.array([days])),
             np.array([time // MICROSECONDS]),
         )
         found: Tensor = self.network.embedding(Tokens.of(events, self.network.device))[0]

@@ -28,7 +28,7 @@ __all__ = [
     "write_tensors",
 ]
 
-VERSION: Final = 1
+VERSION: Final = 2
 WEIGHTS: Final = "weights.safetensors"
 CONFIG: Final = "config.json"
 

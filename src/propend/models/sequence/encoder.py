@@ -1,4 +1,4 @@
-"""Item vectors from a Hugging Face encoder in a local folder: texts or pictures in, unit vectors out."""
+"""Item vectors: texts by their hashed characters, texts or pictures by a Hugging Face encoder in a local folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,31 @@ import numpy.typing as npt
 
 from propend.errors import MissingExtraError, ModelError
 
-__all__ = ["encode_pictures", "encode_texts"]
+__all__ = ["encode_pictures", "encode_texts", "hash_texts"]
 
 F32 = npt.NDArray[np.float32]
+
+
+def hash_texts(texts: Sequence[str], width: int = 128) -> F32:
+    """Return a vector [n, width] of length 1 for each text from its runs of 1 to 3 characters; nought for empty text.
+
+    Runs inside words need no word list and serve Chinese and English alike; they are hashed, weighed by how rare they
+    are, and projected by sparse random signs, which keeps who is like whom (Li, Hastie & Church, "Very sparse random
+    projections", KDD 2006).
+
+    >>> mug, cup, sock = hash_texts(["red mug", "red mug, large", "woollen sock"])
+    >>> bool(mug @ cup > 0.5 > mug @ sock)
+    True
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.random_projection import SparseRandomProjection
+
+    cut = HashingVectorizer(
+        analyzer="char_wb", ngram_range=(1, 3), n_features=1 << 18, alternate_sign=False, norm=None
+    )
+    found = TfidfTransformer(sublinear_tf=True).fit_transform(cut.transform(texts))
+    project = SparseRandomProjection(width, random_state=0, dense_output=True)
+    return _unit([np.asarray(project.fit_transform(found), np.float32)])
 
 
 def encode_texts(texts: Sequence[str], folder: str | Path, *, batch: int = 64) -> F32:

@@ -19,8 +19,10 @@ _SOONEST: Final = 1e-4
 """Days: gaps are told apart down to some ten seconds."""
 
 
-def log_normal_mixture(parameters: Tensor, gap: Tensor, seen: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of gaps (days) under a mixture of log-normals.
+def log_normal_mixture(
+    parameters: Tensor, gap: Tensor, seen: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Return the mean (by ``weight`` [t]) negative log-likelihood of gaps (days) under a mixture of log-normals.
 
     ``parameters`` [t, 3·k]: logits, means and log scales of log days. Where not ``seen`` the next event had
     not come within ``gap``, and the likelihood is that of silence so long (Shchur et al., ICLR 2020).
@@ -29,11 +31,10 @@ def log_normal_mixture(parameters: Tensor, gap: Tensor, seen: Tensor) -> Tensor:
     log_gap = torch.log(gap.clamp(min=_SOONEST))[:, None]
     spread = functional.softplus(scale) + 0.05
     z = (log_gap - mean) / spread
-    weight = functional.log_softmax(logits, dim=-1)
-    density = weight - 0.5 * z**2 - torch.log(spread) - 0.5 * math.log(2 * math.pi) - log_gap
-    silence = weight + torch.special.log_ndtr(-z)
-    each = torch.logsumexp(torch.where(seen[:, None], density, silence), dim=-1)
-    return -each.mean()
+    share = functional.log_softmax(logits, dim=-1)
+    density = share - 0.5 * z**2 - torch.log(spread) - 0.5 * math.log(2 * math.pi) - log_gap
+    silence = share + torch.special.log_ndtr(-z)
+    return -_mean(torch.logsumexp(torch.where(seen[:, None], density, silence), dim=-1), weight)
 
 
 def survival(parameters: Tensor, days: Tensor) -> Tensor:
@@ -43,19 +44,26 @@ def survival(parameters: Tensor, days: Tensor) -> Tensor:
     return (torch.softmax(logits, dim=-1) * torch.special.ndtr(-z)).sum(dim=-1)
 
 
-def zero_inflated_log_normal(parameters: Tensor, value: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of values ≥ 0 (below 0 counts as 0).
+def zero_inflated_log_normal(
+    parameters: Tensor, value: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Return the mean (by ``weight`` [t]) negative log-likelihood of values ≥ 0 (below 0 counts as 0).
 
     ``parameters`` [t, 3]: logit of being above 0, mean and scale of the logarithm (Wang et al., "A deep
     probabilistic model for customer lifetime value prediction", arXiv 1912.07753).
     """
     logit, mean, scale = parameters.float().unbind(dim=-1)
     above = value > 0
-    bought = functional.binary_cross_entropy_with_logits(logit, above.float())
+    bought = functional.binary_cross_entropy_with_logits(logit, above.float(), reduction="none")
     spread = functional.softplus(scale) + 0.05
     z = (torch.log(value.clamp(min=1e-6)) - mean) / spread
     density = torch.where(above, 0.5 * z**2 + torch.log(spread), torch.zeros_like(z))
-    return bought + density.mean()
+    return _mean(bought + density, weight)
+
+
+def _mean(each: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of each row's loss, by weight where one is given."""
+    return each.mean() if weight is None else (each * weight).sum() / weight.sum()
 
 
 def ziln_mean(parameters: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from propend.models.sequence.packing import Batch, piece_batch
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import (
     AMOUNT_BINS,
+    DAYS_BINS,
     GAP_BINS,
     Asked,
     Events,
@@ -52,6 +53,7 @@ class Tokens:
     gap: Tensor
     hour: Tensor
     weekday: Tensor
+    days: Tensor
     time: Tensor
 
     @classmethod
@@ -99,12 +101,17 @@ class Embedding(nn.Module):
             assert given.vectors is not None
             self.register_buffer("dense", torch.from_numpy(np.asarray(given.vectors, np.float32)))
             self.project = nn.Linear(vocabulary.dense, width, bias=False)
+            nn.init.normal_(
+                self.project.weight, std=0.02
+            )  # a unit vector then weighs as an id does
         if vocabulary.types > 1:
             self.event_type = _embedding(vocabulary.types, width)
         if vocabulary.channels:
             self.channel = _embedding(vocabulary.channels + 1, width)
         if vocabulary.amounts:
             self.amount = _embedding(AMOUNT_BINS, width)
+        if vocabulary.days:
+            self.days = _embedding(DAYS_BINS, width)
         if vocabulary.clock:
             self.gap = _embedding(GAP_BINS, width)
             self.hour = _embedding(24, width)
@@ -135,6 +142,8 @@ class Embedding(nn.Module):
             x = x + self.channel(tokens.channel + 1)
         if vocabulary.amounts:
             x = x + self.amount(tokens.amount)
+        if vocabulary.days:
+            x = x + self.days(tokens.days)
         if vocabulary.clock:
             x = x + self.gap(tokens.gap) + self.hour(tokens.hour) + self.weekday(tokens.weekday)
         return x
@@ -233,8 +242,7 @@ class Network(nn.Module):
                 parameters, _send(after.amount[priced], self.device)
             )
         if asked is not None:
-            # between events of one instant there is no moment to ask at
-            rows = np.flatnonzero(after.gap > 0)
+            rows = np.flatnonzero(asked.weight > 0)
             if len(rows):
                 found.update(self._asked_losses(hidden, data, batch, after, asked, rows))
         return found
@@ -271,27 +279,24 @@ class Network(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the losses of the heads that are asked at random moments, over ``rows`` of the batch."""
         found: dict[str, Tensor] = {}
-        wait = _send(asked.wait, self.device)
+        chosen, wait = _send(rows, self.device), _send(asked.wait[rows], self.device)
+        weight = _send(asked.weight[rows], self.device)
         if "gap" in self.settings.tasks:
-            chosen = _send(rows, self.device)
-            parameters = self.heads.until_next(hidden[chosen], wait[chosen])
+            parameters = self.heads.until_next(hidden[chosen], wait)
             left = _send(np.maximum(after.gap - asked.wait, 0)[rows], self.device)
             seen = _send(after.known[rows], self.device)
-            found["gap"] = log_normal_mixture(parameters, left, seen)
+            found["gap"] = log_normal_mixture(parameters, left, seen, weight)
         if "horizon" in self.settings.tasks:
             ahead = future_of(data, batch, self.vocabulary.types, asked)
-            rows = rows[ahead.known[rows]]
-            if not len(rows):
-                return found
-            chosen = _send(rows, self.device)
             horizon = _send(asked.horizon[rows], self.device)
-            logits, parameters = self.heads.within(hidden[chosen], wait[chosen], horizon)
+            logits, parameters = self.heads.within(hidden[chosen], wait, horizon)
             total = functional.binary_cross_entropy_with_logits(
-                logits, _send(ahead.any[rows], self.device)
+                logits, _send(ahead.any[rows], self.device), weight[:, None]
             )
+            total = total / weight.mean()
             if self.vocabulary.amounts:
                 value = _send(ahead.value[rows], self.device)
-                total = total + 0.2 * zero_inflated_log_normal(parameters, value)
+                total = total + 0.2 * zero_inflated_log_normal(parameters, value, weight)
             found["horizon"] = total
         return found
 

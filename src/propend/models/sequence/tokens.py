@@ -13,8 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import ModelError
+from propend.names import DAY
 
-__all__ = ["NONE", "ItemFeatures", "SequenceArrays", "SequenceWriter", "Vocabulary", "hashed_rows"]
+__all__ = [
+    "NONE",
+    "ItemFeatures",
+    "SequenceArrays",
+    "SequenceWriter",
+    "Vocabulary",
+    "active_days",
+    "hashed_rows",
+]
 
 F32 = npt.NDArray[np.float32]
 I16 = npt.NDArray[np.int16]
@@ -30,6 +39,7 @@ _COLUMNS: Final = {
     "channel": np.int16,
     "time": np.int64,
     "amount": np.float32,
+    "days": np.int32,
 }
 _HEAD: Final = "sequences.json"
 
@@ -39,7 +49,8 @@ class Vocabulary:
     """What the codes of a log range over; a model and its data must agree on it.
 
     ``rows``: most rows of the item table; a larger catalogue is hashed into it. ``features`` names the
-    coded item attributes with their numbers of values; ``dense`` is the width of item vectors brought along.
+    coded item attributes with their numbers of values; ``dense`` is the width of item vectors brought along. ``days``:
+    events say on how many days the user had come by then.
     """
 
     items: int
@@ -47,6 +58,7 @@ class Vocabulary:
     channels: int = 0
     clock: bool = True
     amounts: bool = False
+    days: bool = False
     rows: int = 1 << 20
     features: tuple[tuple[str, int], ...] = ()
     dense: int = 0
@@ -102,13 +114,19 @@ class ItemFeatures:
         """Names and numbers of values, for the vocabulary."""
         return tuple(self.values.items())
 
+    @property
+    def width(self) -> int:
+        """The width of the vectors; 0 without any."""
+        return 0 if self.vectors is None else int(self.vectors.shape[1])
+
 
 @dataclass(frozen=True)
 class SequenceArrays:
     """Events [n] of users [u], oldest first; user ``i`` owns ``offsets[i]`` to ``offsets[i + 1]``.
 
     ``item`` codes (−1: no item), ``type`` and ``channel`` codes, ``time`` UTC microseconds (any rising
-    number without a clock), ``amount`` with NaN for none. ``end`` is the moment up to which the log is
+    number without a clock), ``amount`` with NaN for none, ``days`` on how many days (UTC) the user had events so far, this
+    one included: what a model that reads the last events only cannot count. ``end`` is the moment up to which the log is
     complete. The arrays may be memory-mapped: batches read what they need.
 
     >>> made = SequenceArrays.of([0, 2, 3], item=[4, 5, 4])
@@ -122,6 +140,7 @@ class SequenceArrays:
     channel: I16
     time: I64
     amount: F32
+    days: I32
     end: int
 
     @classmethod
@@ -149,6 +168,7 @@ class SequenceArrays:
             np.full(n, NONE, np.int16) if channel is None else np.asarray(channel, np.int16),
             np.arange(n) if time is None else np.asarray(time, np.int64),
             np.full(n, np.nan, np.float32) if amount is None else np.asarray(amount, np.float32),
+            np.zeros(n, np.int32),
             0,
         )
         lengths = {c: len(getattr(made, c)) for c in _COLUMNS if c != "offsets"}
@@ -166,6 +186,7 @@ class SequenceArrays:
             raise ModelError("the events of a user must be in order of time; sort them first")
         last = int(made.time.max()) + 1 if n else 0
         object.__setattr__(made, "end", last if end is None else end)
+        object.__setattr__(made, "days", active_days(bounds, made.time))
         return made
 
     def __len__(self) -> int:
@@ -175,6 +196,14 @@ class SequenceArrays:
     def users(self) -> int:
         """Number of users, those without events too."""
         return len(self.offsets) - 1
+
+    def item_counts(self, items: int) -> I64:
+        """Return how often each of ``items`` was met, int64 [items], a part of the log at a time."""
+        met = np.zeros(items, np.int64)
+        for start in range(0, len(self), 1 << 22):
+            part = self.item[start : start + (1 << 22)]
+            met += np.bincount(part[part >= 0], minlength=items)
+        return met
 
     def user(self, index: int) -> dict[str, Any]:
         """Return one user's columns."""
@@ -251,6 +280,22 @@ class SequenceArrays:
         }
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return SequenceArrays(offsets=offsets, **columns, end=max(p.end for p in parts))
+
+
+def active_days(offsets: I64, time: I64) -> I32:
+    """Return on how many days (UTC) each event's user had events up to it, int32 [n].
+
+    >>> active_days(np.array([0, 3, 4]), np.array([0, 1, 2]).repeat(2)[:4] * DAY).tolist()
+    [1, 1, 2, 1]
+    """
+    day = time // DAY
+    first = np.zeros(len(time), np.bool_)
+    first[offsets[:-1][offsets[:-1] < offsets[1:]]] = True
+    new = first.copy()
+    new[1:] |= day[1:] != day[:-1]
+    count = np.cumsum(new)
+    before = np.maximum.accumulate(np.where(first, count - 1, 0)) if len(time) else count
+    return (count - before).astype(np.int32)
 
 
 class SequenceWriter:

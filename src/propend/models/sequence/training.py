@@ -9,57 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import msgspec
 import numpy as np
 import torch
 
 from propend.errors import ModelError, NotEnoughDataError
-from propend.models.sequence import checkpoint
 from propend.models.sequence.network import Network, Sampler, device_of
 from propend.models.sequence.packing import Batch, batches, piece_batch
+from propend.models.sequence.resume import Resumable, Run
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
 
-__all__ = ["Run", "held_out_loss", "train"]
+__all__ = ["Run", "train"]
 
 Tensor: TypeAlias = torch.Tensor
 Judge = Callable[[Network], float]
 Report = Callable[[str, int, int | None], None]
 
-_LATEST: Final = "latest.json"
 _SPIKE: Final = 3.0
-_MOST_RANKED: Final = 100_000
-"""Largest catalogue over which held-out users are judged by full cross-entropy."""
 _MOST_SPIKES: Final = 5
-
-
-@dataclass
-class Run:
-    """How a training went: ``curves`` has a row per round, ``notes`` what a person should know."""
-
-    network: Network
-    curves: list[dict[str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    best: float = -np.inf
-    best_epoch: int = 0
-    data_hash: str = ""
-    seconds: float = 0.0
-
-    def summary(self) -> dict[str, Any]:
-        """Return everything but the network as JSON values."""
-        return {
-            "data_hash": self.data_hash,
-            "weights": self.network.count(),
-            "best": self.best if np.isfinite(self.best) else None,
-            "best_epoch": self.best_epoch,
-            "seconds": round(self.seconds, 1),
-            "notes": self.notes,
-            "curves": self.curves,
-        }
 
 
 def train(
@@ -119,7 +89,7 @@ def _setting(settings: Settings) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Trainer:
+class _Trainer(Resumable):
     """One run."""
 
     def __init__(
@@ -135,6 +105,7 @@ class _Trainer:
         progress: Report | None,
     ) -> None:
         self.data, self.settings, self.judge = data, settings, judge
+        self.least = settings.least(vocabulary.clock)
         self.folder, self.every, self.progress = folder, checkpoint_every, progress
         device = device_of(settings.device)
         network = Network(settings, vocabulary, features)
@@ -153,8 +124,7 @@ class _Trainer:
         self.kept: dict[str, Tensor] = {}
         self.sampler = None
         if "item" in settings.tasks and settings.loss != "full":
-            counts = np.bincount(data.item[data.item >= 0], minlength=vocabulary.items)
-            self.sampler = Sampler(counts, settings)
+            self.sampler = Sampler(data.item_counts(vocabulary.items), settings)
         cuda = device.type == "cuda"
         self.half = settings.precision == "bfloat16" or (
             settings.precision == "auto" and cuda and torch.cuda.is_bf16_supported()
@@ -175,6 +145,10 @@ class _Trainer:
         elif self.average:
             self.network.load_state_dict(self.average)
         self.network.eval()
+        if self.judge is not None and self.result.best_epoch == self.settings.epochs:
+            self.result.notes.append(
+                f"it still got better in the last of {self.settings.epochs} epochs; more (--epochs) would teach it more"
+            )
         self.result.seconds += time.perf_counter() - begun
         return self.result
 
@@ -183,7 +157,7 @@ class _Trainer:
         sums: dict[str, float] = {}
         self.network.train()
         seed = (self.settings.seed, self.epoch)
-        stream = batches(self.data, self.settings.length, self.tokens, seed=seed, skip=self.number)
+        stream = self._stream(seed)
         total = -(-len(self.data) // self.tokens)
         while True:
             batch = next(stream, None)
@@ -195,22 +169,38 @@ class _Trainer:
                 if not _no_memory(error):
                     raise
                 self._halve()
-                stream = batches(
-                    self.data, self.settings.length, self.tokens, seed=seed, skip=2 * self.number
-                )
                 self.number *= 2
+                stream = self._stream(seed)
                 continue
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
             done, seen, self.number = done + 1, seen + len(batch), self.number + 1
             if self.progress:
-                self.progress(f"epoch {self.epoch + 1}", self.number, total)
+                self._tell(total)
             if self.every and self.number % self.every == 0:
                 self._keep(False)
         spent = time.perf_counter() - begun
         row = {name: round(value / max(done, 1), 5) for name, value in sums.items()}
         self.result.curves.append(
             {"epoch": self.epoch + 1, **row, "tokens_per_second": round(seen / max(spent, 1e-9))}
+        )
+
+    def _tell(self, batches: int) -> None:
+        """Say how far the run is, ten epochs at a time."""
+        assert self.progress is not None
+        first, most = self.epoch - self.epoch % 10, self.settings.epochs
+        last = min(first + 10, most)
+        self.progress(
+            f"epochs {first + 1} to {last} of {most}",
+            (self.epoch - first) * batches + min(self.number, batches),
+            (last - first) * batches,
+        )
+
+    def _stream(self, seed: tuple[int, ...]) -> Iterator[Batch]:
+        """Return what is left of the epoch."""
+        length = self.settings.length
+        return batches(
+            self.data, length, self.tokens, seed=seed, least=self.least, skip=self.number
         )
 
     def _one_batch(self, batch: Batch) -> dict[str, float]:
@@ -309,7 +299,7 @@ class _Trainer:
             if kept.is_floating_point():
                 kept.lerp_(now[name], share)
 
-    # ---------------------------------------------------------------- judging and keeping
+    # ---------------------------------------------------------------- judging
 
     def _judge(self) -> bool:
         """Score the network (its average, where there is one); return whether to stop."""
@@ -328,100 +318,6 @@ class _Trainer:
             self.kept = {n: t.detach().clone() for n, t in self.network.state_dict().items()}
         self.network.load_state_dict(now)
         return self.waited >= self.settings.patience
-
-    def _keep(self, finished: bool) -> None:
-        """Write the whole state; the JSON names the file, so that a kill leaves the old or the new."""
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"run-{self.epoch:04d}-{self.number:06d}.safetensors"
-        tensors = {f"now.{n}": t for n, t in self.network.state_dict().items()}
-        tensors |= {f"average.{n}": t for n, t in self.average.items()}
-        tensors |= {f"kept.{n}": t for n, t in self.kept.items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{key}": value for key, value in state.items()}
-        checkpoint.write_tensors(self.folder / name, tensors)
-        counters = ("epoch", "number", "steps", "tokens", "rate", "waited", "spikes")
-        state = {
-            "file": name,
-            "finished": finished,
-            "counters": {key: getattr(self, key) for key in counters},
-            "level": None if np.isnan(self.level) else self.level,
-            "run": self.result.summary(),
-            **checkpoint.described(self.network),
-        }
-        checkpoint.write_json(self.folder / _LATEST, state)
-        for old in self.folder.glob("run-*.safetensors"):
-            if old.name != name:
-                old.unlink()
-
-    def _resume(self) -> bool:
-        """Take up a run that was broken off; return whether it had finished."""
-        if self.folder is None or not (self.folder / _LATEST).exists():
-            return False
-        state = msgspec.json.decode((self.folder / _LATEST).read_bytes())
-        self._check_same(state)
-        tensors = checkpoint.read_tensors(self.folder / state["file"])
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = tensor.to(self.network.device)
-        self.network.load_state_dict(parts["now"])
-        self.average, self.kept = parts.get("average", {}), parts.get("kept", {})
-        kept: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts.get("optimiser", {}).items():
-            number, _, key = name.partition(".")
-            kept.setdefault(int(number), {})[key] = tensor.cpu() if key == "step" else tensor
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": kept})
-        for key, value in state["counters"].items():
-            setattr(self, key, value)
-        self.level = float("nan") if state["level"] is None else state["level"]
-        run = state["run"]
-        self.result.curves, self.result.notes = run["curves"], run["notes"]
-        self.result.best = -np.inf if run["best"] is None else run["best"]
-        self.result.best_epoch, self.result.seconds = run["best_epoch"], run["seconds"]
-        return (
-            bool(state["finished"]) and self.epoch >= self.settings.epochs
-        ) or self.waited >= self.settings.patience
-
-    def _check_same(self, state: dict[str, Any]) -> None:
-        now = checkpoint.described(self.network)
-        if (
-            state.get("version") != now["version"]
-            or state["run"]["data_hash"] != self.result.data_hash
-        ):
-            raise ModelError(
-                f"the run in {self.folder} was begun on other data or by another version; "
-                "give a new folder, or remove that one"
-            )
-        theirs, ours = dict(state["settings"]), dict(now["settings"])
-        for free in ("epochs", "patience", "threads", "device"):
-            theirs.pop(free, None), ours.pop(free, None)
-        ours = msgspec.json.decode(msgspec.json.encode(ours))
-        if theirs != ours:
-            told = ", ".join(sorted(k for k in ours if theirs.get(k) != ours[k]))
-            raise ModelError(
-                f"the run in {self.folder} was begun with other settings ({told}); give a new folder, or remove that one"
-            )
-
-
-def held_out_loss(data: SequenceArrays, settings: Settings) -> Judge:
-    """Return a judge: minus the weighted loss on sequences that training does not see, moments and samples fixed."""
-    chosen = settings.resolved()
-
-    @torch.no_grad()
-    def judge(network: Network) -> float:
-        total, weight = 0.0, 0
-        items = network.vocabulary.items
-        sampler = Sampler(np.ones(items, np.int64), chosen) if items > _MOST_RANKED else None
-        for number, batch in enumerate(batches(data, chosen.length, chosen.tokens or 1024)):
-            rng = np.random.default_rng((chosen.seed, number))
-            parts = network.loss(data, batch, rng, sampler)
-            total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
-            weight += len(batch)
-        return total / max(weight, 1)
-
-    return judge
 
 
 def _groups(network: Network, decay: float) -> list[dict[str, Any]]:

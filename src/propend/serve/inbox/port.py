@@ -135,6 +135,10 @@ class Inbox(Protocol):
         """Forget rejected entries that were taken after all."""
         ...
 
+    def check(self) -> None:
+        """Write something that changes nothing, down to the disk: where that fails, nothing can be taken in."""
+        ...
+
     def counts(self) -> dict[str, int]:
         """Return ``batches`` waiting, ``rejected`` kept, ``names`` known and ``last`` position."""
         ...

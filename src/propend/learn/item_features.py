@@ -1,0 +1,113 @@
+"""What is known of items besides their ids, as sequence models take it: categories, numbers, prices, texts, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from propend.errors import DataError
+from propend.events.store import Store
+from propend.events.timelines import Column
+from propend.expression.nodes import Field
+from propend.features.schema import Attribute, Schema
+from propend.learn.snapshot import changing
+from propend.models.sequence.encoder import encode_texts, hash_texts
+from propend.models.sequence.tokens import ItemFeatures
+from propend.names import ITEM, PRICE
+
+__all__ = ["features_of", "item_features"]
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+
+MOST_VALUES: Final = 4_096
+"""Texts with more values than this, or with a value for every other item, are read word by word, not as categories."""
+
+
+def item_features(
+    store: Store, schema: Schema, *, until: int, encoder: str | Path | None = None
+) -> ItemFeatures | None:
+    """Return a log's catalogue as item features; None where nothing is known.
+
+    An attribute that changes from line to line is left out, since its value of today may be later than a row's cutoff;
+    a price that the log's own lines carry is read from those before ``until`` (UTC microseconds). Texts become vectors
+    as in ``features_of``, or by the text encoder in the local folder ``encoder``.
+
+    Raises ``DataError`` where an ``encoder`` is named and the catalogue has no text.
+    """
+    moved = changing(store)
+    steady = {n: v for n, v in schema.items.items() if str(Field((ITEM, n))) not in moved}
+    count = max(len(schema.item_ids), 1)
+    if PRICE not in steady and PRICE in store.manifest.columns:
+        steady[PRICE] = _prices(store, count, until)
+    vectors = None
+    if encoder is not None:
+        texts = _texts(steady, count)
+        if not texts:
+            raise DataError(
+                "there is no text of items to encode; declare a name or description under [items.attributes] in "
+                "propend.toml, or leave --encoder out"
+            )
+        vectors = encode_texts(texts, encoder)
+    return features_of(steady, count, vectors)
+
+
+def features_of(
+    items: Mapping[str, Attribute], count: int, vectors: F32 | None = None
+) -> ItemFeatures | None:
+    """Return attributes of ``count`` items as item features: categories as codes, numbers in bins, the rest as vectors.
+
+    Texts that differ from item to item (names, descriptions) become vectors of their hashed characters, unless
+    ``vectors`` are given for them; an attribute of two dimensions [count, w] (of pictures, for example) is a vector already.
+
+    >>> names = Column(np.array([0, 1], np.int32), ("red mug", "blue mug"))
+    >>> made = features_of({"name": names, "price": np.array([3.0, np.nan])}, 2)
+    >>> made.described, made.width
+    ((('0_price', 2),), 128)
+    """
+    coded: dict[str, tuple[I32, int]] = {}
+    numbers: dict[str, F64] = {}
+    more = [] if vectors is None else [vectors]
+    for name, values in items.items():
+        plain = f"{len(coded) + len(numbers)}_" + "".join(c if c.isalnum() else "_" for c in name)
+        if isinstance(values, Column):
+            if not _wordy(values, count):
+                coded[plain] = (values.codes[:count], len(values.values))
+        elif values.ndim == 2:
+            size = np.linalg.norm(np.nan_to_num(values), axis=1, keepdims=True)
+            more.append((np.nan_to_num(values) / np.maximum(size, 1e-12)).astype(np.float32))
+        else:
+            numbers[plain] = values[:count]
+    if vectors is None and (texts := _texts(items, count)):
+        more.append(hash_texts(texts))
+    if not coded and not numbers and not more:
+        return None
+    return ItemFeatures.of(coded, numbers, np.hstack(more) if more else None)
+
+
+def _texts(items: Mapping[str, Attribute], count: int) -> list[str]:
+    """Return for each item its texts that differ from item to item, one behind the other; empty without any."""
+    wordy = [c for c in items.values() if isinstance(c, Column) and _wordy(c, count)]
+    parts = [[c.values[k] if k >= 0 else "" for k in c.codes[:count].tolist()] for c in wordy]
+    return [" ".join(filter(None, texts)) for texts in zip(*parts, strict=True)]
+
+
+def _wordy(column: Column, count: int) -> bool:
+    return len(column.values) > min(MOST_VALUES, max(count // 2, 1))
+
+
+def _prices(store: Store, count: int, until: int) -> F64:
+    """Return the mean logarithm of each item's prices on the log's lines known before a moment, NaN without any."""
+    total, met = np.zeros(count), np.zeros(count)
+    for bucket in sorted(store.manifest.runs):
+        lines = store.timelines(bucket, [PRICE]).before(until)
+        price = lines.numbers[PRICE]
+        rows = np.flatnonzero((lines.item >= 0) & np.isfinite(price) & (price > 0))
+        total += np.bincount(lines.item[rows], np.log(price[rows]), minlength=count)
+        met += np.bincount(lines.item[rows], minlength=count)
+    return np.divide(total, met, out=np.full(count, np.nan), where=met > 0)

@@ -1,0 +1,116 @@
+"""How good a network is on users that training does not see: its loss, and what it says beside what trivial rules say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from propend.models.sequence.network import Network, Sampler
+from propend.models.sequence.packing import batches
+from propend.models.sequence.settings import Settings
+from propend.models.sequence.targets import asked_of, future_of, next_of
+from propend.models.sequence.tokens import SequenceArrays
+from propend.names import MICROSECONDS
+
+__all__ = ["Returns", "held_out_loss", "next_items", "returns"]
+
+F32 = npt.NDArray[np.float32]
+
+_MOST_RANKED: Final = 100_000
+"""Largest catalogue over which held-out users are judged by full cross-entropy."""
+_MOST_STEPS: Final = 20_000
+
+
+def held_out_loss(data: SequenceArrays, settings: Settings) -> Callable[[Network], float]:
+    """Return a judge: minus the weighted loss on sequences that training does not see, moments and samples fixed."""
+    chosen = settings.resolved()
+
+    @torch.no_grad()
+    def judge(network: Network) -> float:
+        total, weight = 0.0, 0
+        items = network.vocabulary.items
+        sampler = Sampler(np.ones(items, np.int64), chosen) if items > _MOST_RANKED else None
+        least = chosen.least(network.vocabulary.clock)
+        stream = batches(data, chosen.length, chosen.tokens or 1024, least=least)
+        for number, batch in enumerate(stream):
+            rng = np.random.default_rng((chosen.seed, number))
+            parts = network.loss(data, batch, rng, sampler)
+            total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
+            weight += len(batch)
+        return total / max(weight, 1)
+
+    return judge
+
+
+@torch.no_grad()
+def next_items(
+    network: Network, data: SequenceArrays, popular: npt.NDArray[np.integer], k: int = 10
+) -> tuple[int, float, float]:
+    """Return how many next items were asked for, and how often each was among the network's first ``k`` and in ``popular``."""
+    asked, hit, common = 0, 0.0, 0.0
+    rng = np.random.default_rng(0)
+    items = network.item_vectors()
+    settings = network.settings
+    rows_at_once = max(1, (1 << 22) // len(items))
+    for batch in batches(data, settings.length, settings.tokens or 1024):
+        after = next_of(data, batch)
+        rows = np.flatnonzero(after.item >= 0)
+        query = None
+        if network.trunk.asks:  # at a moment that does not say when the next event comes
+            query = asked_of(data, batch, (0.0,), rng).moment // MICROSECONDS
+        hidden = network.scored(network.hidden(data, batch, query))
+        for start in range(0, len(rows), rows_at_once):
+            part = rows[start : start + rows_at_once]
+            wanted = torch.from_numpy(after.item[part]).to(hidden.device)[:, None]
+            scores = hidden[torch.from_numpy(part).to(hidden.device)] @ items.T
+            better = (scores >= scores.gather(1, wanted)).sum(dim=1)
+            hit += float((better <= k).sum())
+        asked, common = asked + len(rows), common + float(np.isin(after.item[rows], popular).sum())
+        if asked > _MOST_STEPS:
+            break
+    return asked, hit / max(asked, 1), common / max(asked, 1)
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Random moments [n] between events: whether anything ``came`` within so many days, its ``chance``, and the ``wait`` so far in days."""
+
+    came: F32
+    chance: F32
+    wait: F32
+
+
+@torch.no_grad()
+def returns(network: Network, data: SequenceArrays, days: float = 30.0, seed: int = 0) -> Returns:
+    """Ask a network with a horizon head whether users come back within ``days``, at moments drawn as in training."""
+    came, chance, waits, count = [], [], [], 0
+    settings = network.settings
+    rng = np.random.default_rng(seed)
+    stream = batches(
+        data,
+        settings.length,
+        settings.tokens or 1024,
+        least=settings.least(network.vocabulary.clock),
+    )
+    for batch in stream:
+        asked = asked_of(data, batch, (days,), rng)
+        rows = np.flatnonzero(rng.random(len(batch)) < asked.weight)
+        if not len(rows):
+            continue
+        query = asked.moment // MICROSECONDS if network.trunk.asks else None
+        hidden = network.hidden(data, batch, query)[torch.from_numpy(rows).to(network.device)]
+        wait = torch.from_numpy(asked.wait[rows]).to(network.device)
+        logits, _ = network.heads.within(hidden, wait, torch.full_like(wait, days))
+        came.append(future_of(data, batch, network.vocabulary.types, asked).any[rows, -1])
+        chance.append(torch.sigmoid(logits[:, -1]).float().cpu().numpy())
+        waits.append(asked.wait[rows])
+        count += len(rows)
+        if count > _MOST_STEPS:
+            break
+    none = np.zeros(0, np.float32)
+    return Returns(*(np.concatenate([*parts, none]) for parts in (came, chance, waits)))

@@ -1,0 +1,150 @@
+"""A pretrained behaviour model competes for a task: no future in it, kept where it wins, the same everywhere it scores."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from tests.learn.test_behaviour import BUYS, shop_of
+
+from propend.cli import main
+from propend.errors import ModelError
+from propend.expression import parse
+from propend.features.words import in_words
+from propend.learn.registry import Registry
+from propend.learn.train import train
+from propend.names import DAY
+from propend.pipeline.workspace import Workspace, open_workspace
+from propend.tasks.cutoffs import plan_cutoffs
+from propend.tasks.frame import build_frame
+
+torch = pytest.importorskip("torch", reason="a behaviour model needs the extra 'deep'")
+pytestmark = [pytest.mark.deep, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A shop whose trees see only counts, beside a behaviour model that sees what was looked at last."""
+    from propend.learn import behaviour
+
+    made = shop_of(tmp_path_factory.mktemp("companion"), 400)
+    with pytest.MonkeyPatch.context() as patch:
+        plain = behaviour.pretraining_settings
+        patch.setattr(
+            behaviour,
+            "pretraining_settings",
+            lambda size: plain(size, epochs=15, learning_rate=5e-3, tokens=512, threads=1),
+        )
+        made.pretrain("tiny")
+    return made
+
+
+def frame_of(shop: Workspace) -> tuple[Any, Any]:
+    plan = plan_cutoffs(shop.schema.first, shop.now, BUYS.horizon, folds=2)
+    asked = [parse("count(purchase)"), parse("count(view) last 30d")]
+    return build_frame(shop.store, shop.schema, shop.engine, BUYS, asked, plan.cutoffs), plan
+
+
+def test_it_knows_nothing_of_the_held_out_cutoffs_wins_and_is_kept(
+    shop: Workspace, tmp_path: Path
+) -> None:
+    from propend.learn.companion import companion
+
+    home = shop.folder / "behaviour"
+    frame, plan = frame_of(shop)
+    said = companion(shop.store, shop.schema, BUYS, plan, home)
+    assert said.more is not None
+    assert said.more.pair.until == plan.folds[0].train[-1]
+    assert not list(home.rglob("training*"))
+    again = companion(shop.store, shop.schema, BUYS, plan, home)
+    assert again.folder == said.folder
+    settings = said.more.pair.models[0].network.settings
+    assert said.more.pair.made_as(replace(settings, epochs=3), None)
+    assert not said.more.pair.made_as(replace(settings, dropout=0.3), None)
+    assert not said.more.pair.made_as(settings, "an encoder")
+
+    whole = said.beside(shop.store, frame)
+    built = build_frame(
+        shop.store, shop.schema, shop.engine, BUYS, whole.features, plan.cutoffs, more=said.more
+    )
+    assert np.allclose(whole.X, built.X, atol=1e-5, equal_nan=True)  # two ways to the same columns
+
+    fitted = train(whole, BUYS, plan, beside=said.more)
+    card = said.card(fitted, 7)
+    assert fitted.name == "fusion"
+    assert card["used"]
+    assert card["gained"]["low"] > 0.02
+    fitted.card["behaviour"] = card
+    assert len(fitted.features) == len(frame.features) + card["columns"]
+    said = {in_words(f) for f in fitted.features}
+    assert "the chance of purchase ahead, by the behaviour model" in said
+    assert "the chance of silence ahead, by the behaviour model" in said
+    plain = train(frame, BUYS, plan)
+    for name in ("logistic", "trees"):  # the others do not see its columns
+        assert np.array_equal(plain.tests[name], fitted.tests[name])
+
+    registry = Registry(shop.folder / "models")
+    registry.save(fitted)
+    loaded = registry.load(BUYS.name)
+    assert np.allclose(loaded.score(whole.X), fitted.score(whole.X))
+    scored = shop.score(BUYS.name, tmp_path / "scores.parquet")
+    assert scored["users"] > 100
+
+
+def test_the_live_answer_is_the_batch_answer(shop: Workspace, tmp_path: Path) -> None:
+    from propend.serve.identity import Identity
+    from propend.serve.inbox.sqlite import SqliteInbox
+    from propend.serve.models import Served
+    from propend.serve.state import LiveState
+
+    fitted = shop.registry.load(BUYS.name)
+    shop.score(BUYS.name, tmp_path / "scores.parquet")
+    rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()[:20]
+    inbox = SqliteInbox(tmp_path / "inbox")
+    state = LiveState(shop.store_folder, inbox, Identity(tmp_path / "identity.db"))
+    state.refresh()
+    served = Served(fitted, 1)
+    for row in rows:
+        answer = served.answer(state, row["user"], shop.now)
+        assert answer.score == pytest.approx(row["score"], abs=1e-6)
+
+
+def test_a_shop_asks_as_before_and_is_told_what_the_model_adds(
+    shop: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = ["predict", str(shop.folder), str(BUYS.ask), "--name", "soon", "--folds", "2"]
+    main([*ask, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert "fusion" in document["models"]
+    assert document["behaviour"]["folder"].startswith("behaviour/tiny/past/")
+    assert document["behaviour"]["until"] < shop.now - 20 * DAY
+    main(ask)
+    assert "behaviour model: its " in capsys.readouterr().out
+    again = shop.predict(BUYS.ask, name="soon", folds=2, reuse=True)
+    assert again.entry is None, "the same rows and models: nothing is fitted again"
+
+
+def test_a_model_that_is_gone_is_said(shop: Workspace) -> None:
+    folder = shop.folder / "behaviour" / "tiny" / "past"
+    folder.rename(folder.with_name("away"))
+    with pytest.raises(ModelError, match="ask again with propend predict"):
+        shop.registry.load(BUYS.name)
+    folder.with_name("away").rename(folder)
+
+
+def test_without_a_pretrained_model_nothing_changes(tmp_path: Path) -> None:
+    from propend.learn.companion import companion
+
+    made = open_workspace(shop_of(tmp_path, 30).folder)
+    plan = plan_cutoffs(made.schema.first, made.now, BUYS.horizon, folds=1)
+    said = companion(made.store, made.schema, BUYS, plan, made.folder / "behaviour")
+    assert (said.more, said.folder, said.remark) == (None, None, "")
+    (made.folder / "behaviour" / "tiny").mkdir(parents=True)
+    (made.folder / "behaviour" / "tiny" / "config.json").write_text("{}")
+    said = companion(made.store, made.schema, BUYS, plan, made.folder / "behaviour")
+    assert "answered without the behaviour model" in said.remark
