@@ -304,6 +304,8 @@ def pretrain_in(
     settings = pretraining_settings(size)
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
+    if encoder is not None:  # asked for again from anywhere, when a pair is pretrained
+        encoder = str(Path(encoder).resolve())
     place = home / size
     with exclusive(place, f"the behaviour model {size!r}"):
         if fresh:
