@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ def test_histories_hold_what_was_known_and_no_more(shop: Workspace) -> None:
         assert (made.user(row)["time"] < cutoff).all()
         came = len({t // DAY for t in own.time[own.time < cutoff].tolist()})
         assert made.user(row)["days"][-1:].tolist() == [came][: len(known)]
+
+
+def test_hours_and_days_are_those_of_the_shop(shop: Workspace) -> None:
+    from zoneinfo import ZoneInfo
+
+    coding = Coding.of(shop.store, "America/New_York")
+    codes, cutoffs = everyone(shop, shop.now)
+    made = histories(shop.store, coding, codes[:40], cutoffs[:40], 1_000)
+    for user in range(40):
+        events = made.user(user)
+        wall = [
+            datetime.fromtimestamp(t / 1e6, ZoneInfo("America/New_York")) for t in events["time"].tolist()
+        ]  # fmt: skip
+        assert events["hour"].tolist() == [24 * w.weekday() + w.hour for w in wall]
+        assert events["days"].tolist() == [
+            len({w.date() for w in wall[: i + 1]}) for i in range(len(wall))
+        ]
 
 
 def test_a_large_basket_is_read_in_part_and_its_worth_is_kept() -> None:

@@ -124,8 +124,8 @@ class BehaviourModel:
     def cache(self, store: Store, *, at: int, most: int = 100_000) -> Cache:
         """Return every user's state as of a moment (UTC microseconds), ready to take in one event at a time.
 
-        ``append(user, item=…, type=…, channel=…, time=…, amount=…)`` takes the user's code, the store's item code, the places in
-        ``coding.types`` and ``coding.channels``; ``vector(user, now)`` then costs one step. The ``most`` latest users stay.
+        ``append(user, item=…, type=…, channel=…, time=…, amount=…, days=…, hour=…)`` takes the user's code, the store's item code, the
+        places in ``coding.types`` and ``coding.channels``, and the clock of ``coding.zone`` (by UTC where it is left out); ``vector(user, now)`` then costs one step. The ``most`` latest users stay.
         """
         from propend.models.sequence.cache import Cache
 
@@ -251,7 +251,7 @@ def pretrain(
 
     moment = schema.last + 1 if until is None else until
     chosen = pretraining_settings(size) if settings is None else settings.resolved()
-    coding = Coding.of(store)
+    coding = Coding.of(store, schema.zone)
     features = item_features(store, schema, until=moment, encoder=encoder)
     vocabulary = coding.vocabulary(features)
     if chosen.loss == "full" and vocabulary.items > 30_000:
@@ -304,6 +304,8 @@ def pretrain_in(
     settings = pretraining_settings(size)
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
+    if encoder is not None:  # asked for again from anywhere, when a pair is pretrained
+        encoder = str(Path(encoder).resolve())
     place = home / size
     with exclusive(place, f"the behaviour model {size!r}"):
         if fresh:

@@ -67,11 +67,11 @@ class CrossFitted:
         """Return the readouts of some users (codes) at one cutoff from timelines in hand; ``types`` are their event types."""
         half = half_of(users)
         found = np.full((len(users), len(self.models[0].said)), np.nan)
-        for h, model in enumerate(self.models):
-            rows = np.flatnonzero(half == h)
-            known = model.coding.encode(lines.before(cutoff), types, cutoff)
-            length = int(model.network.settings.length)
-            made = last_events(known, lines.users, users[rows], length)
+        before = lines.before(cutoff)
+        for h in np.unique(half).tolist():
+            model, rows = self.models[h], np.flatnonzero(half == h)
+            known = model.coding.encode(before, types, cutoff)
+            made = last_events(known, lines.users, users[rows], int(model.network.settings.length))
             found[rows] = model.readouts_of(made, np.full(len(rows), cutoff), days)
         return found
 

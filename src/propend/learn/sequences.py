@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import NotEnoughDataError
+from propend.events.clock import to_local
 from propend.events.store import Store
 from propend.events.timelines import Timelines
 from propend.models.sequence.tokens import (
@@ -21,6 +22,7 @@ from propend.models.sequence.tokens import (
     SequenceWriter,
     Vocabulary,
     active_days,
+    hour_of_week,
 )
 from propend.names import CHANNEL, VALUE
 
@@ -38,7 +40,8 @@ MOST_AT_ONCE: Final = 8
 
 @dataclass(frozen=True)
 class Coding:
-    """What a model's codes mean: names of event types and channels, how many items there were, and ``prints`` of their ids.
+    """What a model's codes mean: names of event types and channels, how many items there were and ``prints`` of their ids, and
+    the ``zone`` of the wall clock by which hours and days are told.
 
     A type the model never saw is left out of what it reads, a channel or item it never saw is none.
     """
@@ -48,9 +51,10 @@ class Coding:
     items: int
     amounts: bool
     prints: str = ""
+    zone: str = "UTC"
 
     @classmethod
-    def of(cls, store: Store) -> Coding:
+    def of(cls, store: Store, zone: str = "UTC") -> Coding:
         """Return the coding of a store: its types, its most used channels, its items."""
         counts: dict[str, int] = {}
         if CHANNEL in store.manifest.columns:
@@ -68,6 +72,7 @@ class Coding:
             len(store.item_ids()),
             VALUE in store.manifest.columns,
             _prints(store.item_ids()),
+            zone,
         )
 
     def refused(self, store: Store) -> str:
@@ -123,6 +128,7 @@ class Coding:
         amount = lines.numbers.get(VALUE, np.full(len(lines), np.nan))
         amount = np.where(np.isfinite(amount), amount, np.nan)
         keep, amount = _lean(lines, kind, amount)
+        local = to_local(lines.time, self.zone)
         kept = np.concatenate([[0], np.cumsum(keep)]).astype(np.int64)
         return SequenceArrays(
             kept[lines.offsets],
@@ -131,7 +137,8 @@ class Coding:
             channel[keep],
             lines.time[keep],
             amount[keep].astype(np.float32),
-            active_days(lines.offsets, lines.time)[keep],
+            active_days(lines.offsets, local)[keep],
+            hour_of_week(local[keep]),
             end,
         )
 
@@ -267,5 +274,6 @@ def last_events(known: SequenceArrays, whose: I64, users: I64, length: int) -> S
         known.time[index],
         known.amount[index],
         known.days[index],
+        known.hour[index],
         known.end,
     )

@@ -16,6 +16,7 @@ from msgspec import Meta
 from propend.errors import MissingExtraError, ModelError
 from propend.events.timelines import Column
 from propend.learn.item_features import features_of
+from propend.models.sequence.encoder import encode_texts
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
 from propend.names import MICROSECONDS
@@ -175,11 +176,7 @@ class SequenceRecommender(Recommender):
         p = self.parameters
         if not p.features and p.encoder is None:
             return None
-        vectors = None
-        if p.encoder is not None:
-            from propend.models.sequence.encoder import encode_texts
-
-            vectors = encode_texts(self._texts(n_items), p.encoder)
+        vectors = None if p.encoder is None else encode_texts(self._texts(n_items), p.encoder)
         return features_of(self._items if p.features else {}, n_items, vectors)
 
     def _texts(self, n_items: int) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from propend.errors import ModelError
 from propend.models.sequence.network import Network, Tokens
 from propend.models.sequence.targets import Events, amount_bin, days_bin, gap_bin
-from propend.models.sequence.tokens import NONE, SequenceArrays
+from propend.models.sequence.tokens import NONE, SequenceArrays, hour_of_week
 from propend.names import DAY, MICROSECONDS
 
 __all__ = ["Cache", "UserState"]
@@ -71,8 +71,10 @@ class Cache:
         time: int,
         amount: float = float("nan"),
         days: int | None = None,
+        hour: int | None = None,
     ) -> None:
-        """Take in a user's next event; ``time`` in UTC microseconds, ``days`` as in ``SequenceArrays`` (None: counted on).
+        """Take in a user's next event; ``time`` in UTC microseconds, ``days`` and ``hour`` as in ``SequenceArrays``
+        (None: counted on, and by UTC).
 
         Raises ``ModelError`` for a code outside the vocabulary, or an event before the user's last one.
         """
@@ -87,10 +89,11 @@ class Cache:
             )
         if days is None:
             days = 1 if old is None else old.days + (time // DAY != old.time // DAY)
+        if hour is None:
+            hour = int(hour_of_week(np.array([time]))[0])
+        before = None if old is None else old.time
         with torch.inference_mode():
-            token = self._token(
-                item, type, channel, amount, time, None if old is None else old.time, days
-            )
+            token = self._token(item, type, channel, amount, time, before, days, hour)
             trunk = self.network.trunk
             state = trunk.start() if old is None else old.state
             vector = None
@@ -146,8 +149,8 @@ class Cache:
         time: int,
         before: int | None,
         days: int,
+        hour: int,
     ) -> Tensor:
-        hours = time // (3_600 * MICROSECONDS)
         first = np.array([before is None])
         elapsed = np.array([0 if before is None else (time - before) // MICROSECONDS])
         events = Events(
@@ -156,8 +159,8 @@ class Cache:
             np.array([channel]),
             amount_bin(np.array([amount])),
             gap_bin(elapsed, first),
-            np.array([hours % 24]),
-            np.array([(hours // 24 + 3) % 7]),
+            np.array([hour % 24]),
+            np.array([hour // 24]),
             days_bin(np.array([days])),
             np.array([time // MICROSECONDS]),
         )

@@ -129,15 +129,15 @@ def events_of(data: SequenceArrays, index: I64, user: I64) -> Events:
     time = np.asarray(data.time[index])
     first = index == data.offsets[user]
     before = np.asarray(data.time[np.maximum(index - 1, 0)])
-    hours = time // (DAY // 24)
+    hour = np.asarray(data.hour[index], np.int64)
     return Events(
         np.asarray(data.item[index], np.int64),
         np.asarray(data.type[index], np.int64),
         np.asarray(data.channel[index], np.int64),
         amount_bin(np.asarray(data.amount[index], np.float64)),
         gap_bin((time - before) // MICROSECONDS, first),
-        hours % 24,
-        (hours // 24 + 3) % 7,  # the first of January 1970 was a Thursday, day 3
+        hour % 24,
+        hour // 24,
         days_bin(np.asarray(data.days[index])),
         time // MICROSECONDS,
     )

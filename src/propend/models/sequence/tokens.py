@@ -23,6 +23,7 @@ __all__ = [
     "Vocabulary",
     "active_days",
     "hashed_rows",
+    "hour_of_week",
 ]
 
 F32 = npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ _COLUMNS: Final = {
     "time": np.int64,
     "amount": np.float32,
     "days": np.int32,
+    "hour": np.int16,
 }
 _HEAD: Final = "sequences.json"
 
@@ -125,8 +127,9 @@ class SequenceArrays:
     """Events [n] of users [u], oldest first; user ``i`` owns ``offsets[i]`` to ``offsets[i + 1]``.
 
     ``item`` codes (−1: no item), ``type`` and ``channel`` codes, ``time`` UTC microseconds (any rising
-    number without a clock), ``amount`` with NaN for none, ``days`` on how many days (UTC) the user had events so far, this
-    one included: what a model that reads the last events only cannot count. ``end`` is the moment up to which the log is
+    number without a clock), ``amount`` with NaN for none, ``days`` on how many days the user had events so far, this
+    one included (what a model that reads the last events only cannot count), ``hour`` of the week, the first of Monday 0; both
+    by UTC, unless they are given by another clock. ``end`` is the moment up to which the log is
     complete. The arrays may be memory-mapped: batches read what they need.
 
     >>> made = SequenceArrays.of([0, 2, 3], item=[4, 5, 4])
@@ -141,6 +144,7 @@ class SequenceArrays:
     time: I64
     amount: F32
     days: I32
+    hour: I16
     end: int
 
     @classmethod
@@ -169,6 +173,7 @@ class SequenceArrays:
             np.arange(n) if time is None else np.asarray(time, np.int64),
             np.full(n, np.nan, np.float32) if amount is None else np.asarray(amount, np.float32),
             np.zeros(n, np.int32),
+            np.zeros(n, np.int16),
             0,
         )
         lengths = {c: len(getattr(made, c)) for c in _COLUMNS if c != "offsets"}
@@ -187,6 +192,7 @@ class SequenceArrays:
         last = int(made.time.max()) + 1 if n else 0
         object.__setattr__(made, "end", last if end is None else end)
         object.__setattr__(made, "days", active_days(bounds, made.time))
+        object.__setattr__(made, "hour", hour_of_week(made.time))
         return made
 
     def __len__(self) -> int:
@@ -282,8 +288,18 @@ class SequenceArrays:
         return SequenceArrays(offsets=offsets, **columns, end=max(p.end for p in parts))
 
 
+def hour_of_week(time: npt.NDArray[np.integer]) -> I16:
+    """Return the hour of the week of moments (microseconds on any wall clock), the first of Monday 0.
+
+    >>> hour_of_week(np.array([0, 4 * DAY + 3_600_000_000])).tolist()
+    [72, 1]
+    """
+    hours = time // (DAY // 24)  # the first of January 1970 was a Thursday
+    return ((hours + 72) % 168).astype(np.int16)
+
+
 def active_days(offsets: I64, time: I64) -> I32:
-    """Return on how many days (UTC) each event's user had events up to it, int32 [n].
+    """Return on how many days (of the clock of ``time``) each event's user had events up to it, int32 [n].
 
     >>> active_days(np.array([0, 3, 4]), np.array([0, 1, 2]).repeat(2)[:4] * DAY).tolist()
     [1, 1, 2, 1]

@@ -147,7 +147,7 @@ class _Trainer(Resumable):
         self.network.eval()
         if self.judge is not None and self.result.best_epoch == self.settings.epochs:
             self.result.notes.append(
-                f"it still got better in the last of {self.settings.epochs} epochs; more (--epochs) would teach it more"
+                f"it still got better in its last epoch ({self.settings.epochs}); more (--epochs) would teach it more"
             )
         self.result.seconds += time.perf_counter() - begun
         return self.result
