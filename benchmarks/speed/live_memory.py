@@ -4,7 +4,7 @@
 
 ``propend serve`` runs as it is started by hand, both sides on one port, and is asked for predictions (about people in
 memory and others, with reasons), recommendations and decisions, while events come in that the mover moves. Its memory
-is read from ``/proc``: at rest, the most it ever was, and the mover's own process beside it. The floor in the same run
+is read from ``/proc``: at rest, in use, the most it ever was, and the most of what moves and fits beside it. The floor in the same run
 is the same server, with the same model, over a store of 2,000 users. The model is fitted there and copied: what it
 takes does not depend on the rows it learnt from.
 """
@@ -91,8 +91,8 @@ def children(pid: int) -> list[int]:
     return found
 
 
-class Mover:
-    """Watches how large the server's mover becomes, a process that comes and goes."""
+class Apart:
+    """Watches how large the processes become that a server has move events and fit recommendations; they come and go."""
 
     def __init__(self, server: int) -> None:
         self.server, self.most, self._stop = server, 0.0, threading.Event()
@@ -153,7 +153,7 @@ def use(url: str, known: int, active: int, questions: int) -> dict[str, float]:
 def measure(folder: Path, known: int, active: int, questions: int) -> dict[str, Any]:
     """Start a server, let it fill its memory and fit its recommendations, use it, and read its memory."""
     server, url = start([sys.executable, "-m", "propend", "serve", str(folder), "--port", "0"])
-    mover = Mover(server.pid)
+    apart = Apart(server.pid)
     try:
         seconds = restored(url)
         settled(url)
@@ -163,7 +163,7 @@ def measure(folder: Path, known: int, active: int, questions: int) -> dict[str, 
             cold = use(url, known, active, questions)
             time.sleep(6)  # the mover moves what came meanwhile
         return {
-            "rss_at_rest_mb": rest, "rss_mb": memory(server.pid), "peak_mb": peak(server.pid), "mover_peak_mb": mover.close(),
+            "rss_at_rest_mb": rest, "rss_mb": memory(server.pid), "peak_mb": peak(server.pid), "largest_beside_it_mb": apart.close(),
             "restore_seconds": seconds, "users_in_memory_at_rest": held, "users_in_memory": gauge(url, "state_active_users"), "timelines_mb": gauge(url, "state_bytes") / 2**20,
             "evicted": gauge(url, "state_evicted"), "requests_moved_meanwhile": stored(url) - before, **cold,
         }  # fmt: skip
