@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from propend.errors import DataError
+from propend.events.durable import exclusive
 from propend.pipeline.workspace import open_workspace
 from propend.serve import live as served
 from propend.serve.live import Live
@@ -74,3 +76,17 @@ def test_a_process_that_dies_is_a_fault_and_what_is_offered_stays(
     assert live.recommender is before
     live.stop()
     assert live._apart("propend") == ""  # nothing is started any more
+
+
+def test_one_process_at_a_time(folder: Path) -> None:
+    workspace = open_workspace(folder)
+    home = folder / "kept" / "offers"
+    with exclusive(home, "it"):
+        with pytest.raises(DataError, match="the kept recommendations"):
+            fit(workspace, patience=0.3)
+        late = subprocess.Popen([sys.executable, "-m", "propend.serve.offers", str(folder)])
+        time.sleep(3)
+        assert late.poll() is None
+        assert read(workspace) is None
+    assert late.wait(60) == 0
+    assert read(workspace) is not None

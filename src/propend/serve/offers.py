@@ -7,17 +7,19 @@ fits a workspace's recommendations and keeps them in its folder ``kept/offers``,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
-from collections.abc import Sequence
+import time as clock
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import NotEnoughDataError
-from propend.events.durable import replace_text
+from propend.errors import DataError, NotEnoughDataError
+from propend.events.durable import exclusive, replace_text
 from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.pipeline.workspace import Workspace, open_workspace
@@ -39,19 +41,39 @@ class Offers(NamedTuple):
     """For sessions without a user."""
 
 
-def fit(workspace: Workspace) -> Offers | None:
-    """Fit on what the store knows, and keep it; ``None`` where no event carries an item."""
+def fit(workspace: Workspace, patience: float = 0.0) -> Offers | None:
+    """Fit on what the store knows, and keep it; ``None`` where no event carries an item.
+
+    Raises ``DataError`` where another process is at it for longer than ``patience`` seconds.
+    """
     store, home = Store(workspace.store_folder), _home(workspace)
     schema = Schema.of(store, workspace.zone, tuple(t.name for t in workspace.config.tasks))
     rules = workspace.config.recommend
-    try:
-        users = fit_default(store, schema, rules=rules, kept=home)
-        sessions = fit_default(store, schema, rules=rules, sessions=True, kept=home)
-    except NotEnoughDataError:
-        return None
     home.mkdir(parents=True, exist_ok=True)
-    replace_text(home / "items", _print(store.item_ids()))
+    with _alone(home, patience):
+        try:
+            users = fit_default(store, schema, rules=rules, kept=home)
+            sessions = fit_default(store, schema, rules=rules, sessions=True, kept=home)
+        except NotEnoughDataError:
+            return None
+        replace_text(home / "items", _print(store.item_ids()))
     return Offers(users, catalogue(store), store.item_ids(), sessions)
+
+
+@contextlib.contextmanager
+def _alone(home: Path, patience: float) -> Iterator[None]:
+    """Hold the folder; where a process of a server that was killed still does, wait so many seconds for it."""
+    until = clock.monotonic() + patience
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(exclusive(home, "the kept recommendations"))
+                break
+            except DataError:
+                if clock.monotonic() > until:
+                    raise
+                clock.sleep(0.2)
+        yield
 
 
 def read(workspace: Workspace) -> Offers | None:
@@ -80,4 +102,4 @@ def _print(ids: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    fit(open_workspace(Path(sys.argv[1])))
+    fit(open_workspace(Path(sys.argv[1])), patience=1_800)
