@@ -90,3 +90,12 @@ def test_one_process_at_a_time(folder: Path) -> None:
         assert read(workspace) is None
     assert late.wait(60) == 0
     assert read(workspace) is not None
+
+
+def test_a_rule_that_names_nothing_is_a_sentence(folder: Path) -> None:
+    text = (folder / "propend.toml").read_text(encoding="utf-8")
+    (folder / "propend.toml").write_text(text + "[recommend]\nsources = [{name = 'nobody'}]\n", encoding="utf-8")  # fmt: skip
+    child = subprocess.run([sys.executable, "-m", "propend.serve.offers", str(folder)], capture_output=True, text=True, check=False)  # fmt: skip
+    assert child.returncode == 1
+    assert "Traceback" not in child.stderr
+    assert "nobody" in child.stderr

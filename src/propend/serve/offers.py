@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import DataError, NotEnoughDataError
+from propend.errors import DataError, NotEnoughDataError, PropendError
 from propend.events.durable import exclusive, replace_text
 from propend.events.store import Store
 from propend.features.schema import Schema
@@ -102,4 +102,7 @@ def _print(ids: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    fit(open_workspace(Path(sys.argv[1])), patience=1_800)
+    try:
+        fit(open_workspace(Path(sys.argv[1])), patience=1_800)
+    except PropendError as error:
+        sys.exit(str(error))
