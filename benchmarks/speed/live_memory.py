@@ -4,7 +4,7 @@
 
 ``propend serve`` runs as it is started by hand, both sides on one port, and is asked for predictions (about people in
 memory and others, with reasons), recommendations and decisions, while events come in that the mover moves. Its memory
-is read from ``/proc``: at rest, the most it ever was, and the mover's own process beside it. The floor in the same run
+is read from ``/proc``: at rest, in use, the most it ever was, and the most of what moves and fits beside it. The floor in the same run
 is the same server, with the same model, over a store of 2,000 users. The model is fitted there and copied: what it
 takes does not depend on the rows it learnt from.
 """
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from live import Visitors, memory, settled, start, stop, stored
+from live import Visitors, memory, start, stop, stored
 
 CONFIG = """[workspace]
 zone = "UTC"
@@ -91,8 +92,8 @@ def children(pid: int) -> list[int]:
     return found
 
 
-class Mover:
-    """Watches how large the server's mover becomes, a process that comes and goes."""
+class Apart:
+    """Watches how large the processes become that a server has move events and fit recommendations; they come and go."""
 
     def __init__(self, server: int) -> None:
         self.server, self.most, self._stop = server, 0.0, threading.Event()
@@ -138,33 +139,49 @@ def ask(url: str, path: str, body: bytes | None = None) -> float:
     return (time.perf_counter() - begun) * 1e3
 
 
-def use(url: str, known: int, active: int, questions: int) -> dict[str, float]:
+def offered(url: str, until: float) -> float | None:
+    """Return when recommendations were first answered; ``None`` where they are still being fitted."""
+    while time.perf_counter() < until:
+        try:
+            ask(url, "/v1/users/u1/recommendations")
+        except urllib.error.HTTPError:
+            time.sleep(0.5)
+        else:
+            return time.perf_counter()
+    return None
+
+
+def use(url: str, known: int, active: int, questions: int, offers: bool) -> dict[str, float]:
     """Ask for everything an API is asked for; returns how long people took that were not in memory."""
     rng = np.random.default_rng(3)
     for user in rng.integers(0, active, questions):
         ask(url, f"/v1/users/u{user}/predictions/buys")
     for user in rng.integers(0, active, questions // 10):
-        ask(url, f"/v1/users/u{user}/recommendations")
+        if offers:
+            ask(url, f"/v1/users/u{user}/recommendations")
         ask(url, f"/v1/users/u{user}/decision", b"")
     cold = [ask(url, f"/v1/users/u{u}/predictions/buys?reasons=0") for u in rng.integers(active, known, questions // 10)]  # fmt: skip
     return {"cold_p50_ms": float(np.quantile(cold, 0.5)), "cold_p99_ms": float(np.quantile(cold, 0.99))}  # fmt: skip
 
 
-def measure(folder: Path, known: int, active: int, questions: int) -> dict[str, Any]:
+def measure(
+    folder: Path, known: int, active: int, questions: int, patience: float
+) -> dict[str, Any]:
     """Start a server, let it fill its memory and fit its recommendations, use it, and read its memory."""
     server, url = start([sys.executable, "-m", "propend", "serve", str(folder), "--port", "0"])
-    mover = Mover(server.pid)
+    apart = Apart(server.pid)
     try:
+        began = time.perf_counter()
         seconds = restored(url)
-        settled(url)
+        offers = offered(url, began + patience)
         rest, held = memory(server.pid), gauge(url, "state_active_users")
         before = stored(url)
         with Visitors(url, active):
-            cold = use(url, known, active, questions)
+            cold = use(url, known, active, questions, offers is not None)
             time.sleep(6)  # the mover moves what came meanwhile
         return {
-            "rss_at_rest_mb": rest, "rss_mb": memory(server.pid), "peak_mb": peak(server.pid), "mover_peak_mb": mover.close(),
-            "restore_seconds": seconds, "users_in_memory_at_rest": held, "users_in_memory": gauge(url, "state_active_users"), "timelines_mb": gauge(url, "state_bytes") / 2**20,
+            "rss_at_rest_mb": rest, "rss_mb": memory(server.pid), "peak_mb": peak(server.pid), "largest_beside_it_mb": apart.close(),
+            "restore_seconds": seconds, "offers_after_seconds": None if offers is None else offers - began, "users_in_memory_at_rest": held, "users_in_memory": gauge(url, "state_active_users"), "timelines_mb": gauge(url, "state_bytes") / 2**20,
             "evicted": gauge(url, "state_evicted"), "requests_moved_meanwhile": stored(url) - before, **cold,
         }  # fmt: skip
     finally:
@@ -179,6 +196,7 @@ def main() -> None:
     arguments.add_argument("--items", type=int, default=50_000)
     arguments.add_argument("--memory-mb", type=int, default=512, help="as live.memory_mb; 512 is the default of a workspace")  # fmt: skip
     arguments.add_argument("--questions", type=int, default=3_000)
+    arguments.add_argument("--patience", type=float, default=150, help="seconds to wait for recommendations; without them they are not asked for")  # fmt: skip
     asked = arguments.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
@@ -188,8 +206,8 @@ def main() -> None:
         log = build(large, asked.known, asked.active, asked.events, asked.items, asked.memory_mb)
         shutil.copytree(small / "models", large / "models")
         built = time.perf_counter() - began
-        floor = measure(small, 2_000, 1_900, min(asked.questions, 500))
-        result = measure(large, asked.known, asked.active, asked.questions)
+        floor = measure(small, 2_000, 1_900, min(asked.questions, 500), asked.patience)
+        result = measure(large, asked.known, asked.active, asked.questions, asked.patience)
     json.dump(
         {
             "protocol": f"{asked.known:,} known users, {asked.active:,} of them with {asked.events} events, {asked.items:,} items, memory_mb {asked.memory_mb}; propend serve, both sides",

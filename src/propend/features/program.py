@@ -334,9 +334,10 @@ class Program:
         Its rows are those of ``propend.events.timelines.BLOCK``, then the bits of the ``numbers``; it is not changed. ``None``
         where the program needs more of the timeline than that: a text, or an attribute of items.
         """
-        if self._planned is None or self._planned[0] is not numbers:
-            self._planned = numbers, self._plan(numbers)
-        plan = self._planned[1]
+        planned = self._planned
+        if planned is None or planned[0] is not numbers:
+            planned = self._planned = numbers, self._plan(numbers)
+        plan = planned[1]
         if plan is None:
             return None
         slots = self._slots_of(profile() if self._profiles else None)

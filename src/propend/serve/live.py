@@ -14,15 +14,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from propend.errors import DataError, PropendError
-from propend.events.store import Store
 from propend.expression.duration import Duration
-from propend.features.schema import Schema
 from propend.pipeline.workspace import Workspace
 from propend.serve.forgotten import Forgotten
 from propend.serve.identity import Identity
@@ -32,6 +30,9 @@ from propend.serve.models import Models
 from propend.serve.move import Arrived, Mover, check_folder
 from propend.serve.state import LiveState
 from propend.serve.triggers import Triggers
+
+if TYPE_CHECKING:
+    from propend.serve.offers import Offers
 
 __all__ = ["Live", "moving", "open_identity", "open_live_inbox", "where"]
 
@@ -134,14 +135,14 @@ class Live:
         self.log = AnswerLog(folder / "log.db", self.state.forgotten)
         self.triggers = Triggers(live.triggers, folder / "triggers.db", self.state)
         self.every = Duration.parse(live.move).microseconds / 1e6
-        self.recommender: Any = None
+        self.recommender: Offers | None = None
         self.visible: list[float] = []
         self.faults: dict[str, str] = {}
         self.unkept = 0
         """What the mover refused and had no room for."""
         self._unjudged: list[Arrived] = []
         self._stop = threading.Event()
-        self._moving: subprocess.Popen[str] | None = None
+        self._children: set[subprocess.Popen[str]] = set()
         self._threads: list[threading.Thread] = []
 
     def start(self, *, move: bool = True) -> None:
@@ -171,8 +172,8 @@ class Live:
     def stop(self) -> None:
         """End the threads and close the files."""
         self._stop.set()
-        if self._moving is not None:  # may be cut off anywhere
-            self._moving.terminate()
+        for child in list(self._children):  # may be cut off anywhere
+            child.terminate()
         for thread in self._threads:
             thread.join(60)
         gc.unfreeze()
@@ -241,34 +242,40 @@ class Live:
         upto = self._seen()
         if upto <= self.state.moved:
             return
-        command = [sys.executable, "-m", "propend", "move", str(self.workspace.folder), "--json"]
-        self._moving = subprocess.Popen(
-            [*command, "--upto", str(upto)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
-        _yield_to_answers(self._moving.pid)
-        document, said = self._moving.communicate()
-        if self._moving.returncode == 0:
+        document = self._apart("propend", "move", str(self.workspace.folder), "--json", "--upto", str(upto))  # fmt: skip
+        if document:
             self.unkept += int(msgspec.json.decode(document)["refused_not_kept"])
-        elif not self._stop.is_set():
-            lines = said.strip().splitlines()
-            raise DataError(lines[-1] if lines else "the mover was killed")
 
     def refit(self) -> None:
-        """Fit the recommendations afresh on what the store knows."""
-        from propend.recommend.batch import catalogue, fit_default
+        """Have a process of its own fit the recommendations afresh on what the store knows, and take them in."""
+        from propend.serve.offers import fit, read
 
-        if threading.current_thread().name == "live-recommender":
-            _yield_to_answers(threading.get_native_id())
         store = self.state.store
         if store is None or not store.rows or not self.state.schema.item_ids:
             return
-        fresh = Store(store.folder)
-        schema = Schema.of(fresh, self.state.zone, self.state.tasks)
-        with contextlib.suppress(DataError):
-            rules = self.workspace.config.recommend
-            users = fit_default(fresh, schema, rules=rules)
-            sessions = fit_default(fresh, schema, rules=rules, sessions=True)
-            self.recommender = (users, catalogue(fresh), fresh.item_ids(), sessions)
+        self._apart("propend.serve.offers", str(self.workspace.folder))
+        if not self._stop.is_set():  # what could not be kept, for want of room say, is fitted here
+            self.recommender = read(self.workspace) or fit(self.workspace) or self.recommender
+
+    def _apart(self, module: str, *arguments: str) -> str:
+        """Run a module in a process of its own, at low priority; returns what it printed, nothing where it was stopped."""
+        if self._stop.is_set():
+            return ""
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )  # fmt: skip
+        self._children.add(child)
+        try:
+            _yield_to_answers(child.pid)
+            printed, said = child.communicate()
+        finally:
+            self._children.discard(child)
+        if child.returncode == 0:
+            return printed
+        if self._stop.is_set():
+            return ""
+        lines = said.strip().splitlines()
+        raise DataError(lines[-1] if lines else f"{module} {arguments[0]} was killed")
 
     def _sweep(self) -> None:
         self.triggers.sweep(clock.time_ns() // 1_000)
