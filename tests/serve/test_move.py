@@ -103,6 +103,16 @@ def test_every_event_is_in_the_store_once(tmp_path: Path) -> None:
     )
 
 
+def test_a_workspace_may_be_named_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inbox, mover = make(Path("shop"))
+    inbox.append([batch(range(20))])
+    assert mover.drain() == 20
+    assert len(stored(tmp_path / "shop")) == 20
+
+
 def test_a_changed_rule_holds_for_later_events_only(tmp_path: Path) -> None:
     inbox, mover = make(tmp_path)
     inbox.append([batch(range(20))])
