@@ -209,6 +209,17 @@ def test_planted_anomaly_and_change_are_found():
     assert shifted >= 19
 
 
+@pytest.mark.parametrize("level", [0.0, 0.1, 7.0])
+def test_a_constant_series_does_not_change(level):
+    assert changes(decompose(np.full(60, level))) == []
+    weekly = level + np.tile([0, 0, 0, 0, 0, 3.0, 1], 12)
+    assert changes(decompose(weekly)) == []
+    stopped = np.r_[np.tile([2.0, 3, 1, 4], 6), np.full(60, level)]
+    assert len(changes(decompose(stopped, 1))) <= 1
+    stepped = np.r_[np.full(30, level), np.full(30, level + 5)]
+    assert [c["at"] for c in changes(decompose(stepped))] == [30]
+
+
 def test_a_log_without_a_whole_period(make_log):
     log = make_log(14, users=5, most=3, days=3)
     found = trend(*log.asked, "users(*)", "month")

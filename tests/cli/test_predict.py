@@ -197,6 +197,19 @@ def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_the_folder_of_row_models_names_the_one_it_stands_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "row-models"
+    kept.mkdir()
+    monkeypatch.chdir(tmp_path)
+    told = f"name the folder it stands in: {tmp_path}"
+    assert told in sentence(capsys, "models", kept)
+    assert told in sentence(capsys, "models", "row-models")
+    assert told in sentence(capsys, "score", "row-models", "label", "--rows", "x.csv")
+    assert call(capsys, "models", tmp_path) == {"models": []}
+
+
 def test_a_quantile_of_an_amount(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask = "sum(purchase.value) next 15d for any(*) last 30d"
     document = call(capsys, "predict", shop, ask, "--folds", 2, "--quantile", 0.8)

@@ -191,7 +191,7 @@ def test_p_in_an_expression(site: Site) -> None:
     assert got.json()["value"] == 1.0
 
 
-def test_recommendations_for_user_and_session(site: Site) -> None:
+def test_recommendations_for_user_and_session(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     got = site.http.get("/v1/users/u1/recommendations", params={"k": 5}).json()["items"]
     assert [o["rank"] for o in got] == [1, 2, 3, 4, 5]
     assert (
@@ -203,6 +203,16 @@ def test_recommendations_for_user_and_session(site: Site) -> None:
         == 3
     )
     assert len(site.http.get("/v1/users/stranger/recommendations").json()["items"]) == 10
+    assert site.live.recommender is not None
+    named = site.live.recommender._replace(
+        names=tuple(f"The {i}" for i in site.live.recommender.ids)
+    )
+    monkeypatch.setattr(site.live, "recommender", named)
+    told = site.http.get("/v1/users/u1/recommendations", params={"k": 5, "reasons": 1}).json()["items"]  # fmt: skip
+    assert [{**o, "name": o["item"]} for o in told] == [{**g, "reason": t["reason"]} for g, t in zip(got, told, strict=True)]  # fmt: skip
+    assert all(o["name"] == f"The {o['item']}" and o["reason"] for o in told)
+    body = {"items": ["i1"], "k": 3, "reasons": 1}
+    assert all(o["reason"] for o in site.http.post("/v1/recommendations", json=body).json()["items"])  # fmt: skip
 
 
 def test_decisions_are_logged_with_their_propensity(site: Site) -> None:

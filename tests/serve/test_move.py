@@ -18,6 +18,7 @@ import pytest
 from propend.config import Config, parse
 from propend.engine import connect
 from propend.events.store import Store
+from propend.pipeline.sql import answer
 from propend.serve.dialects import BY_NAME
 from propend.serve.dialects.port import Request
 from propend.serve.identity import Identity
@@ -101,6 +102,25 @@ def test_every_event_is_in_the_store_once(tmp_path: Path) -> None:
         )
         == 1
     )
+
+
+def test_a_workspace_may_be_named_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inbox, mover = make(Path("shop"))
+    inbox.append([batch(range(20))])
+    assert mover.drain() == 20
+    assert len(stored(tmp_path / "shop")) == 20
+
+
+def test_sql_answers_where_no_event_has_a_value_in_a_column(tmp_path: Path) -> None:
+    inbox, mover = make(tmp_path)
+    inbox.append([batch(range(20))])
+    mover.drain()
+    asked = "select marks, typeof(marks) kind, plan, count(*) n from events group by all"
+    found = answer(Store(tmp_path / "store"), connect("local"), asked).to_pylist()
+    assert found == [{"marks": None, "kind": "VARCHAR", "plan": "pro", "n": 20}]
 
 
 def test_a_changed_rule_holds_for_later_events_only(tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def changes(
         if high - low < 2 * least:
             continue
         segment = y[low:high]
+        if np.ptp(segment) <= 1e-9 * np.abs(segment).max():  # all equal: what is left is rounding
+            continue
         at, size, rest = _split(segment[None], least)
         sized, phi = _sized(size, rest, least)
         innovation = rest[0, 1:] - phi[0] * rest[0, :-1]

@@ -51,6 +51,7 @@ def registries(folder: Path) -> list[Registry]:
 
     Raises ``ConfigError`` where it is neither a workspace nor holds models of rows.
     """
+    _check_not_rows(folder)
     rows = row_models(folder)
     found = [rows] if rows.folder.is_dir() else []
     if (folder / FILE_NAME).is_file() or not found:
@@ -60,7 +61,15 @@ def registries(folder: Path) -> list[Registry]:
 
 def holds_rows(folder: Path, name: str) -> bool:
     """Whether a name is a model of rows there, and not a task's."""
+    _check_not_rows(folder)
     return (row_models(folder).folder / name).is_dir() and not (folder / "models" / name).is_dir()
+
+
+def _check_not_rows(folder: Path) -> None:
+    if folder.absolute().name == FOLDER and folder.is_dir() and not (folder / FILE_NAME).is_file():
+        raise ConfigError(
+            f"{folder} is where models of rows are kept; name the folder it stands in: {folder.absolute().parent}"
+        )
 
 
 def score_rows(

@@ -24,6 +24,8 @@ def answer(store: Store, engine: Engine, query: str) -> pa.Table:
     }
     if not tables["runs"]:
         raise DataError(f"{store.folder} holds no event; ingest some first")
+    # a column that is empty in every event is in no file
+    tables["all_columns"] = _as_text(store.schema()).empty_table()
     tables["user_ids"] = [
         store.folder / f for files in store.manifest.users.values() for f in files
     ]
@@ -80,4 +82,12 @@ def events_view(store: Store) -> str:
     items = (
         f' LEFT JOIN item_ids ON item_ids."{ITEM}" = runs."{ITEM}"' if store.manifest.items else ""
     )
-    return f'SELECT {columns} FROM runs JOIN user_ids ON user_ids."{USER}" = runs."{USER}" JOIN type_ids ON type_ids."{TYPE}" = runs."{TYPE}"{items}'
+    runs = "(SELECT * FROM runs UNION ALL BY NAME SELECT * FROM all_columns) AS runs"
+    return f'SELECT {columns} FROM {runs} JOIN user_ids ON user_ids."{USER}" = runs."{USER}" JOIN type_ids ON type_ids."{TYPE}" = runs."{TYPE}"{items}'
+
+
+def _as_text(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with coded texts as texts."""
+    return pa.schema(
+        [f.with_type(pa.string()) if pa.types.is_dictionary(f.type) else f for f in schema]
+    )

@@ -151,13 +151,20 @@ def recommend_session(
         fitted = fit_default(store, schema, rules=rules, sessions=True)
     shown = fitted.recommend([codes], k, within=catalogue(store))
     table = table_of(store, fitted, shown, names=[""])
-    names = _names(store)
-    pins = [source == PINNED for source in table["source"].to_pylist()]
-    told = [
-        PINNED_REASON if pin else fitted.reason(codes, int(item), names=names)
-        for pin, item in zip(pins, shown.items[0][shown.items[0] >= 0], strict=True)
-    ]
+    told = session_reasons(fitted, shown, codes, titles_of(store))
     return table.set_column(5, "reason", pa.array(told, pa.string()))
+
+
+def session_reasons(
+    fitted: Recommender, shown: Recommendations, session: Sequence[int], names: Sequence[str]
+) -> list[str]:
+    """Return why each item of a session's list is offered, in order of rank; ``names`` by item code."""
+    there = shown.items[0] >= 0
+    sources = [shown.sources[n] for n in shown.source[0][there]]
+    return [
+        PINNED_REASON if source == PINNED else fitted.reason(session, int(item), names=names)
+        for source, item in zip(sources, shown.items[0][there], strict=True)
+    ]
 
 
 def similar_items(
@@ -180,7 +187,7 @@ def similar_items(
     fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     shown = fitted.similar(codes, k, within=catalogue(store))
     row, place = np.nonzero(shown.items >= 0)
-    ids, titles = pa.array(store.item_ids(), pa.string()), _names(store)
+    ids, titles = pa.array(store.item_ids(), pa.string()), titles_of(store)
     source = [shown.sources[n] for n in shown.source[row, place]]
     known = set(names())
     words = {one: find(one).likeness if one in known else "goes with" for one in shown.sources}
@@ -215,7 +222,7 @@ def audience_of(
     code = store.item_code(item)
     fitted = fit_default(store, schema, rules=rules) if recommender is None else recommender
     users, scores = fitted.audience(code, k)
-    titles = _names(store)
+    titles = titles_of(store)
     speaker = fitted.speaker(code)
     lists = Recommendations(
         users.astype(np.int64),
@@ -246,7 +253,7 @@ def questions_of(store: Store, clicked: Sequence[str] = (), k: int = 12) -> pa.T
     log = Interactions.from_store(store)
     asked = questions(log, k, answered=codes, within=catalogue(store))
     met = np.diff(log.matrix(binary=True).tocsc().indptr)
-    names, ids = _names(store), store.item_ids()
+    names, ids = titles_of(store), store.item_ids()
     return pa.table(
         {
             "rank": pa.array(np.arange(1, len(asked) + 1), pa.int16()),
@@ -272,7 +279,7 @@ def item_names(store: Store) -> dict[str, str]:
 _NAMES: Final = ("name", "title", "product_name", "description", "product_type", "category")
 
 
-def _names(store: Store) -> list[str]:
+def titles_of(store: Store) -> list[str]:
     """Return what an item is called where people read it, by item code."""
     named = item_names(store)
     return [named.get(item, item) for item in store.item_ids()]
@@ -287,7 +294,7 @@ def table_of(
 ) -> pa.Table:
     """Return recommendations as a table with ids and reasons; ``names`` are the users' ids if known."""
     item_ids = pa.array(store.item_ids(), pa.string())
-    titles = _names(store)
+    titles = titles_of(store)
     users = pa.array(store.names_of(shown.users) if names is None else names, pa.string())
     parts = []
     for start in range(0, len(shown), _SLICE):

@@ -115,31 +115,43 @@ class Answers:
                 live.log.predicted(_row(user, at, shadow.answer(live.state, user, at, 0), 1))
         return _prediction(user, at, answer)
 
-    def recommendations(self, user: str, at: int, k: int) -> dict[str, Any]:
-        """Return what to offer a user, from the items of the timeline up to the last event."""
+    def recommendations(
+        self, user: str, at: int, k: int, *, reasons: bool = False
+    ) -> dict[str, Any]:
+        """Return what to offer a user, from the items of the timeline up to the last event; with ``reasons``, why."""
         t = self.live.state.timelines(user, at)
-        return {"user": user, "at": at, "items": self._offers(t.item[t.item >= 0], k)}
+        return {"user": user, "at": at, "items": self._offers(t.item[t.item >= 0], k, reasons)}
 
-    def session(self, items: Sequence[str], at: int, k: int) -> dict[str, Any]:
-        """Return what to offer in an anonymous session of items, oldest first."""
+    def session(
+        self, items: Sequence[str], at: int, k: int, *, reasons: bool = False
+    ) -> dict[str, Any]:
+        """Return what to offer in an anonymous session of items, oldest first; with ``reasons``, why."""
         known = self.live.state._item_codes
         codes = np.array([known[i] for i in items[-500:] if i in known], np.int64)
-        return {"at": at, "items": self._offers(codes, k, sessions=True)}
+        return {"at": at, "items": self._offers(codes, k, reasons, sessions=True)}
 
     def _offers(
-        self, items: npt.NDArray[Any], k: int, *, sessions: bool = False
+        self, items: npt.NDArray[Any], k: int, reasons: bool, *, sessions: bool = False
     ) -> list[dict[str, Any]]:
-        if self.live.recommender is None:
+        offers = self.live.recommender
+        if offers is None:
             raise Fault(404, "there is nothing to recommend yet: no stored event carries an item")
-        users, within, ids, anonymous = self.live.recommender
-        fitted = anonymous if sessions else users
+        fitted, ids, names = offers.sessions if sessions else offers.users, offers.ids, offers.names
         session = np.asarray(items[items < len(ids)][-200:], np.int64)
-        shown = fitted.recommend([session], min(k, len(ids)), within=within)
-        pairs = zip(shown.items[0].tolist(), shown.scores[0].tolist(), strict=True)
-        return [
-            {"rank": r, "item": ids[i], "score": plain(s)}
-            for r, (i, s) in enumerate(((i, s) for i, s in pairs if i >= 0), 1)
+        shown = fitted.recommend([session], min(k, len(ids)), within=offers.within)
+        there = shown.items[0] >= 0
+        pairs = zip(shown.items[0][there].tolist(), shown.scores[0][there].tolist(), strict=True)
+        found: list[dict[str, Any]] = [
+            {"rank": rank, "item": ids[i], "name": names[i], "score": plain(score)}
+            for rank, (i, score) in enumerate(pairs, 1)
         ]
+        if reasons:
+            from propend.recommend.batch import session_reasons
+
+            told = session_reasons(fitted, shown, session.tolist(), names)
+            for offer, reason in zip(found, told, strict=True):
+                offer["reason"] = reason
+        return found
 
     def identity(self, user: str, at: int) -> dict[str, Any]:
         """Return who a user is, and by which facts."""

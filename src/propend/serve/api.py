@@ -207,7 +207,13 @@ class Api:
     async def recommendations(self, request: Asked) -> dict[str, Any]:
         """What to offer a user, from the items of the timeline up to the last event."""
         user, at, k = user_of(request), now(), whole(request, "k", 10, 1, 100)
-        return await self._near(user, lambda: self.answers.recommendations(user, at, k))
+        why = whole(request, "reasons", 0, 0, 1) == 1
+
+        def work() -> dict[str, Any]:
+            return self.answers.recommendations(user, at, k, reasons=why)
+
+        # reasons take ten times the time of the offers, so they are not told here
+        return await (asyncio.to_thread(work) if why else self._near(user, work))
 
     async def session(self, request: Request) -> dict[str, Any]:
         """What to offer in an anonymous session of items, oldest first."""
@@ -215,7 +221,8 @@ class Api:
         items = data.get("items")
         if not isinstance(items, list) or not all(isinstance(i, str) for i in items):
             raise Fault(400, "items must be a list of item ids")
-        return self.answers.session(items, now(), number_of(data, "k", 10, 1, 100))
+        k, why = number_of(data, "k", 10, 1, 100), number_of(data, "reasons", 0, 0, 1) == 1
+        return self.answers.session(items, now(), k, reasons=why)
 
     async def identity(self, request: Asked) -> dict[str, Any]:
         """Who a user is, and by which facts."""
@@ -255,8 +262,8 @@ class Api:
             case "identity":
                 return lambda user: answers.identity(user, at)
             case "recommendations":
-                k = number_of(data, "k", 10, 1, 100)
-                return lambda user: answers.recommendations(user, at, k)
+                k, why = number_of(data, "k", 10, 1, 100), number_of(data, "reasons", 0, 0, 20) > 0
+                return lambda user: answers.recommendations(user, at, k, reasons=why)
             case "prediction":
                 task, reasons = data.get("task"), number_of(data, "reasons", 0, 0, 20)
                 if not isinstance(task, str):

@@ -272,7 +272,8 @@ class Mover:
         path = self.folder / f"{taken.first:015d}-{taken.last:015d}.parquet"
         write_parquet(segment_table(taken.events, self.config), path)
         sync_folder(self.folder)
-        source = live_source(self.config, (str(path),))
+        # absolute: a source's relative files are looked for in the workspace's folder
+        source = live_source(self.config, (str(path.absolute()),))
         return ingest(self.config, self.base, self.store_folder, self.engine, only=source)[0]
 
     def _refuse(self, refused: list[Rejected]) -> None:

@@ -24,7 +24,7 @@ from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.pipeline.workspace import Workspace, open_workspace
 from propend.recommend import keep
-from propend.recommend.batch import catalogue, fit_default
+from propend.recommend.batch import catalogue, fit_default, titles_of
 from propend.recommend.recommender import Recommender
 
 __all__ = ["Offers", "fit", "read"]
@@ -37,6 +37,8 @@ class Offers(NamedTuple):
     within: npt.NDArray[np.bool_]
     """Which items may be offered [items]."""
     ids: tuple[str, ...]
+    names: tuple[str, ...]
+    """What the items are called where people read it; the id of one that has no name."""
     sessions: Recommender
     """For sessions without a user."""
 
@@ -57,7 +59,7 @@ def fit(workspace: Workspace, patience: float = 0.0) -> Offers | None:
         except NotEnoughDataError:
             return None
         replace_text(home / "items", _print(store.item_ids()))
-    return Offers(users, catalogue(store), store.item_ids(), sessions)
+    return Offers(users, catalogue(store), store.item_ids(), tuple(titles_of(store)), sessions)
 
 
 @contextlib.contextmanager
@@ -90,7 +92,11 @@ def read(workspace: Workspace) -> Offers | None:
         same = (home / "items").read_text(encoding="utf-8") == _print(ids)
     except OSError:
         return None
-    return Offers(users, catalogue(store)[:n], ids, sessions) if same else None
+    return (
+        Offers(users, catalogue(store)[:n], ids, tuple(titles_of(store)[:n]), sessions)
+        if same
+        else None
+    )
 
 
 def _home(workspace: Workspace) -> Path:

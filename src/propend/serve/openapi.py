@@ -51,7 +51,10 @@ _PREDICTION = _closed(
     user=_TEXT, task=_TEXT, at=_WHOLE, version=_WHOLE, score=_NUMBER, interval={"type": ["array", "null"], "items": {"type": "number"}},
     in_population={"type": "boolean"}, missing=_WHOLE, reasons=_array(_REASON),
 )  # fmt: skip
-_OFFER = _closed(rank=_WHOLE, item=_TEXT, score=_NUMBER)
+_OFFER = {
+    **_object(("rank", "item", "name", "score"), rank=_WHOLE, item=_TEXT, name=_TEXT, score=_NUMBER, reason=_TEXT),
+    "additionalProperties": False,
+}  # fmt: skip
 _OFFERS = _closed(at=_WHOLE, items=_array(_OFFER))
 _USER_OFFERS = _closed(user=_TEXT, at=_WHOLE, items=_array(_OFFER))
 _ANSWER = _closed(user=_TEXT, at=_WHOLE, value=_VALUE)
@@ -146,6 +149,9 @@ def describe(*, collects: bool = False) -> dict[str, Any]:
         "reasons", {"type": "integer", "minimum": 0, "maximum": 20}, "How many reasons."
     )
     k = _query("k", {"type": "integer", "minimum": 1, "maximum": 100}, "How many offers.")
+    why = _query(
+        "reasons", {"type": "integer", "minimum": 0, "maximum": 1}, "1: each offer with its reason."
+    )
     expression = _query(
         "expression",
         {"type": "string", "minLength": 1, "maxLength": 2_000},
@@ -153,7 +159,10 @@ def describe(*, collects: bool = False) -> dict[str, Any]:
         required=True,
     )
     session = _object(
-        ("items",), items=_array(_TEXT), k={"type": "integer", "minimum": 1, "maximum": 100}
+        ("items",),
+        items=_array(_TEXT),
+        k={"type": "integer", "minimum": 1, "maximum": 100},
+        reasons={"type": "integer", "minimum": 0, "maximum": 1},
     )
     users = {**_array({"type": "string", "minLength": 1, "maxLength": 1_000}), "maxItems": 1_000}
     batch = _object(
@@ -195,7 +204,9 @@ def describe(*, collects: bool = False) -> dict[str, Any]:
             )
         },
         f"{user}/recommendations": {
-            "get": _operation("What to offer a user.", _USER_OFFERS, "read", parameters=(_USER, k))
+            "get": _operation(
+                "What to offer a user.", _USER_OFFERS, "read", parameters=(_USER, k, why)
+            )
         },
         f"{user}/decision": {
             "post": _operation(

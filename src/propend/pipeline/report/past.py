@@ -63,11 +63,11 @@ def _trend(d: dict[str, Any], of: Formats) -> View:
     if not d or "missing" in d:
         return {}
     odd = [
-        f"{of.day(a['start'])}: {number(a['value']) or 0:,.0f}, expected {number(a['expected']) or 0:,.0f}"
+        f"{of.day(a['start'])}: {_level(a['value'])}, expected {_level(a['expected'])}"
         for a in records(d.get("anomalies"))[-MOST:]
     ]
     moved = [
-        f"from {of.day(c['start'])} the level went from {number(c['before']) or 0:,.0f} to {number(c['after']) or 0:,.0f}"
+        f"from {of.day(c['start'])} the level went from {_level(c['before'])} to {_level(c['after'])}"
         for c in records(d.get("changes"))[-MOST:]
     ]
     return {
@@ -77,6 +77,16 @@ def _trend(d: dict[str, Any], of: Formats) -> View:
         "odd": odd,
         "moved": moved,
     }
+
+
+def _level(x: Any) -> str:
+    """Return a figure with as many digits as tell small levels apart.
+
+    >>> _level(14418.2), _level(0.1811), _level(5.6e-17)
+    ('14,418', '0.181', '0')
+    """
+    value = round(number(x) or 0.0, 12)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _attribution(d: dict[str, Any]) -> View:
