@@ -244,6 +244,12 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     assert pq.read_table(document["scores"])["verdict"].to_pylist() == ["use"] * 500
     new = pq.read_table(document["new"]["scores"])["score"].to_pylist()
     assert new[0] > 0.5 > new[1]
+    answers = pq.read_table(document["new"]["scores"])["answer"].to_pylist()  # whom to contact
+    assert answers == ["yes" if p >= document["profit"]["cut"] else "no" for p in new]
+    assert answers.count("yes") == document["profit"]["contacts"]
+    assert (
+        "answer" not in pq.read_table(document["scores"]).column_names
+    )  # the budget is not theirs
     assert len(document["segments"]["shop"]) == 2
     (entry,) = call(capsys, "models", ".")["models"]
     assert (entry["task"], entry["version"], entry["current"]) == ("bought", 1, True)

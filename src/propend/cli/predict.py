@@ -407,6 +407,7 @@ def _predict_table(
                 "row": range(len(fit.scores)),
                 "label": table.told(),
                 **_shown(fit.scores, table),
+                **(_contacted(fit.scores, fit.card) if later is None else {}),
                 "verdict": [fit.card["verdict"]["answer"]] * len(fit.scores),
             }
         ),
@@ -426,8 +427,10 @@ def _predict_table(
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
+        now = fit.score(X)
+        contacted = _contacted(now, fit.card)  # the budget is spent on these rows
         verdict = {"verdict": [fit.card["verdict"]["answer"]] * len(X)}
-        new = {"row": range(len(X)), **_shown(fit.score(X), table), **verdict}
+        new = {"row": range(len(X)), **_shown(now, table), **contacted, **verdict}
         write_table(pa.table(new), scored)
         document["new"] = {"rows": len(X), "scores": str(scored), "noted": noted}
     return document
@@ -460,3 +463,11 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
     best = np.nan_to_num(scores).argmax(axis=1)
     answer = [table.classes[b] if k else None for b, k in zip(best, known, strict=True)]
     return {"answer": answer, "score": np.where(known, scores.max(axis=1), np.nan)}
+
+
+def _contacted(scores: Any, card: dict[str, Any]) -> dict[str, Any]:
+    """Return whom to contact as a column, where a profit curve was asked for; rows without a score have no answer."""
+    if "profit" not in card:
+        return {}
+    cut = card["profit"]["cut"]
+    return {"answer": [None if p != p else "yes" if p >= cut else "no" for p in scores.tolist()]}
