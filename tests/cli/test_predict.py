@@ -51,6 +51,9 @@ time = "time"
 type = "event"
 item = "item"
 value = "value"
+[[tasks]]
+name = "silent"
+ask = "none(*) next 10d for any(*) last 30d"
 """
     )
     open_workspace(folder).ingest()
@@ -272,6 +275,9 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
     bad: list[tuple[list[str], str]] = [
         ([yes_no, "--quantile", "2"], "a quantile lies between 0 and 1"),
         ([yes_no, "--cost", "2"], "needs --value"),
+        (["nosuchtask"], "no task 'nosuchtask': there are "),
+        (["nosuchtask"], "silent"),
+        (["nosuchtask"], "; a question looks like 'any(purchase) next 30d'"),
         ([yes_no, "--search", "soon"], "soon"),
         ([yes_no, "--score", "x.csv"], "--score does nothing for a log; it is for a table"),
         ([yes_no, "--model", "blend"], "'blend' is the mean of logistic and trees; name them too"),
