@@ -125,6 +125,28 @@ def test_yes_no_with_everything_a_person_may_ask(
         assert words in said
 
 
+def test_an_explanation_fits_nothing_in_vain(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["predict", shop, "silent", "--folds", 1, "--model", "logistic"]
+    workspace = open_workspace(shop)
+    said = sentence(capsys, *asked, "--explain", "u9999")
+    assert "user 'u9999' was not asked: they are not in the population" in said
+    assert "silent" not in {e.task for e in workspace.registry.entries()}
+    assert call(capsys, *asked)["version"] == 1
+    usual = ["predict", shop, "silent", "--folds", 1, "--explain", "u7"]
+    first = call(capsys, *usual)  # fitted in another way than what is kept
+    assert not first["reused"]
+    assert first["version"] == 2
+    workspace.registry.promote("silent", 2)
+    again = call(capsys, *usual)
+    assert again["reused"]
+    assert again["metrics"] == first["metrics"]
+    assert again["explained"]["reasons"] == first["explained"]["reasons"]
+    tell(again)
+    assert "nothing was fitted: the kept model" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ask", "answer", "metric", "baseline"),

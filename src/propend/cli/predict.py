@@ -202,7 +202,7 @@ def predict(
     with progress_bar() as progress:
         prediction = workspace.predict(
             ask, name=name, folds=3 if folds is None else folds, seed=seed, options=options,
-            progress=progress, abstain=abstain, **judged,
+            progress=progress, abstain=abstain, explain=explain, reuse=explain is not None, **judged,
         )  # fmt: skip
     target = (
         Path(out) if out else workspace.out / "scores" / f"{prediction.fitted.task.name}.parquet"
@@ -220,6 +220,7 @@ def predict(
     }
     if explain is not None:
         document["explained"] = _explained(prediction, explain)
+        document["reused"] = prediction.entry is None
     if abstain is not None:
         unsure = table["answer"].to_pylist().count("not enough data")
         document["abstained"] = {"width": abstain, "users": unsure}

@@ -129,6 +129,10 @@ def tell(d: dict[str, Any]) -> None:
         click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
+    if d.get("reused"):
+        click.echo(
+            "  nothing was fitted: the kept model is of the same rows, question, seed and code"
+        )
     if d.get("kept"):
         click.echo(f"  kept as version {d['version']}, not promoted: {d['kept']}")
     click.echo(f"  scores: {d['scores']}")
