@@ -143,6 +143,11 @@ def test_an_explanation_fits_nothing_in_vain(
     assert again["reused"]
     assert again["metrics"] == first["metrics"]
     assert again["explained"]["reasons"] == first["explained"]["reasons"]
+    named = call(capsys, *asked, "--name", "hush")
+    assert (named["name"], named["version"]) == ("hush", 1)
+    assert Path(named["scores"]).name == "hush.parquet"
+    assert len([e for e in workspace.registry.entries() if e.task == "silent"]) == 2
+    assert open_workspace(shop)._task("hush", "hush2").name == "hush2"
     tell(again)
     assert "nothing was fitted: the kept model" in capsys.readouterr().out
 
@@ -276,7 +281,13 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
         "answer" not in pq.read_table(document["scores"]).column_names
     )  # the budget is not theirs
     assert len(document["segments"]["shop"]) == 2
-    (entry,) = call(capsys, "models", ".")["models"]
+    before = Path(document["scores"]).read_bytes()
+    second = ["--model", "logistic", "--folds", 2, "--ignore", "shop", "--name", "bought 2"]
+    named = call(capsys, "predict", "--table", "t.csv", "--label", "bought", *second)
+    assert (named["name"], named["scores"]) == ("bought_2", "t-bought_2-scores.parquet")
+    assert Path(document["scores"]).read_bytes() == before
+    entry, other = call(capsys, "models", ".")["models"]
+    assert (other["task"], other["version"]) == ("bought_2", 1)
     assert (entry["task"], entry["version"], entry["current"]) == ("bought", 1, True)
     made = call(capsys, "score", ".", "bought", "--rows", "new.csv", "--reasons", 1)
     again = pq.read_table(made["file"])

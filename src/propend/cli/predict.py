@@ -401,7 +401,9 @@ def _predict_table(
         table, folds=folds, seed=seed, known_before=known, options=options,
         refit=True, later=None if later is None else later[0], **judged,
     )  # fmt: skip
-    target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
+    kept = kept_name(name or label)
+    of = kept if name else label
+    target = Path(out or f"{Path(files[0]).with_suffix('').name}-{of}-scores.parquet")
     write_table(
         pa.table(
             {
@@ -419,7 +421,6 @@ def _predict_table(
         **told(fit.card),
         "scores": str(target),
     }
-    kept = kept_name(name or label)
     fitted = as_fitted(fit, table, label, kept, document["task"])
     entry = row_models(target.parent).save(fitted)
     document |= {"name": kept, "version": entry.version, "kept": entry.remark}

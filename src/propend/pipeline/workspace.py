@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -361,10 +362,11 @@ class Workspace(Analytics, Offers):
     def _task(self, ask: str, name: str | None) -> Task:
         declared = {t.name: t for t in self.config.tasks}
         if ask in declared:
-            return Task.parse(ask, declared[ask].ask, declared[ask].title)
+            return Task.parse(name or ask, declared[ask].ask, declared[ask].title)
         fitted = {entry.task for entry in self.registry.entries()}
         if ask in fitted:
-            return self.registry.load(ask).task
+            task = self.registry.load(ask).task
+            return replace(task, name=name) if name else task
         if re.fullmatch(r"[\w.-]+", ask):  # no question has only one word
             known = sorted({*declared, *fitted})
             named = f"there are {', '.join(known)}" if known else "none is declared"
