@@ -263,6 +263,10 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     assert "profit, judged on the folds:" in said  # stratified folds are not forward
     explained = document["explained"]
     assert explained["user"] == "row 3"
+    own = pq.read_table(document["scores"])["score"][3].as_py()
+    note = f"rows count from 0; this score is by the model fitted on all rows, the score file has {own:.4f}, by a model"
+    assert explained["note"].startswith(note)
+    assert note in said
     assert explained["reasons"][0]["feature"] == "x"
     assert explained["reasons"][0]["value"] == round(float(x[3]), 3)
     assert "takes a row" in sentence(

@@ -425,7 +425,7 @@ def _predict_table(
     entry = row_models(target.parent).save(fitted)
     document |= {"name": kept, "version": entry.version, "kept": entry.remark}
     if row is not None:
-        document["explained"] = _explained_row(fitted, table.X, row)
+        document["explained"] = _explained_row(fitted, table.X, row, fit.scores[row])
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
@@ -446,13 +446,22 @@ def _row_of(text: str, count: int) -> int:
     return int(text)
 
 
-def _explained_row(fitted: Any, X: Any, row: int) -> dict[str, Any]:
-    """Return the score of a table's row by the model fitted on all rows, and why it is what it is."""
+def _explained_row(fitted: Any, X: Any, row: int, tested: Any) -> dict[str, Any]:
+    """Return the score of a table's row by the model fitted on all rows, why it is what it is, and how it was ``tested``."""
     from dataclasses import asdict
 
     asked = X[row : row + 1]
     reasons = [asdict(reason) for reason in fitted.reasons(asked, 5)[0]]
-    return {"user": f"row {row}", "score": float(fitted.score(asked).max()), "reasons": reasons}
+    own = float(tested.max())
+    apart = (
+        "has none, for the row only trained" if own != own else f"has {own:.4f}, by a model that had not seen the row"
+    )  # fmt: skip
+    return {
+        "user": f"row {row}",
+        "score": float(fitted.score(asked).max()),
+        "note": f"rows count from 0; this score is by the model fitted on all rows, the score file {apart}",
+        "reasons": reasons,
+    }
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:

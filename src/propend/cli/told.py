@@ -99,6 +99,8 @@ def tell(d: dict[str, Any]) -> None:
     if "explained" in d:
         e = d["explained"]
         click.echo(f"  {e['user']}: {e['score']:.4f}")
+        if "note" in e:
+            click.echo(f"    {e['note']}")
         for r in e["reasons"]:
             click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {short(r['value'])}")
         for c in e.get("changes") or []:
