@@ -51,6 +51,9 @@ time = "time"
 type = "event"
 item = "item"
 value = "value"
+[[tasks]]
+name = "silent"
+ask = "none(*) next 10d for any(*) last 30d"
 """
     )
     open_workspace(folder).ingest()
@@ -120,6 +123,33 @@ def test_yes_no_with_everything_a_person_may_ask(
     said = capsys.readouterr().out
     for words in ("stay the same when everything", "profit, judged on the forward tests", "by profile.country", "verdict:"):  # fmt: skip
         assert words in said
+
+
+def test_an_explanation_fits_nothing_in_vain(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["predict", shop, "silent", "--folds", 1, "--model", "logistic"]
+    workspace = open_workspace(shop)
+    said = sentence(capsys, *asked, "--explain", "u9999")
+    assert "user 'u9999' was not asked: they are not in the population" in said
+    assert "silent" not in {e.task for e in workspace.registry.entries()}
+    assert call(capsys, *asked)["version"] == 1
+    usual = ["predict", shop, "silent", "--folds", 1, "--explain", "u7"]
+    first = call(capsys, *usual)  # fitted in another way than what is kept
+    assert not first["reused"]
+    assert first["version"] == 2
+    workspace.registry.promote("silent", 2)
+    again = call(capsys, *usual)
+    assert again["reused"]
+    assert again["metrics"] == first["metrics"]
+    assert again["explained"]["reasons"] == first["explained"]["reasons"]
+    named = call(capsys, *asked, "--name", "hush")
+    assert (named["name"], named["version"]) == ("hush", 1)
+    assert Path(named["scores"]).name == "hush.parquet"
+    assert len([e for e in workspace.registry.entries() if e.task == "silent"]) == 2
+    assert open_workspace(shop)._task("hush", "hush2").name == "hush2"
+    tell(again)
+    assert "nothing was fitted: the kept model" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -246,6 +276,10 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     assert "profit, judged on the folds:" in said  # stratified folds are not forward
     explained = document["explained"]
     assert explained["user"] == "row 3"
+    own = pq.read_table(document["scores"])["score"][3].as_py()
+    note = f"rows count from 0; this score is by the model fitted on all rows, the score file has {own:.4f}, by a model"
+    assert explained["note"].startswith(note)
+    assert note in said
     assert explained["reasons"][0]["feature"] == "x"
     assert explained["reasons"][0]["value"] == round(float(x[3]), 3)
     assert "takes a row" in sentence(
@@ -257,8 +291,20 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     assert pq.read_table(document["scores"])["verdict"].to_pylist() == ["use"] * 500
     new = pq.read_table(document["new"]["scores"])["score"].to_pylist()
     assert new[0] > 0.5 > new[1]
+    answers = pq.read_table(document["new"]["scores"])["answer"].to_pylist()  # whom to contact
+    assert answers == ["yes" if p >= document["profit"]["cut"] else "no" for p in new]
+    assert answers.count("yes") == document["profit"]["contacts"]
+    assert (
+        "answer" not in pq.read_table(document["scores"]).column_names
+    )  # the budget is not theirs
     assert len(document["segments"]["shop"]) == 2
-    (entry,) = call(capsys, "models", ".")["models"]
+    before = Path(document["scores"]).read_bytes()
+    second = ["--model", "logistic", "--folds", 2, "--ignore", "shop", "--name", "bought 2"]
+    named = call(capsys, "predict", "--table", "t.csv", "--label", "bought", *second)
+    assert (named["name"], named["scores"]) == ("bought_2", "t-bought_2-scores.parquet")
+    assert Path(document["scores"]).read_bytes() == before
+    entry, other = call(capsys, "models", ".")["models"]
+    assert (other["task"], other["version"]) == ("bought_2", 1)
     assert (entry["task"], entry["version"], entry["current"]) == ("bought", 1, True)
     made = call(capsys, "score", ".", "bought", "--rows", "new.csv", "--reasons", 1)
     again = pq.read_table(made["file"])
@@ -279,6 +325,9 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
     bad: list[tuple[list[str], str]] = [
         ([yes_no, "--quantile", "2"], "a quantile lies between 0 and 1"),
         ([yes_no, "--cost", "2"], "needs --value"),
+        (["nosuchtask"], "no task 'nosuchtask': there are "),
+        (["nosuchtask"], "silent"),
+        (["nosuchtask"], "; a question looks like 'any(purchase) next 30d'"),
         ([yes_no, "--search", "soon"], "soon"),
         ([yes_no, "--score", "x.csv"], "--score does nothing for a log; it is for a table"),
         ([yes_no, "--model", "blend"], "'blend' is the mean of logistic and trees; name them too"),

@@ -9,6 +9,8 @@ import pytest
 
 from propend.errors import ModelError, NotEnoughDataError
 from propend.expression import parse
+from propend.learn import metrics
+from propend.learn.fusion import ablation
 from propend.learn.leaks import LeakError
 from propend.learn.registry import Registry
 from propend.learn.train import Options, train
@@ -71,6 +73,21 @@ def test_a_signal_is_found_beats_every_baseline_and_is_calibrated() -> None:
     assert recency["words"] == "days since the last purchase"
     reasons = fitted.reasons(frame.X[:5])
     assert all(1 <= len(r) <= 3 for r in reasons)
+
+
+def test_what_parts_add_is_judged_inside_the_folds_as_training_is() -> None:
+    frame, plan = make(200, seed=3)
+    moved = (frame.cutoff == plan.folds[-1].test) & (frame.user % 3 > 0)
+    frame = alike(np.where(moved, 1.0, frame.y), frame)  # the level moves between the folds
+    views = frame.X[:, 3:4], (parse("count(*)"),)
+    rows, fitted = ablation(frame, BUYS, plan, {"views": lambda _users, _cutoffs: views})
+    said = {row["features"]: row for row in rows}
+    tests, card = fitted.tests, fitted.card["metrics"]
+    for name in ("auroc", "average_precision", "log_loss"):
+        assert said["fusion"][name] == pytest.approx(card[name], abs=1e-12)
+    assert abs(card["auroc"] - metrics.auroc(tests["truth"], tests["champion"])) > 1e-3
+    gained = said["fusion"]["auroc gained"]
+    assert gained[0] == pytest.approx(said["fusion"]["auroc"] - said["aggregates"]["auroc"])
 
 
 def test_noise_is_not_found() -> None:

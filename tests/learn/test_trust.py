@@ -209,6 +209,58 @@ def test_a_column_that_knows_a_rare_answer_of_many_is_found() -> None:
     assert "telling 'returned' from the rest" in found[0].sentence
 
 
+def campaign(n: int = 3000) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Visits of 15 % and purchases of 1.2 % of the rows, all of them on a visit: X with conversion at last, visit, spend."""
+    rng = np.random.default_rng(12)
+    visit = (rng.random(n) < 0.15).astype(float)
+    bought = visit * (rng.random(n) < 0.085)
+    X = np.column_stack(
+        [rng.integers(1, 13, n), rng.integers(0, 3, n), rng.gamma(2, 99, n), bought]
+    )
+    return X, visit, bought * rng.gamma(2, 50, n), ["recency", "channel", "history", "conversion"]
+
+
+def test_a_rare_value_known_only_afterwards_is_named() -> None:
+    X, visit, spend, columns = campaign()
+    n = int(X[:, 3].sum())
+    (leak,) = leak_report(X, visit, columns, {1: "abc"}, label="visit", positive="1")
+    assert (leak.column, leak.kind, leak.blocks) == ("conversion", "settled", False)
+    assert leak.sentence.startswith(f"{n} of {n} rows with conversion = 1 have visit = 1, of all ")
+    # no one amount is frequent, but what is not 0 is
+    amounts = np.column_stack([X[:, :3], spend])
+    (leak,) = leak_report(amounts, visit, [*columns[:3], "spend"], label="visit", positive="1")
+    assert f"{n} of {n} rows with spend other than 0 have visit = 1" in leak.sentence
+    assert leak_report(X, visit, columns, {1: "abc"}, known_before=["conversion"]) == []
+    texts = np.column_stack([X[:, :3], X[:, 3]])
+    (leak,) = leak_report(texts, visit, columns, {1: "abc", 3: ("no", "bought")}, label="visit")
+    assert "with conversion = bought have visit = yes" in leak.sentence
+    # the same user over and over is one user
+    of_few = np.where(X[:, 3] > 0, np.arange(len(X)) % 5, np.arange(len(X)) + 9)
+    assert leak_report(X, visit, columns, {1: "abc"}, groups=of_few) == []
+
+
+def test_a_value_is_not_named_by_chance() -> None:
+    """500 columns that say nothing, of 150 values with about 20 rows each."""
+    rng = np.random.default_rng(13)
+    y = (rng.random(3000) < 0.5).astype(float)
+    X = rng.integers(0, 150, (3000, 500)).astype(float)
+    found = leak_report(X, y, [f"c{j}" for j in range(500)])
+    assert [leak for leak in found if leak.kind == "settled"] == []
+
+
+def test_what_says_whether_an_amount_is_above_zero_blocks() -> None:
+    X, visit, spend, columns = campaign()
+    found = leak_report(X, spend, columns, {1: "abc"}, label="spend")
+    assert [(k.column, k.kind, k.blocks) for k in found] == [("conversion", "echo", True)]
+    assert "says row by row whether spend is above 0 (only one" in found[0].sentence
+    found = leak_report(np.column_stack([X[:, :3], spend]), X[:, 3], [*columns[:3], "spend"])
+    assert ("spend", "echo", True) in [(k.column, k.kind, k.blocks) for k in found]
+    X[:, 3] = visit  # before some of the visits nothing was spent
+    assert not any(k.blocks for k in leak_report(X, spend, columns, {1: "abc"}))
+    gaps = np.column_stack([X[:, :3], np.where(spend > 0, spend % 7, np.nan)])
+    assert ("paid", True) in [(k.column, k.blocks) for k in leak_report(gaps, spend, [*columns[:3], "paid"])]  # fmt: skip
+
+
 @pytest.mark.parametrize("size", [50.0, 1e6])
 def test_two_columns_whose_difference_is_the_label(size: float) -> None:
     X, y, columns = market()

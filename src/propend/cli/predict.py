@@ -202,7 +202,7 @@ def predict(
     with progress_bar() as progress:
         prediction = workspace.predict(
             ask, name=name, folds=3 if folds is None else folds, seed=seed, options=options,
-            progress=progress, abstain=abstain, **judged,
+            progress=progress, abstain=abstain, explain=explain, reuse=explain is not None, **judged,
         )  # fmt: skip
     target = (
         Path(out) if out else workspace.out / "scores" / f"{prediction.fitted.task.name}.parquet"
@@ -220,6 +220,7 @@ def predict(
     }
     if explain is not None:
         document["explained"] = _explained(prediction, explain)
+        document["reused"] = prediction.entry is None
     if abstain is not None:
         unsure = table["answer"].to_pylist().count("not enough data")
         document["abstained"] = {"width": abstain, "users": unsure}
@@ -400,13 +401,16 @@ def _predict_table(
         table, folds=folds, seed=seed, known_before=known, options=options,
         refit=True, later=None if later is None else later[0], **judged,
     )  # fmt: skip
-    target = Path(out or f"{Path(files[0]).with_suffix('').name}-{label}-scores.parquet")
+    kept = kept_name(name or label)
+    of = kept if name else label
+    target = Path(out or f"{Path(files[0]).with_suffix('').name}-{of}-scores.parquet")
     write_table(
         pa.table(
             {
                 "row": range(len(fit.scores)),
                 "label": table.told(),
                 **_shown(fit.scores, table),
+                **(_contacted(fit.scores, fit.card) if later is None else {}),
                 "verdict": [fit.card["verdict"]["answer"]] * len(fit.scores),
             }
         ),
@@ -417,17 +421,18 @@ def _predict_table(
         **told(fit.card),
         "scores": str(target),
     }
-    kept = kept_name(name or label)
     fitted = as_fitted(fit, table, label, kept, document["task"])
     entry = row_models(target.parent).save(fitted)
     document |= {"name": kept, "version": entry.version, "kept": entry.remark}
     if row is not None:
-        document["explained"] = _explained_row(fitted, table.X, row)
+        document["explained"] = _explained_row(fitted, table.X, row, fit.scores[row])
     if later is not None:
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
+        now = fit.score(X)
+        contacted = _contacted(now, fit.card)  # the budget is spent on these rows
         verdict = {"verdict": [fit.card["verdict"]["answer"]] * len(X)}
-        new = {"row": range(len(X)), **_shown(fit.score(X), table), **verdict}
+        new = {"row": range(len(X)), **_shown(now, table), **contacted, **verdict}
         write_table(pa.table(new), scored)
         document["new"] = {"rows": len(X), "scores": str(scored), "noted": noted}
     return document
@@ -441,13 +446,22 @@ def _row_of(text: str, count: int) -> int:
     return int(text)
 
 
-def _explained_row(fitted: Any, X: Any, row: int) -> dict[str, Any]:
-    """Return the score of a table's row by the model fitted on all rows, and why it is what it is."""
+def _explained_row(fitted: Any, X: Any, row: int, tested: Any) -> dict[str, Any]:
+    """Return the score of a table's row by the model fitted on all rows, why it is what it is, and how it was ``tested``."""
     from dataclasses import asdict
 
     asked = X[row : row + 1]
     reasons = [asdict(reason) for reason in fitted.reasons(asked, 5)[0]]
-    return {"user": f"row {row}", "score": float(fitted.score(asked).max()), "reasons": reasons}
+    own = float(tested.max())
+    apart = (
+        "has none, for the row only trained" if own != own else f"has {own:.4f}, by a model that had not seen the row"
+    )  # fmt: skip
+    return {
+        "user": f"row {row}",
+        "score": float(fitted.score(asked).max()),
+        "note": f"rows count from 0; this score is by the model fitted on all rows, the score file {apart}",
+        "reasons": reasons,
+    }
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:
@@ -460,3 +474,11 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
     best = np.nan_to_num(scores).argmax(axis=1)
     answer = [table.classes[b] if k else None for b, k in zip(best, known, strict=True)]
     return {"answer": answer, "score": np.where(known, scores.max(axis=1), np.nan)}
+
+
+def _contacted(scores: Any, card: dict[str, Any]) -> dict[str, Any]:
+    """Return whom to contact as a column, where a profit curve was asked for; rows without a score have no answer."""
+    if "profit" not in card:
+        return {}
+    cut = card["profit"]["cut"]
+    return {"answer": [None if p != p else "yes" if p >= cut else "no" for p in scores.tolist()]}

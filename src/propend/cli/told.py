@@ -99,6 +99,8 @@ def tell(d: dict[str, Any]) -> None:
     if "explained" in d:
         e = d["explained"]
         click.echo(f"  {e['user']}: {e['score']:.4f}")
+        if "note" in e:
+            click.echo(f"    {e['note']}")
         for r in e["reasons"]:
             click.echo(f"    {'+' if r['effect'] > 0 else '-'} {r['words']}: {short(r['value'])}")
         for c in e.get("changes") or []:
@@ -129,6 +131,10 @@ def tell(d: dict[str, Any]) -> None:
         click.echo(f"  {d['unlabelled']:,} rows have no label and were left out")
     if d.get("left_out"):
         click.echo("  left out: " + "; ".join(f"{k} ({v})" for k, v in d["left_out"].items()))
+    if d.get("reused"):
+        click.echo(
+            "  nothing was fitted: the kept model is of the same rows, question, seed and code"
+        )
     if d.get("kept"):
         click.echo(f"  kept as version {d['version']}, not promoted: {d['kept']}")
     click.echo(f"  scores: {d['scores']}")

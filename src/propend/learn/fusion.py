@@ -179,8 +179,8 @@ def ablation(
 
     With a ``tuner`` a row says how a network fine-tuned on the question does by itself.
 
-    All see the same rows, folds and seed. Each row has its metrics over all forward test rows, and the
-    difference from the aggregates with a 95 % interval by bootstrap over users.
+    All see the same rows, folds and seed. Each row has its metrics over the forward test rows, inside each fold as
+    ``train`` takes them, and the difference from the aggregates with a 95 % interval by bootstrap over users.
     """
     added = {name: source(frame.user, frame.cutoff) for name, source in sources.items()}
     sets = {"aggregates": frame}
@@ -212,10 +212,12 @@ def ablation(
     for name, (columns, scores) in said.items():
         row: dict[str, Any] = {"features": name, "columns": columns}
         for metric in judged:
-            row[metric.__name__] = float(metric(base["truth"], scores))
+            row[metric.__name__] = metrics.within(
+                metric, base["truth"], scores, strata=base["fold"]
+            )
             gain = metrics.bootstrap_difference(
                 metric, base["truth"], scores, base["champion"],
-                groups=base["user"], n=200, seed=seed,
+                groups=base["user"], strata=base["fold"], n=200, seed=seed,
             )  # fmt: skip
             row[f"{metric.__name__} gained"] = [gain.value, gain.low, gain.high]
         rows.append(row)

@@ -70,6 +70,8 @@ class LabelledTable:
     """What was odd in a column that is used all the same, and how it was read."""
     kinds: tuple[Kind, ...] = ()
     """How each used column is read; other rows are read the same way (``read_like``)."""
+    label: str = "the answer"
+    """What the label's column is called."""
 
     def told(self) -> list[Any]:
         """Return the labels for people: of many answers their texts, else the numbers."""
@@ -156,6 +158,7 @@ def read_table(
         classes,
         noted,
         tuple(kinds_of),
+        label,
     )
 
 

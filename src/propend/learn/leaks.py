@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from propend.errors import DataError
 from propend.learn import metrics
+from propend.learn.settled import Answers
 
 __all__ = ["Leak", "LeakError", "leak_report", "refuse"]
 
@@ -62,7 +63,9 @@ class Leak:
     """One finding: which column (empty: the split), what kind, whether it blocks, in words, with its figure."""
 
     column: str
-    kind: Literal["echo", "too good alone", "after the fact", "missing tells", "twins", "future"]
+    kind: Literal[
+        "echo", "too good alone", "after the fact", "missing tells", "settled", "twins", "future"
+    ]
     blocks: bool
     figure: float
     sentence: str
@@ -76,19 +79,22 @@ def leak_report(
     X: F64,
     y: F64,
     columns: Sequence[str],
-    categories: Mapping[int, int] | None = None,
+    categories: Mapping[int, int | Sequence[str]] | None = None,
     *,
     fold_of: npt.NDArray[np.int64] | None = None,
     groups: npt.NDArray[Any] | None = None,
     known_before: Sequence[str] = (),
     classes: Sequence[str] = (),
+    label: str = "the answer",
+    positive: str = "yes",
     seed: int = 7,
 ) -> list[Leak]:
     """Return findings, those that block first.
 
     ``X`` [n, d] with NaN for missing, ``y`` [n] (0/1, amounts, or places in ``classes``, each of which is held against
     all others), ``fold_of`` [n] the fold each row is tested in, ``groups`` [n] what rows belong to. ``known_before``
-    names columns a person has confirmed to be known in time: they are not judged. One column alone is judged by binned
+    names columns a person has confirmed to be known in time: they are not judged. ``categories`` are the columns of codes
+    (with their texts, to be named), ``label`` and its ``positive`` answer say what ``y`` is called. One column alone is judged by binned
     rates learnt on one half of the rows (of the groups) and scored on the other; two together by their best sum.
 
     >>> rng = np.random.default_rng(0)
@@ -122,6 +128,15 @@ def leak_report(
                 continue
             before = worst.get(leak.column)
             if before is None or (leak.blocks, leak.figure) > (before.blocks, before.figure):
+                worst[leak.column] = leak
+    if not classes:
+        texts = {j: t for j, t in categories.items() if not isinstance(t, int)}
+        told = Answers(X, y, columns, texts, groups, label, positive)
+        echoes = [Leak(name, "echo", True, 1.0, said) for name, said in told.row_by_row(judged)]
+        sure = [Leak(name, "settled", False, share, said) for name, share, said in told.settled(judged, rows)]  # fmt: skip
+        for leak in (*echoes, *sure):
+            before = worst.get(leak.column)
+            if before is None or (leak.blocks and not before.blocks):
                 worst[leak.column] = leak
     found_all = [*worst.values(), *_twins(X, fold_of, groups, seed)]
     return sorted(found_all, key=lambda leak: (not leak.blocks, -leak.figure))

@@ -154,11 +154,13 @@ class _CrossValidation:
             table.X,
             table.y,
             table.columns,
-            {j: len(levels) for j, levels in table.categories.items()},
+            table.categories,
             fold_of=self.fold_of if table.time is None else None,
             groups=table.groups,
             known_before=self.known_before,
             classes=table.classes,
+            label=table.label,
+            positive=table.positive or "yes",
         )
         refuse(
             [leak for leak in leaks if leak.column or "rows" not in self.known_before],

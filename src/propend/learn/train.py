@@ -288,7 +288,7 @@ class _Training:
             frame.X[rows][:, own],
             frame.y[rows],
             [frame.names[j] for j in own],
-            {i: len(frame.categories[j]) for i, j in enumerate(own) if j in frame.categories},
+            {i: frame.categories[j] for i, j in enumerate(own) if j in frame.categories},
             groups=frame.user[rows],
             known_before=self.options.known,
             classes=frame.classes if self.task.answer == "which" else (),

@@ -26,13 +26,14 @@ from propend.features.words import question_in_words
 from propend.learn.companion import companion
 from propend.learn.future import check_store
 from propend.learn.registry import Entry, Registry
+from propend.learn.rivals import candidates
 from propend.learn.segments import by_segment, segments_of
 from propend.learn.snapshot import changing, judged_alone, leave_out_changing, said
 from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Fitted, Options, train
-from propend.pipeline.prediction import Prediction
+from propend.pipeline.prediction import Prediction, not_asked
 from propend.tasks.cutoffs import Plan, plan_cutoffs
-from propend.tasks.frame import Frame, build_frame, scoring_frame
+from propend.tasks.frame import Frame, build_frame, evaluate_all, scoring_frame
 from propend.tasks.impressions import COUNTED, build_impressions
 from propend.tasks.task import Task
 
@@ -72,6 +73,7 @@ def predict(
     contact: Contact | None = None,
     abstain: float | None = None,
     behaviour: Path | None = None,
+    explain: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
     """Train a task forward in time, keep it in the registry and score everyone in its population at ``now``.
@@ -79,15 +81,24 @@ def predict(
     ``segments`` are features by which the test rows are judged apart, ``contact`` asks for the profit curve; both stand
     in the card. A user whose interval is wider than ``abstain`` is answered "not enough data". Where a behaviour model was pretrained into the folder ``behaviour``, boosted trees that read it
     too compete (``learn.companion``), and the card says what it adds. With ``reuse`` the current version serves where it was fitted on the very same rows, question, seed and code.
-    Raises ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
+    A user to ``explain`` must be in the population before anything is fitted, and only a model fitted in the very way asked
+    for serves again.
+    Raises ``DataError`` where they are not, ``ExpressionError`` for unknown words and ``NotEnoughDataError`` where the log cannot answer.
     """
     task.check(schema)
     _check_wishes(task, options, contact, segments, abstain)
+    wishes = bool(segments or contact or abstain) or options not in (None, Options())
+    if explain is not None:
+        _check_asked(store, schema, engine, task, explain, schema.last + 1 if now is None else now)
     frame, plan, moment, left_out = _asked(store, schema, engine, task, folds, now)
     home = None if options and options.quantile is not None else behaviour
     said = companion(store, schema, task, plan, home, progress=progress)
     known = registry.matching(task, frame.data_hash(), seed) if reuse and registry else None
-    if known is not None and known.card.get("behaviour", {}).get("folder") == said.folder:
+    if (
+        known is not None
+        and known.card.get("behaviour", {}).get("folder") == said.folder
+        and (explain is None or (not wishes and _usual(known, plan)))
+    ):
         return score(store, schema, engine, known, moment)
     _check_segments(segments, frame)
     future = check_store(store, schema, frame.features, [plan.folds[0].test, plan.folds[-1].test])
@@ -292,6 +303,24 @@ def _check_wishes(
         raise ExpressionError(
             f"{which}: only yes/no answers and amounts are judged by segment; leave --segment out"
         )
+
+
+def _check_asked(
+    store: Store, schema: Schema, engine: Engine, task: Task, user: str, moment: int
+) -> None:
+    """Refuse a user who is not in the population before anything is fitted for their sake."""
+    table = evaluate_all(store, schema, engine, task.population, moment)
+    asked = table.filter(pc.greater(pc.fill_null(table["value"], 0.0), 0.0))["user"]
+    if not pc.is_in(pa.scalar(user), value_set=asked.combine_chunks()).as_py():
+        raise not_asked(user, task)
+
+
+def _usual(kept: Fitted, plan: Plan) -> bool:
+    """Whether a kept model was fitted without special wishes: by the usual models, in these folds."""
+    card = kept.card
+    special = {"search", "balance", "selection", "quantile", "profit", "abstain"} & card.keys()
+    models = {name for name, _ in candidates(kept.task)}
+    return not special and card["protocol"] == plan.protocol and models <= card["models"].keys()
 
 
 def _check_segments(segments: Sequence[str], frame: Frame) -> None:

@@ -16,8 +16,9 @@ from propend.expression.nodes import Aggregate, Expression, Says
 from propend.learn.explain import Change, counterfactual
 from propend.learn.fitted import Fitted, Reason
 from propend.learn.registry import Entry
+from propend.tasks.task import Task
 
-__all__ = ["Prediction", "reasons_in_words", "short"]
+__all__ = ["Prediction", "not_asked", "reasons_in_words", "short"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -99,9 +100,7 @@ class Prediction:
         """Return why one user's score is what it is; raises ``DataError`` for a user who was not asked."""
         rows = np.flatnonzero(self.users == user)
         if len(rows) == 0:
-            raise DataError(
-                f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
-            )
+            raise not_asked(user, self.fitted.task)
         return self.fitted.reasons(self._X[rows[:1]], most)[0]
 
     @property
@@ -129,9 +128,7 @@ class Prediction:
         """
         rows = np.flatnonzero(self.users == user)
         if len(rows) == 0:
-            raise DataError(
-                f"user {user!r} was not asked: they are not in the population ({self.fitted.task.population}) of task {self.fitted.task.name!r}"
-            )
+            raise not_asked(user, self.fitted.task)
         features = {str(f): f for f in self.fitted.features}
         names = list(features)
         moves = {n: _way(f) for n, f in features.items() if _way(f)}
@@ -151,6 +148,13 @@ class Prediction:
             wanted,
             above=above,
         )
+
+
+def not_asked(user: str, task: Task) -> DataError:
+    """Return the error for a user who is not in a task's population."""
+    return DataError(
+        f"user {user!r} was not asked: they are not in the population ({task.population}) of task {task.name!r}"
+    )
 
 
 class _Calibrated:

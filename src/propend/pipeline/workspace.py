@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from propend.config import Config, load
 from propend.engine import Engine, connect
-from propend.errors import ConfigError, DataError
+from propend.errors import ConfigError, DataError, ExpressionError
 from propend.events.ingest import IngestReport
 from propend.events.people import join, links_of
 from propend.events.store import Store
@@ -361,9 +362,17 @@ class Workspace(Analytics, Offers):
     def _task(self, ask: str, name: str | None) -> Task:
         declared = {t.name: t for t in self.config.tasks}
         if ask in declared:
-            return Task.parse(ask, declared[ask].ask, declared[ask].title)
-        if ask in {entry.task for entry in self.registry.entries()}:
-            return self.registry.load(ask).task
+            return Task.parse(name or ask, declared[ask].ask, declared[ask].title)
+        fitted = {entry.task for entry in self.registry.entries()}
+        if ask in fitted:
+            task = self.registry.load(ask).task
+            return replace(task, name=name) if name else task
+        if re.fullmatch(r"[\w.-]+", ask):  # no question has only one word
+            known = sorted({*declared, *fitted})
+            named = f"there are {', '.join(known)}" if known else "none is declared"
+            raise ExpressionError(
+                f"no task {ask!r}: {named}; a question looks like 'any(purchase) next 30d'"
+            )
         return Task.parse(name or _slug(ask), ask)
 
     def _scores(self, expression: Expression) -> dict[str, dict[int, float]]:
