@@ -63,7 +63,7 @@ def site(shop: Path, tmp_path_factory: pytest.TempPathFactory, running: Any) -> 
     live.start()
     collector = Collector(live.inbox, live.workspace.config.live.keys)
     with running(Both(collector, Api(live, collector).app)) as url:
-        for _ in range(600):
+        for _ in range(3_600):  # fitted by a process of its own, at low priority
             if live.recommender is not None:
                 break
             time.sleep(0.05)

@@ -135,7 +135,10 @@ class Answers:
     ) -> list[dict[str, Any]]:
         offers = self.live.recommender
         if offers is None:
-            raise Fault(404, "there is nothing to recommend yet: no stored event carries an item")
+            raise Fault(
+                404,
+                "there is nothing to recommend yet: the offers are still being fitted, or no stored event carries an item",
+            )
         fitted, ids, names = offers.sessions if sessions else offers.users, offers.ids, offers.names
         session = np.asarray(items[items < len(ids)][-200:], np.int64)
         shown = fitted.recommend([session], min(k, len(ids)), within=offers.within)
