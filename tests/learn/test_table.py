@@ -227,7 +227,8 @@ def test_one_of_many_is_judged_by_what_stands_first(tmp_path: Path) -> None:
     table = read(file, label="kind", ignore=["bought"])
     assert table.classes == ("boots", "socks", "hats", "(another)")
     assert (
-        table.noted["kind"] == "answers with few rows (1, 4 rows in all) are told together as '(another)'"
+        table.noted["kind"]
+        == "answers with few rows (1, 4 rows in all) are told together as '(another)'"
     )
     fit = cross_validate(table, folds=3, draws=20, models=("logistic",), refit=True)
     card = fit.card
