@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from propend.errors import ModelError, NotEnoughDataError, nearest
 from propend.models import storage
+from propend.models.parameters import read_parameters
 from propend.models.storage import State
 
 __all__ = [
@@ -133,7 +133,7 @@ pass the columns it was fitted on, in that order
 
     def __init__(self, answer: Answer | None = None, **settings: Any) -> None:
         self.answer = self._checked_answer(answer)
-        self.parameters = self._checked_parameters(settings)
+        self.parameters = read_parameters(self.name, self.Parameters, settings)
         self._shape = _Shape()
 
     def __repr__(self) -> str:
@@ -414,18 +414,6 @@ pass the columns it was fitted on, in that order
                 f"'{cls.name}' does not answer '{answer}' but {_listed(cls.answers)}{known}"
             )
         return answer
-
-    @classmethod
-    def _checked_parameters(cls, settings: dict[str, Any]) -> Any:
-        known = [f.name for f in fields(cls.Parameters)]
-        for key in settings:
-            if key not in known:
-                raise ModelError(f"'{cls.name}' has no setting '{key}'{nearest(key, known)}")
-        try:
-            return msgspec.convert(settings, cls.Parameters)
-        except msgspec.ValidationError as error:
-            why = str(error).replace("`", "'").replace("$.", "")
-            raise ModelError(f"'{cls.name}' cannot be set so: {why}") from None
 
     def _names(self, columns: tuple[str, ...] | None, width: int) -> tuple[str, ...] | None:
         if columns is not None and len(columns) != width:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 from propend.config import Config
@@ -12,7 +13,7 @@ from propend.features.schema import Schema
 __all__ = ["Opened"]
 
 
-class Opened:
+class Opened(ABC):
     """An opened workspace, as the groups of its methods see it."""
 
     folder: Path
@@ -20,21 +21,21 @@ class Opened:
     engine: Engine
 
     @property
+    @abstractmethod
     def store(self) -> Store:
         """The timeline store."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def out(self) -> Path:
         """Where tables are written."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def schema(self) -> Schema:
         """What the log can be asked."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def zone(self) -> str:
         """The workspace's time zone."""
-        raise NotImplementedError

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeAlias
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import ModelError, NotEnoughDataError, nearest
+from propend.errors import ModelError, NotEnoughDataError
 from propend.models import storage
+from propend.models.parameters import read_parameters
 from propend.models.storage import State
 from propend.recommend.attributes import Attributes, attributes_of, check_attributes, state_of
 from propend.recommend.audience import activity, appeal
@@ -137,15 +137,7 @@ class Recommender(ABC):
     @classmethod
     def check(cls, settings: dict[str, Any]) -> Any:
         """Return settings as ``Parameters``; raises ``ModelError`` for a name or a value that does not fit."""
-        known = [f.name for f in fields(cls.Parameters)]
-        for key in settings:
-            if key not in known:
-                raise ModelError(f"'{cls.name}' has no setting '{key}'{nearest(key, known)}")
-        try:
-            return msgspec.convert(settings, cls.Parameters)
-        except msgspec.ValidationError as error:
-            why = str(error).replace("`", "'").replace("$.", "")
-            raise ModelError(f"'{cls.name}' cannot be set so: {why}") from None
+        return read_parameters(cls.name, cls.Parameters, settings)
 
     # ---------------------------------------------------------------- public: checks, then work
 

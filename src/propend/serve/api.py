@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time as clock
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ class Api:
         self.answers = Answers(live)
         self.access = Access(live.workspace.config.live.api)
         self.counts: Counter[tuple[str, int]] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         user = f"{_USERS}{{user:path}}"
         routes = [
             ("GET", f"{user}/predictions/{{task}}", self.prediction, "read"),
@@ -132,7 +132,7 @@ class Api:
         started, name = clock.perf_counter(), work.__name__
         found = await self._answer(request, work, scope, client)
         self.counts[(name, found[0])] += 1
-        self.seconds[name] += clock.perf_counter() - started  # type: ignore[assignment]
+        self.seconds[name] += clock.perf_counter() - started
         return found
 
     async def _answer(
