@@ -27,6 +27,7 @@ from benchmarks.quality.recommend.tables import Table, sessions_table
 from propend.errors import MissingExtraError, NotEnoughDataError
 from propend.recommend.catalog import create
 from propend.recommend.evaluate import compare, measure, per_user
+from propend.recommend.interactions import Interactions
 from propend.recommend.protocols import Split, data_hash
 from propend.recommend.recommender import Recommender
 
@@ -68,13 +69,22 @@ class Asked:
         return not self.only or name in self.only
 
 
-def repeated(split: Split, models: dict[str, Callable[[], Recommender]], asked: Asked) -> Table:
-    """Judge each network with several seeds: mean and spread of HR@10 and NDCG@10, and the mean CPU seconds of a fit."""
+def repeated(
+    split: Split,
+    models: dict[str, Callable[[], Recommender]],
+    asked: Asked,
+    later: Split | None = None,
+) -> Table:
+    """Judge each network with several seeds: mean and spread of HR@10 and NDCG@10, and the mean CPU seconds of a fit.
+
+    ``later`` is a second question to the same weights, with what happened until then appended to the histories.
+    """
     rows, seeds = [], asked.seeds
+    rest = None if later is None else _beyond(split.train, later.train)
     for name, make in models.items():
         if not asked.wanted(name):
             continue
-        found, seconds, notes = [], [], ""
+        found, seconds, after, notes = [], [], [], ""
         for seed in range(seeds):
             start = time.process_time()
             model = make().fit(split.train, at=split.at, seed=seed)
@@ -87,6 +97,12 @@ def repeated(split: Split, models: dict[str, Callable[[], Recommender]], asked: 
                 f"{seconds[-1]:.0f} CPU-s, {getattr(model, 'run', {}).get('best_epoch')} epochs",
                 flush=True,
             )
+            if later is not None and rest is not None:
+                each = per_user(measure(model.update(rest, at=later.at), later, 10), 10)
+                after.append((each["hr"].mean(), each["ndcg"].mean()))
+                print(
+                    f"      then HR@10 {after[-1][0]:.4f}, NDCG@10 {after[-1][1]:.4f}", flush=True
+                )
         hr, ndcg = np.array(found).T
         rows.append(
             {
@@ -99,6 +115,9 @@ def repeated(split: Split, models: dict[str, Callable[[], Recommender]], asked: 
                 "note": notes,
             }
         )
+        if after:
+            figures = np.mean(after, axis=0).round(4).tolist()
+            rows[-1] |= dict(zip(("then hr@10", "then ndcg@10"), figures, strict=True))
         print(f"  {rows[-1]}", flush=True)
     return {
         "protocol": split.protocol,
@@ -126,14 +145,35 @@ def beauty(asked: Asked) -> list[Table]:
 
 
 def movielens_1m(asked: Asked) -> list[Table]:
-    """The published file, leave-one-out, seen items hidden."""
-    shared = {**COSINE, "validation": 512, "dropout": 0.2, "length": 200, "epochs": 40}
+    """Leave-one-out, seen items hidden: the next item where every history is whole, then the file's own question.
+
+    Published rows ask for the next item of whole histories. The file lacks the item before the asked one for 5,528 of
+    6,040 users, so its own question is the harder one, for the item after next, to the same weights.
+    """
+    shared = {**COSINE, "loss": "full", "validation": 1_024, "dropout": 0.2, "length": 200}
     models = {
-        name: _maker(name, **shared, tokens=4_096, threads=asked.threads)
+        name: _maker(name, **shared, epochs=40, patience=3, threads=asked.threads)
         for name in ("gru", "transformer")
     }
-    table = repeated(splits.movielens_1m(), models, asked)
-    return [{"data": "movielens-1m", **table, "published": PUBLISHED["movielens-1m"]}]
+    later = splits.movielens_1m()
+    table = repeated(splits.movielens_1m_next(), models, asked, later)
+    return [
+        {
+            "data": "movielens-1m",
+            **table,
+            "then": later.protocol,
+            "published": PUBLISHED["movielens-1m"],
+        }
+    ]
+
+
+def _beyond(train: Interactions, whole: Interactions) -> Interactions:
+    """Return what ``whole`` holds of each user after what ``train`` holds, both without a clock."""
+    known = (
+        train.offsets[train.rows_of(whole.users) + 1] - train.offsets[train.rows_of(whole.users)]
+    )
+    place = np.arange(len(whole)) - np.repeat(whole.offsets[:-1], np.diff(whole.offsets))
+    return whole.select(place >= np.repeat(known, np.diff(whole.offsets)))
 
 
 def _time_biases(split: Split, name: str, asked: Asked) -> list[Table]:
