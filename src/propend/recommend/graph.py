@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.models.graph.hetero import Heterogeneous, HeteroSettings, fit_heterogeneous
-from propend.models.graph.lightgcn import LightGCNSettings, fit_lightgcn, smooth
+from propend.models.graph.lightgcn import LightGCNSettings, fit_lightgcn, smooth, tempered
 from propend.recommend.attributes import Attributes, check_attributes
 from propend.recommend.factors import Factors, one_hot
 from propend.recommend.interactions import Histories, Interactions
@@ -64,16 +64,19 @@ class LightGCN(_Graph):
     _own: tuple[F32, F32]
     _per_met: F32
     """What each met item adds to a newcomer's vector, before division by the root of the history's length."""
+    _power: float
+    """How much of an item's length counts in a score."""
 
     def _learn(self, log: Interactions) -> None:
         learnt = fit_lightgcn(log.matrix(binary=True), self.parameters, seed=self._seed)
-        self._own = (learnt.user, learnt.item)
+        self._own, self._power = (learnt.user, learnt.item), learnt.power
         self.curve = learnt.curve
         self._smooth(log)
 
     def _smooth(self, log: Interactions) -> None:
         table = log.matrix(binary=True)
-        self._user, self._item, self._per_met = smooth(table, *self._own, self.parameters.depth)
+        self._user, item, self._per_met = smooth(table, *self._own, self.parameters.depth)
+        self._item = tempered(item, self._power)
         met = np.bincount(table.indices, minlength=log.n_items)
         self._bias = np.where(met > 0, 0.0, NO_OPINION).astype(np.float32)
 
@@ -105,12 +108,13 @@ class LightGCN(_Graph):
 
     def _state(self) -> State:
         state = super()._state()
+        state.header["power"] = self._power
         state.arrays.update(own_user=self._own[0], own_item=self._own[1], part=self._per_met)
         return state
 
     def _restore(self, state: State) -> None:
         super()._restore(state)
-        a = state.arrays
+        a, self._power = state.arrays, float(state.header["power"])
         self._own, self._per_met = (a["own_user"], a["own_item"]), a["part"]
 
 
