@@ -392,6 +392,25 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()
 
 
+def test_scores_of_a_fusion_carry_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = shop_of(
+        tmp_path, 90
+    )  # too short to pretrain on: boosted trees on aggregates answer alone
+    capsys.readouterr()
+    ask = [str(small.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1"]
+    main(["predict", *ask, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["remark"]
+    verdict = pq.read_table(document["scores"])["verdict"]
+    assert set(verdict.to_pylist()) == {document["verdict"]["answer"]}
+    assert len(verdict) == document["scored"] > 10
+    main(["predict", *ask])
+    said = f"verdict: {document['verdict']['answer']}: {document['verdict']['why']}"
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
     shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -414,3 +433,6 @@ def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
     assert [row["features"] for row in document["ablation"]][-1] == "fusion"
     scores = pq.read_table(document["scores"])
     assert scores.num_rows == document["scored"] > 100
+    verdict = document["verdict"]
+    assert set(scores["verdict"].to_pylist()) == {verdict["answer"]}
+    assert f"verdict: {verdict['answer']}: {verdict['why']}" in told
