@@ -147,7 +147,7 @@ class CleanConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=True)
     duplicate_messages: Treatment = "quarantine"
     future_times: Treatment = "quarantine"
     future_slack: str = "1d"
-    """How far past the moment of ingest a time may lie."""
+    """How far past the moment it arrived (where that is not said: of ingest) a time may lie."""
     earliest: str = "1970-01-02"
     """Times before this day are impossible (epoch zero is a missing time in disguise)."""
     negative_price: Treatment = "quarantine"

@@ -125,6 +125,33 @@ def test_yes_no_with_everything_a_person_may_ask(
         assert words in said
 
 
+def test_what_is_taken_at_a_threshold_stands_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    from propend.cli.models import _side_by_side
+    from propend.learn.metrics import AT_THRESHOLD, yes_no_metrics
+
+    y, p = [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]
+    ours, rule = yes_no_metrics(y, p, threshold=0.3579), yes_no_metrics(y, [0.2468] * 4)
+    document = {
+        "task": "buys", "answer": "yes_no", "rows": 4, "positives": 2, "protocol": "2 forward folds", "data_hash": "d", "seed": 7,
+        "champion": "trees", "metrics": ours, "models": {"trees": ours}, "baseline": {"base_rate": rule}, "intervals": {}, "scores": "s",
+    }  # fmt: skip
+    tell(document)
+    header, *lines = capsys.readouterr().out.splitlines()[4:9]
+    assert header.split()[3:7] == ["threshold", "accuracy", "recall", "f1"]
+    assert ["0.3579" in line for line in lines] == [True, True, False, False]
+    assert "0.2468" in lines[2]
+    assert "accuracy, recall, f1: yes is said from the threshold" in lines[3]
+    metrics = {name: {"1": ours[name], "2": None if name == "f1" else rule[name]} for name in ours}
+    _side_by_side({"versions": [1, 2], "champions": ["a", "b"], "metrics": metrics, "note": ""})
+    printed = {
+        line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()
+    }
+    for name in AT_THRESHOLD:
+        assert "at 0.3579" in printed[name]
+        assert ("at 0.2468" in printed[name]) == (name != "f1")
+    assert " at " not in printed["auroc"]
+
+
 def test_an_explanation_fits_nothing_in_vain(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -228,6 +228,57 @@ def test_european_decimals_and_euro(tmp_path: Path, engine: Engine) -> None:
     assert said(found, "currency").confidence > 0.8
 
 
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [("rating", (1, 2, 3, 4, 5)), ("stars", (0.5, 1, 2.5, 4, 5)), ("score", (1, 3, 7, 10)), ("Bewertung", (1, 2, 4, 5)),
+     ("评分", (1, 2, 3, 4, 5)), ("value", (0.5, 2, 3.5, 5)), ("", (0.5, 2, 3.5, 5))],
+)  # fmt: skip
+def test_a_rating_is_no_money(
+    tmp_path: Path, engine: Engine, name: str, levels: tuple[float, ...]
+) -> None:
+    draw = random.Random(5)
+    rows = [
+        [
+            f"u{draw.randrange(40)}",
+            f"m{draw.randrange(60)}",
+            draw.choice(levels),
+            int(t.timestamp()),
+        ]
+        for t in moments(400, 200)
+    ]
+    header = ["user_id", "item_id", name, "timestamp"] if name else []
+    found = run(engine, write(tmp_path / "log.csv", header, rows))
+    source = only(found)
+    assert "value" not in source["roles"]
+    assert source["type"] == "rating"
+    assert list(source["properties"]) == ["rating"]
+    assert len(source["numbers"]) == 1
+    what = f"a rating from {levels[0]:g} to {levels[-1]:g}, not money"
+    assert what in said(found, "properties.rating").reason
+    assert not any(f.role == "value" for f in found.findings)
+
+
+def test_a_rating_beside_other_events_and_beside_money(tmp_path: Path, engine: Engine) -> None:
+    draw = random.Random(6)
+    rows = [
+        [f"u{draw.randrange(40)}", f"p{(item := draw.randrange(30))}", kind, draw.randrange(1, 6) if kind == "review" else "",
+         f"{t:%Y-%m-%d %H:%M}", 1 + item % 9 / 2]
+        for t in moments(900, 200) for kind in [draw.choice(["view", "review"])]
+    ]  # fmt: skip
+    header = ["user_id", "item_id", "event", "stars", "time"]
+    source = only(run(engine, write(tmp_path / "a.csv", header, [row[:5] for row in rows])))
+    assert "value" not in source["roles"]
+    assert source["properties"] == {"rating": "stars"}
+    header[3:] = ["time", "rating"]  # the same for each item: not what its user thinks of it
+    source = only(run(engine, write(tmp_path / "b.csv", header, [r[:3] + r[4:] for r in rows])))
+    assert source["of_item"] == {"rating": "rating"}
+    header = ["user_id", "item_id", "order_date", "value", "评分", "rating"]
+    sold = [[*r[:2], r[4], draw.choice([0.5, 2, 4.5]), draw.randrange(1, 6), draw.randrange(1, 11)] for r in rows]  # fmt: skip
+    source = only(run(engine, write(tmp_path / "c.csv", header, sold)))
+    assert (source["type"], source["roles"]["value"]) == ("purchase", "value")
+    assert set(source["properties"].values()) == {"rating", '"评分"'}  # none is lost
+
+
 def test_yen_sign_without_chinese_is_yen(tmp_path: Path, engine: Engine) -> None:
     rows = [[i % 9, f"{t:%Y-%m-%d}", f'"¥{i + 1},234.50"'] for i, t in enumerate(moments(60, 90))]
     found = run(engine, write(tmp_path / "y.csv", ["uid", "date", "price"], rows))

@@ -218,6 +218,22 @@ def test_a_second_run_is_a_no_op_and_a_new_file_is_read_alone(
     assert mine.seq[0] > mine.seq[1]
 
 
+def test_nothing_happens_long_after_it_arrived(tmp_path: Path, take_in: TakeIn) -> None:
+    header = (*HEADER, "came")
+    rows = [
+        (*GOOD, "2024-01-01 00:00:05"),
+        ("u", "2024-01-01 20:00:00", "view", "i1", "1", "1", "", "2024-01-01"),  # a day alone is told
+        ("u", "2024-03-01 00:00:00", "view", "i1", "1", "1", "", "2024-01-02"),
+        ("u", "2024-01-05 00:00:00", "view", "i1", "1", "1", "", ""),
+    ]  # fmt: skip
+    path = write(tmp_path / "a.csv", rows, header)
+    store, report = take_in(config(path, roles={**ROLES, "arrival": "came"}))
+    assert (report.rows_kept, report.quarantine) == (3, {"time in the future": 1})
+    assert store.span[1] == us("2024-01-05")
+    (aside,) = store.quarantine().to_pylist()
+    assert "2024-03-01" in aside["original"]
+
+
 def test_a_changed_rule_or_file_reads_afresh(tmp_path: Path, take_in: TakeIn) -> None:
     path = write(tmp_path / "a.csv", [GOOD, ("u", "2024-01-02", "buy", "i", "1", "0", "")])
     _, report = take_in(config(path))

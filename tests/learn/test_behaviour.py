@@ -318,6 +318,31 @@ def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path
     assert card["spearman"] > 0.7
 
 
+@pytest.mark.parametrize(
+    ("items", "returns", "answer", "words"),
+    [
+        ((0.05, 0.15), (0.01, 0.1), "use it", ("beats the ten most popular items at the next item and days of silence at who returns", "propend predict")),
+        ((0.05, 0.15), (-0.1, 0.1), "use it", ("beats the ten most popular items", "knows no more than days of silence")),
+        ((-0.1, 0.1), (-0.1, -0.01), "leave it out", ("knows no more than the ten most popular", "does worse than days of silence", "bring more events")),
+        ((float("nan"), float("nan")), None, "leave it out", ("knows no more than the ten most popular",)),
+        (None, None, "not enough data", ("too few held-out answers",)),
+    ],
+)  # fmt: skip
+def test_the_verdict_on_a_behaviour_model_says_what_to_do(
+    items: tuple[float, float] | None,
+    returns: tuple[float, float] | None,
+    answer: str,
+    words: tuple[str, ...],
+) -> None:
+    from propend.learn.held_out import held_out_verdict
+
+    given = {"next_item": items, "returns_30d": returns}
+    found = {n: {"gain": {"low": g[0], "high": g[1]}} for n, g in given.items() if g is not None}
+    verdict = held_out_verdict(found)
+    assert verdict["answer"] == answer
+    assert all(word in verdict["why"] for word in words)
+
+
 def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,9 +379,36 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     told = capsys.readouterr().out
     for words in ("behaviour model of", "users it has not learnt from", "the ten most popular"):
         assert words in told
-    assert document["held_out"]["next_item"]["steps"] >= 30
+    held = document["held_out"]
+    gain = held["next_item"]["gain"]
+    assert held["next_item"]["steps"] >= 30
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    beside = held["next_item"]["hit@10"] - held["next_item"]["popular"]
+    assert gain["value"] == pytest.approx(beside, abs=2e-4)
+    assert document["verdict"] == held["verdict"]
+    verdict = document["verdict"]
+    assert told.strip().splitlines()[-1] == f"{verdict['answer']}: {verdict['why']}"
     shop.forget("u7")
     assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()
+
+
+def test_scores_of_a_fusion_carry_the_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = shop_of(
+        tmp_path, 90
+    )  # too short to pretrain on: boosted trees on aggregates answer alone
+    capsys.readouterr()
+    ask = [str(small.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1"]
+    main(["predict", *ask, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document["remark"]
+    verdict = pq.read_table(document["scores"])["verdict"]
+    assert set(verdict.to_pylist()) == {document["verdict"]["answer"]}
+    assert len(verdict) == document["scored"] > 10
+    main(["predict", *ask])
+    said = f"verdict: {document['verdict']['answer']}: {document['verdict']['why']}"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -381,3 +433,6 @@ def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
     assert [row["features"] for row in document["ablation"]][-1] == "fusion"
     scores = pq.read_table(document["scores"])
     assert scores.num_rows == document["scored"] > 100
+    verdict = document["verdict"]
+    assert set(scores["verdict"].to_pylist()) == {verdict["answer"]}
+    assert f"verdict: {verdict['answer']}: {verdict['why']}" in told

@@ -178,6 +178,16 @@ def test_protocol_and_hash_stand_beside_the_figures() -> None:
     assert card["data_hash"] in text
 
 
+def test_what_is_taken_at_a_threshold_follows_it(html: str) -> None:
+    names = re.findall(r'<tr><th scope="row">([^<]+)</th>', html)
+    cut = ("accuracy", "precision", "recall", "f1")
+    assert not set(cut) & set(names)
+    starts = [at for at, name in enumerate(names) if name == "threshold"]
+    assert len(starts) == names.count("auroc")
+    for at in starts:
+        assert names[at + 1 : at + 5] == [f"{name} at its threshold" for name in cut]
+
+
 def test_every_reason_to_set_a_row_aside_is_explained() -> None:
     assert set(MEANING) == set(REASONS) - {"kept"}
 

@@ -27,6 +27,7 @@ from propend.serve.move import Mover, moved_to, take
 from propend.serve.refused import replay_rejected
 
 START = 1_767_000_000_000_000
+DAY = 86_400_000_000
 CONFIG = parse(
     {
         "workspace": {"zone": "UTC"},
@@ -138,6 +139,34 @@ def test_a_changed_rule_holds_for_later_events_only(tmp_path: Path) -> None:
     mover.config = CONFIG
     mover.replay()
     assert len(stored(tmp_path)) == 40
+
+
+@pytest.mark.parametrize("ahead", [100, 1_500])
+def test_a_wrong_clock_does_not_move_what_is_now(tmp_path: Path, ahead: int) -> None:
+    """Neither a time that has not come yet nor one that came while the event waited in the inbox."""
+    inbox, mover = make(tmp_path)
+    received = int(time.time() * 1e6) - 200 * DAY
+    inbox.append([batch(range(20), at=received - DAY)])
+    mover.drain()
+    span = Store(tmp_path / "store").span
+    wrong = batch(range(20, 21), at=received + ahead * DAY)
+    right = batch(range(21, 22), at=received - DAY)
+    inbox.append([wrong._replace(received=received), right])
+    assert mover.drain() == 2
+    inbox.append([batch(range(22, 23), at=received - DAY)])
+    assert mover.drain() == 1
+    assert mover.set_aside == {"time in the future": 1}
+    store = Store(tmp_path / "store")
+    assert store.span == (span[0], span[1] + 3_000_000)
+    aside = store.quarantine().to_pylist()
+    assert [(row["reason"], row["user"]) for row in aside] == [("time in the future", "u6")]
+    mover.replay()
+    assert len(stored(tmp_path)) == 22
+    mover.config = msgspec.structs.replace(
+        CONFIG, clean=msgspec.structs.replace(CONFIG.clean, future_times="keep")
+    )
+    mover.replay()
+    assert len(stored(tmp_path)) == 23  # nothing is lost
 
 
 def test_only_repeats_and_refusals_still_advance(tmp_path: Path) -> None:

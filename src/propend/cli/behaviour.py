@@ -58,6 +58,7 @@ def pretrain(
         "size": size,
         "until": model.until,
         **model.run,
+        "verdict": model.run["held_out"]["verdict"],
     }
     emit(document, as_json, lambda: _words(document))
 
@@ -90,6 +91,7 @@ def _words(document: dict[str, Any]) -> None:
                 "next item among its first ten",
                 f"{hit['hit@10']:.1%}",
                 f"{hit['popular']:.1%}",
+                _range(hit["gain"]),
                 "the ten most popular items",
                 f"{hit['steps']:,} items",
             ]
@@ -101,12 +103,13 @@ def _words(document: dict[str, Any]) -> None:
                 "who returns within 30 days (AUROC)",
                 f"{back['auroc']:.3f}",
                 f"{back['silence']:.3f}",
+                _range(back["gain"]),
                 "days of silence so far",
                 f"{back['moments']:,} moments",
             ]
         )
     if body:
-        rows(["question", "model", "rule", "the rule", "asked"], body)
+        rows(["question", "model", "rule", "gain (95 %)", "the rule", "asked"], body)
     else:
         click.echo("  too few of them to say how good it is")
     click.echo("\nlosses (lower is better; held out: higher is better):")
@@ -116,3 +119,8 @@ def _words(document: dict[str, Any]) -> None:
     for note in document["notes"]:
         click.echo(f"note: {note}")
     click.echo(f"\nwritten to {document['folder']}")
+    click.echo(f"{document['verdict']['answer']}: {document['verdict']['why']}")
+
+
+def _range(gain: dict[str, float]) -> str:
+    return f"{gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"

@@ -194,10 +194,18 @@ def models(
 
 
 def _side_by_side(d: dict[str, Any]) -> None:
+    from propend.learn.metrics import AT_THRESHOLD
+
     first, second = map(str, d["versions"])
-    body = [
-        [name, *("–" if v[k] is None else f"{v[k]:.4f}" for k in (first, second))]
-        for name, v in d["metrics"].items()
-    ]
+    cuts = d["metrics"].get("threshold", {})
+
+    def shown(name: str, version: str) -> str:
+        value, cut = d["metrics"][name][version], cuts.get(version)
+        if value is None:
+            return "–"
+        at = f" at {cut:.4f}" if name in AT_THRESHOLD and cut is not None else ""
+        return f"{value:.4f}{at}"
+
+    body = [[name, shown(name, first), shown(name, second)] for name in d["metrics"]]
     rows(["metric", f"v{first} ({d['champions'][0]})", f"v{second} ({d['champions'][1]})"], body)
     click.echo(f"  {d['note']}")

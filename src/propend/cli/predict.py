@@ -360,6 +360,8 @@ def _fused(
                 for row in fusion.table
             ]
             rows([*header, f"{main} gained"], body)
+        verdict = document["verdict"]
+        click.echo(f"verdict: {verdict['answer']}: {verdict['why']}")
         click.echo(f"scores of {len(scores):,} users: {target}")
 
     emit(document, as_json, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import click
@@ -58,6 +59,7 @@ def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
             mover.replay()
         document: dict[str, Any] = {
             "moved": moved,
+            "set_aside": dict(mover.set_aside),
             "repeats": mover.repeats,
             "replayed": taken,
             "still_refused": stayed,
@@ -68,9 +70,19 @@ def move(folder: str, replay: bool, upto: int | None, as_json: bool) -> None:
         document,
         as_json,
         lambda: click.echo(
-            f"moved {moved:,} events, {mover.repeats:,} repeats left out, {document['rejected']:,} refused"
+            f"moved {moved:,} events{_set_aside(mover.set_aside)}, {mover.repeats:,} repeats left out, {document['rejected']:,} refused"
         ),
     )
+
+
+def _set_aside(reasons: Mapping[str, int]) -> str:
+    """Return what of the moved events lies in the quarantine, in words.
+
+    >>> _set_aside({"time in the future": 2}), _set_aside({})
+    (', of these 2 set aside (time in the future)', '')
+    """
+    total = sum(reasons.values())
+    return f", of these {total:,} set aside ({', '.join(reasons)})" if total else ""
 
 
 @click.command()
@@ -170,11 +182,16 @@ def import_(folder: str, files: tuple[str, ...], shape: str, source: str, as_jso
 
     with moving(open_workspace(folder)) as mover:
         counts = import_files(mover.inbox, [Path(f) for f in files], shape, source)
-        document: dict[str, Any] = {**counts, "moved": mover.drain(), "repeats": mover.repeats}
+        document: dict[str, Any] = {
+            **counts,
+            "moved": mover.drain(),
+            "set_aside": dict(mover.set_aside),
+            "repeats": mover.repeats,
+        }
     emit(
         document,
         as_json,
         lambda: click.echo(
-            f"read {document['rows']:,} rows, {document['moved']:,} events are new, {document['repeats']:,} were there already"
+            f"read {document['rows']:,} rows, {document['moved']:,} events are new{_set_aside(mover.set_aside)}, {document['repeats']:,} were there already"
         ),
     )

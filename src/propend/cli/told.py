@@ -13,6 +13,7 @@ __all__ = ["tell"]
 
 def tell(d: dict[str, Any]) -> None:
     """Print a prediction's document in words."""
+    from propend.learn.metrics import AT_THRESHOLD
     from propend.learn.power import counted
     from propend.pipeline.prediction import short
 
@@ -25,6 +26,7 @@ def tell(d: dict[str, Any]) -> None:
         for k in (
             "auroc",
             "average_precision",
+            "threshold",
             "accuracy",
             "recall",
             "f1",
@@ -51,6 +53,9 @@ def tell(d: dict[str, Any]) -> None:
         [f"baseline {name}", *(f"{m[k]:.4f}" for k in keys)] for name, m in d["baseline"].items()
     ]
     rows(["model", *keys], table)
+    flagged = [k for k in keys if k in AT_THRESHOLD]
+    if flagged:
+        click.echo(f"  {', '.join(flagged)}: yes is said from the threshold in the same line on")
     for name, i in d["intervals"].items():
         click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
     held = d.get("uncertainty", {}).get("forward")

@@ -99,7 +99,8 @@ class FirstPass:
         self._items = {name: code for code, name in enumerate(job.store.item_ids())}
         self._spills: dict[int, pa.ipc.RecordBatchFileWriter] = {}
         self._erased = np.array(job.writer.next.erased, np.uint64)
-        self._latest = moment(datetime.now(UTC)) + Duration.parse(rules.future_slack).microseconds
+        self._now = moment(datetime.now(UTC))
+        self._slack = Duration.parse(rules.future_slack).microseconds
         self._earliest = _day(rules.earliest)
         self._prepare_missing()
 
@@ -159,12 +160,13 @@ class FirstPass:
         user_hash = hash_column(user)
         erased = np.isin(user_hash, self._erased) & ~no_user
         times, time_faults = self._moments(TIME, get)
+        arrival = self._moments(ARRIVAL, get)[0] if job.plan.has_arrival else np.zeros(n, np.int64)
         numbers = {r: np.asarray(pc.fill_null(get[r], np.nan)) for r in job.plan.numbers}
         faults: list[tuple[str, Bool, str]] = [
             ("erased user", erased, "quarantine"),
             ("missing user", no_user, "quarantine"),
             *((name, rows, "quarantine") for name, rows in time_faults),
-            ("time in the future", times > self._latest, rules.future_times),
+            ("time in the future", times > self._latest(arrival), rules.future_times),
             ("unreadable number", truths(get["unreadable"]), "quarantine"),
             ("impossible amount", self._too_large(numbers, n), "quarantine"),
             *self._amount_faults(numbers),
@@ -202,7 +204,7 @@ class FirstPass:
             **{p: get[f"p:{p}"] for p in job.plan.properties},
         }
         if job.plan.has_arrival:
-            columns[ARRIVAL] = np.maximum(self._moments(ARRIVAL, get)[0], times)
+            columns[ARRIVAL] = np.maximum(arrival, times)
         if MESSAGE in get:
             columns[MESSAGE_HASH] = pa.array(
                 hash_column(get[MESSAGE]), mask=truths(pc.is_null(get[MESSAGE]))
@@ -226,6 +228,10 @@ class FirstPass:
             ("unreadable time", unread),
             ("impossible time", impossible),
         ]
+
+    def _latest(self, arrival: I64) -> I64:
+        """Return the latest moment each row may be about: nothing happens long after it became known (0: not said)."""
+        return np.where(arrival > 0, np.minimum(arrival, self._now), self._now) + self._slack
 
     def _too_large(self, numbers: dict[str, F64], n: int) -> Bool:
         out = np.zeros(n, np.bool_)

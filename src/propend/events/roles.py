@@ -17,6 +17,7 @@ from propend.events.sample import (
     Sample,
 )
 from propend.events.vocabulary import (
+    CONSTANT_TYPES,
     NOT_THE_TIME,
     ROLE_WORDS,
     TAOBAO_CODES,
@@ -273,7 +274,9 @@ def _assign_nameless_numbers(reading: Reading) -> None:
     ]
     whole = [c for c in numbers if c.is_whole and np.nanmax(np.abs(c.numbers)) < 10_000]
     money = [c for c in numbers if not c.is_whole]
-    if money and "value" not in reading.roles:
+    if money and not whole and _looks_like_rating(money[-1]):
+        reading.roles["rating"] = (money[-1], 0.6, "few whole and half numbers")
+    elif money and "value" not in reading.roles:
         reading.roles["value"] = (money[-1], 0.6, "the last column of decimal numbers")
         if whole and "quantity" not in reading.roles:
             reading.roles["quantity"] = (whole[-1], 0.5, "small whole numbers")
@@ -281,8 +284,30 @@ def _assign_nameless_numbers(reading: Reading) -> None:
         reading.roles["rating"] = (whole[0], 0.6, "whole numbers from 1 to 5")
 
 
+def _looks_like_rating(column: Column) -> bool:
+    """Whether a column holds a few whole or half numbers from 0.5 to 10, over and over."""
+    if not column.is_number or column.currency_sign or not 3 <= column.distinct <= 20:
+        return False
+    numbers = column.numbers[~np.isnan(column.numbers)]
+    steps = bool(np.all(2 * numbers == np.round(2 * numbers)))
+    return steps and numbers.min() >= 0.5 and numbers.max() <= 10 and column.uniqueness <= 0.2
+
+
+def _sells(reading: Reading) -> bool:
+    """Whether prices, pieces, orders, types or names say that the log is of sales."""
+    if {"price", "quantity", "session"} & set(reading.roles):
+        return True
+    kinds = reading.column("type")
+    if kinds is not None:
+        return any(
+            event_type(v) in ("cart", "checkout", "purchase", "return") for v in kinds.counts
+        )
+    names = f"{reading.group.files[0].name} {reading.roles['time'][0].name}".lower()
+    return any(kind == "purchase" and re.search(way, names) for way, kind in CONSTANT_TYPES)
+
+
 def _settle_money(reading: Reading) -> None:
-    """Tell pieces from money, a rating from a value, and drop a rating where there is money."""
+    """Tell pieces from money and a rating from a value; what each item has one of is no user's rating."""
     roles = reading.roles
     if "value" in roles and "price" in roles and "quantity" not in roles:
         value = roles["value"][0]
@@ -293,10 +318,16 @@ def _settle_money(reading: Reading) -> None:
         ):
             roles["quantity"] = (value, 0.5, "small whole numbers beside a price")
             del roles["value"]
-    if "rating" in roles and ("value" in roles or "price" in roles):
-        del roles["rating"]
-    elif "rating" in roles:
-        roles["value"] = roles.pop("rating")
+    if "rating" in roles and "item" in roles:
+        agree, lift, groups = agreement(roles["rating"][0], roles["item"][0])
+        if groups >= 10 and agree >= 0.9 and lift >= 0.5:
+            del roles["rating"]
+    if {"time", "item", "value"} <= set(roles) and "rating" not in roles and not _sells(reading):
+        value = roles["value"][0]
+        if plain(value.name) != "value" or not _looks_like_rating(value):
+            return
+        roles["rating"] = (value, 0.6, "few whole or half numbers, and nothing is sold")
+        del roles["value"]
 
 
 def agreement(column: Column, by: Column) -> tuple[float, float, int]:

@@ -20,7 +20,6 @@ from propend.events.vocabulary import (
     ATTRIBUTES,
     CONSTANT_TYPES,
     OF_THE_EVENT,
-    ROLE_WORDS,
     TAOBAO_CODES,
     attribute,
     event_type,
@@ -77,9 +76,6 @@ def event_source(
         source[key] = mapping
         numbers += extra
     source |= _number_keys(numbers, say)
-    if source.get("type") == "rating" and "value" in source["roles"]:  # stars are no money
-        rating = source["roles"].pop("value")
-        source["properties"] = {"rating": rating, **source.get("properties", {})}
     return source
 
 
@@ -165,16 +161,14 @@ def _mapped_types(column: Column, say: Callable[[str, str, float, str], None]) -
 
 
 def _constant_type(log: Reading) -> tuple[str, float, str]:
-    if "value" in log.roles and match(log.roles["value"][0].name, *ROLE_WORDS["rating"]):
-        return "rating", 0.9, "a column of ratings"
-    if not log.group.header and "value" in log.roles and log.roles["value"][0].is_whole:
-        return "rating", 0.6, "whole numbers from 1 to 5"
+    money = any(role in log.roles for role in ("value", "price", "quantity"))
+    if "rating" in log.roles and not money:
+        return "rating", min(0.9, log.roles["rating"][1]), "a column of ratings"
     time = log.roles["time"][0].name
     names = " ".join(
         [log.name, time, *(c.name for r, (c, _, _) in log.roles.items() if r == "session")]
     ).lower()
     named = next((kind for pattern, kind in CONSTANT_TYPES if re.search(pattern, names)), None)
-    money = any(role in log.roles for role in ("value", "price", "quantity"))
     if named in ("redemption", "return"):
         return named, 0.7, "by the name"
     if money:
@@ -224,8 +218,17 @@ def _leftovers(
             say("unused", column.name, sure, reason)
             continue
         homes[key].append((column, sure, reason))
+    rating = log.column("rating")
+    if rating is not None:
+        _, sure, reason = log.roles["rating"]
+        low, high = np.nanmin(rating.numbers), np.nanmax(rating.numbers)
+        said = (
+            f"a rating from {low:g} to {high:g}, not money; recommendations weigh by it ({reason})"
+        )
+        homes["properties"].insert(0, (rating, sure, said))
     for key, columns in homes.items():
-        names = own_names([c.name for c, _, _ in columns], key.removeprefix("of_"))
+        called = ["rating" if c is rating else c.name for c, _, _ in columns]
+        names = own_names(called, key.removeprefix("of_"))
         for name, (column, sure, reason) in zip(names, columns, strict=True):
             found[key][name] = reference(column.name)
             say(f"{key}.{name}", reference(column.name), sure, reason)

@@ -95,7 +95,10 @@ ROLE_WORDS: Final[dict[str, tuple[Sequence[str], str]]] = {
         ).split(),
         r"(实付|支付|订单|付款|成交|消费|交易|销售|总|应付|实收|购买|退款)?(金额|总价|总额|货款)|实付(款)?|销售额|成交额|消费额",
     ),
-    "rating": ("rating stars score starrating overall".split(), r"(用户)?(评分|星级|打分)"),
+    "rating": (
+        "rating stars score starrating overall ratings ratingvalue bewertung wertung sterne sternebewertung".split(),
+        r"(用户|商品|电影|总|综合)?(评分|星级|星数|打分|得分|分数|评价分数?)|\w*(bewertung|sterne)",
+    ),
     "channel": (
         "channel utmsource utmmedium medium trafficsource source acquisitionchannel saleschannel".split(),
         r"(来源|销售|推广|下单|获客|投放)?渠道(名称|来源)?|(流量|订单|用户)?来源",

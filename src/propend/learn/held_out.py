@@ -7,34 +7,97 @@ from typing import Any, Final
 import numpy as np
 
 from propend.learn import metrics
+from propend.learn.judge import as_range
 from propend.models.sequence.tokens import SequenceArrays
 
-__all__ = ["held_out_figures"]
+__all__ = ["held_out_figures", "held_out_verdict"]
 
 LEAST: Final = 30
 """Fewest next items, and moments of either answer, that a figure is told of."""
 FIRST: Final = 10
 DAYS: Final = 30.0
+RULES: Final = {
+    "next_item": ("the ten most popular items", "the next item"),
+    "returns_30d": ("days of silence", "who returns within 30 days"),
+}
+"""Each figure's trivial rule, and the question."""
 
 
 def held_out_figures(network: Any, shown: SequenceArrays, held: SequenceArrays) -> dict[str, Any]:
     """Return how often the next item of held-out users is among the first ten, beside the ten most popular of the others;
     and how well the chance of anything within 30 days ranks random moments (AUROC), beside the days of silence so far.
 
+    Each with its ``gain`` over the rule and that gain's 95 % interval (bootstrap over users); ``verdict`` says what follows.
     A part for which there are too few answers is left out.
     """
     from propend.models.sequence.held_out import next_items, returns
 
     found: dict[str, Any] = {"users": held.users}
     popular = np.argsort(-shown.item_counts(network.vocabulary.items), kind="stable")[:FIRST]
-    asked, hit, common = next_items(network, held, popular, FIRST)
-    if asked >= LEAST:
-        found["next_item"] = {"steps": asked, "hit@10": round(hit, 4), "popular": round(common, 4)}
+    items = next_items(network, held, popular, FIRST)
+    if len(items.user) >= LEAST:
+        found["next_item"] = {
+            "steps": len(items.user),
+            "hit@10": round(float(items.hit.mean()), 4),
+            "popular": round(float(items.common.mean()), 4),
+            "gain": _gain(_share, items.hit, items.hit, items.common, items.user),
+        }
     said = returns(network, held, DAYS)
     if min(said.came.sum(), (1 - said.came).sum()) >= LEAST:
         found["returns_30d"] = {
             "moments": len(said.came),
             "auroc": round(float(metrics.auroc(said.came, said.chance)), 4),
             "silence": round(float(metrics.auroc(said.came, -said.wait)), 4),
+            "gain": _gain(metrics.auroc, said.came, said.chance, -said.wait, said.user),
         }
-    return found
+    return found | {"verdict": held_out_verdict(found)}
+
+
+def held_out_verdict(found: dict[str, Any]) -> dict[str, str]:
+    """Return whether a behaviour model beats the trivial rules beyond noise (``answer``), and what to do next (``why``).
+
+    >>> gain = {"value": 0.1, "low": 0.05, "high": 0.15}
+    >>> held_out_verdict({"next_item": {"gain": gain}})["answer"]
+    'use it'
+    >>> held_out_verdict({"returns_30d": {"gain": gain | {"low": -0.01}}})["why"]
+    'it knows no more than days of silence about who returns within 30 days, beyond noise; bring more events or leave it out (remove its folder)'
+    """
+    gains = {name: found[name]["gain"] for name in RULES if name in found}
+    if not gains:
+        return {
+            "answer": "not enough data",
+            "why": "too few held-out answers to compare it with a trivial rule; bring more events or leave it out (remove its folder)",
+        }
+    won = [name for name, gain in gains.items() if gain["low"] > 0]
+    lost = [name for name, gain in gains.items() if gain["high"] < 0]
+    even = [name for name in gains if name not in (*won, *lost)]
+    parts = (
+        ("beats", won, "at"),
+        ("knows no more than", even, "about"),
+        ("does worse than", lost, "at"),
+    )
+    said = "; ".join(
+        f"it {does} {_listed(names, at)}, beyond noise" for does, names, at in parts if names
+    )
+    if won:
+        return {
+            "answer": "use it",
+            "why": f"{said}; propend predict and propend run let it compete from now on",
+        }
+    return {
+        "answer": "leave it out",
+        "why": f"{said}; bring more events or leave it out (remove its folder)",
+    }
+
+
+def _listed(names: list[str], at: str) -> str:
+    return " and ".join(f"{RULES[name][0]} {at} {RULES[name][1]}" for name in names)
+
+
+def _share(_: Any, hit: Any, weight: Any) -> float:
+    """Share of hits, as a metric."""
+    return float(np.average(hit, weights=weight))
+
+
+def _gain(metric: metrics.Metric, y: Any, ours: Any, rule: Any, users: Any) -> dict[str, float]:
+    return as_range(metrics.bootstrap_difference(metric, y, ours, rule, groups=users))

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from propend.errors import DataError
 
 __all__ = [
+    "AT_THRESHOLD",
     "ECE_BINS",
     "Interval",
     "LiftTable",
@@ -59,6 +60,9 @@ __all__ = [
 ]
 
 Array: TypeAlias = npt.NDArray[np.float64]
+AT_THRESHOLD: Final = ("accuracy", "precision", "recall", "f1")
+"""Metrics of flagging from a score on: each says nothing without that score."""
+
 Metric: TypeAlias = Callable[[Array, Array, Array | None], float]
 """``metric(y, p, weight)``: every function here whose third argument is the weight."""
 
@@ -455,7 +459,7 @@ def yes_no_metrics(
     threshold: float | None = None,
     strata: npt.ArrayLike | None = None,
 ) -> dict[str, float]:
-    """All yes/no metrics by name, with the ``threshold`` they were computed at.
+    """All yes/no metrics by name, with the ``threshold`` that those of ``AT_THRESHOLD`` were computed at.
 
     Pass the threshold chosen on other rows (``best_f1_threshold``); by default as many rows are
     flagged as are positive (``rate_threshold``). ``strata`` [n] as in ``within``.
@@ -465,6 +469,7 @@ def yes_no_metrics(
     return {
         "auroc": inside(auroc),
         "average_precision": inside(average_precision),
+        "threshold": cut,
         "accuracy": accuracy(y, p, cut, weight),
         "precision": precision(y, p, cut, weight),
         "recall": recall(y, p, cut, weight),
@@ -473,7 +478,6 @@ def yes_no_metrics(
         "brier": brier(y, p, weight),
         "ece": ece(y, p, weight),
         "top_decile_lift": inside(top_decile_lift),
-        "threshold": cut,
     }
 
 

@@ -136,7 +136,7 @@ def fuse(
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[Fusion, pa.Table]:
-    """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores.
+    """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores with the verdict.
 
     What is pretrained for it is kept in the folder ``home``, if given, and taken again. With ``graph`` the graph's vectors
     and communities stand beside them, with ``tune`` the table has a row of a fine-tuned network. Raises as ``predict``, and ``MissingExtraError`` without torch.
@@ -175,7 +175,13 @@ def fuse(
         progress=progress,
     )
     codes, scores = made.score(store, schema, engine, moment)
-    table = pa.table({"user": pa.array(store.names_of(codes), pa.string()), "score": scores})
+    table = pa.table(
+        {
+            "user": pa.array(store.names_of(codes), pa.string()),
+            "score": scores,
+            "verdict": [made.fitted.card["verdict"]["answer"]] * len(codes),
+        }
+    )
     return made, table.take(pa.array(np.lexsort((codes, -scores))))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time as clock
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -216,6 +217,8 @@ class Mover:
         self.moved = 0
         self.repeats = 0
         self.unkept = 0
+        self.set_aside: Counter[str] = Counter()
+        """How many of the moved events the cleaning set aside, by reason."""
         self.seconds = 0.0
         self.first: Callable[[int | None], int] | None = None
         """Done before everything is moved: takes how far to move, returns how far that may be."""
@@ -242,6 +245,8 @@ class Mover:
             report = IngestReport("live")
             if taken.events:
                 report = self._ingest(taken)
+                # the report is about the whole source, the ledger's last entry about this segment
+                self.set_aside.update(Store(self.store_folder).manifest.ledger[-1]["quarantine"])
             else:
                 self._mark(taken.last)
             self.moved += len(taken.events)

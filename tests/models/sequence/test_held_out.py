@@ -22,8 +22,9 @@ def test_next_items_agree_with_ranking_one_prefix_after_another() -> None:
     settings = Settings(trunk="gru", size="tiny", length=16, tokens=64).resolved()
     net = Network(settings, Vocabulary(items=12, clock=False)).eval()
     popular = np.array([1, 5, 7])
-    asked, hit, common = next_items(net, data, popular, k=3)
+    said = next_items(net, data, popular, k=3)
     steps = hits = met = 0
+    of = np.zeros(data.users, np.int64)
     with torch.no_grad():
         items = net.item_vectors()
         for user in range(data.users):
@@ -32,11 +33,13 @@ def test_next_items_agree_with_ranking_one_prefix_after_another() -> None:
                 prefix = data.take([user]).cut([stop])
                 scores = (net.last(prefix, np.zeros(1, np.int64)) @ items.T)[0].numpy()
                 steps += 1
+                of[user] += 1
                 hits += int((scores >= scores[seen[stop]]).sum() <= 3)
                 met += int(seen[stop] in popular)
-    assert asked == steps
-    assert hit == pytest.approx(hits / steps, abs=2 / steps)  # float32 ties
-    assert common == pytest.approx(met / steps)
+    assert len(said.user) == len(said.hit) == len(said.common) == steps
+    assert np.array_equal(np.bincount(said.user, minlength=data.users), of)
+    assert said.hit.sum() == pytest.approx(hits, abs=2)  # float32 ties
+    assert said.common.sum() == met
 
 
 def test_returns_are_told_of_moments_before_the_horizon_ends() -> None:
@@ -48,7 +51,7 @@ def test_returns_are_told_of_moments_before_the_horizon_ends() -> None:
     vocabulary = Vocabulary(items=9, types=3, channels=2, amounts=True, days=True)
     settings = Settings(size="tiny", length=16, time_bias="query", tasks=HEADS).resolved()
     said = returns(Network(settings, vocabulary).eval(), data, days=3.0)
-    assert len(said.came) == len(said.chance) == len(said.wait) > 200
+    assert len(said.user) == len(said.came) == len(said.chance) == len(said.wait) > 200
     assert set(np.unique(said.came)) == {0.0, 1.0}
     assert ((said.chance > 0) & (said.chance < 1)).all()
     again = returns(Network(settings, vocabulary).eval(), data, days=3.0)

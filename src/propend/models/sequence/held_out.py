@@ -17,9 +17,11 @@ from propend.models.sequence.targets import asked_of, future_of, next_of
 from propend.models.sequence.tokens import SequenceArrays
 from propend.names import MICROSECONDS
 
-__all__ = ["Returns", "held_out_loss", "next_items", "returns"]
+__all__ = ["NextItems", "Returns", "held_out_loss", "next_items", "returns"]
 
 F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 
 _MOST_RANKED: Final = 100_000
 """Largest catalogue over which held-out users are judged by full cross-entropy."""
@@ -47,12 +49,21 @@ def held_out_loss(data: SequenceArrays, settings: Settings) -> Callable[[Network
     return judge
 
 
+@dataclass(frozen=True)
+class NextItems:
+    """Next items [n] of histories: whose each is, whether it was a ``hit`` of the network, and ``common``."""
+
+    user: I64
+    hit: Bool
+    common: Bool
+
+
 @torch.no_grad()
 def next_items(
     network: Network, data: SequenceArrays, popular: npt.NDArray[np.integer], k: int = 10
-) -> tuple[int, float, float]:
-    """Return how many next items were asked for, and how often each was among the network's first ``k`` and in ``popular``."""
-    asked, hit, common = 0, 0.0, 0.0
+) -> NextItems:
+    """Ask a network for every next item: whether it was among its first ``k``, and whether it is in ``popular``."""
+    users, hits, common, asked = [], [], [], 0
     rng = np.random.default_rng(0)
     items = network.item_vectors()
     settings = network.settings
@@ -69,17 +80,23 @@ def next_items(
             wanted = torch.from_numpy(after.item[part]).to(hidden.device)[:, None]
             scores = hidden[torch.from_numpy(part).to(hidden.device)] @ items.T
             better = (scores >= scores.gather(1, wanted)).sum(dim=1)
-            hit += float((better <= k).sum())
-        asked, common = asked + len(rows), common + float(np.isin(after.item[rows], popular).sum())
+            hits.append((better <= k).cpu().numpy())
+        users.append(batch.user[rows])
+        common.append(np.isin(after.item[rows], popular))
+        asked += len(rows)
         if asked > _MOST_STEPS:
             break
-    return asked, hit / max(asked, 1), common / max(asked, 1)
+    no, none = np.zeros(0, np.bool_), np.zeros(0, np.int64)
+    return NextItems(
+        *(np.concatenate([*p, e]) for p, e in ((users, none), (hits, no), (common, no)))
+    )
 
 
 @dataclass(frozen=True)
 class Returns:
-    """Random moments [n] between events: whether anything ``came`` within so many days, its ``chance``, and the ``wait`` so far in days."""
+    """Random moments [n] between events: whose, whether anything ``came`` within so many days, its ``chance``, and the ``wait`` so far in days."""
 
+    user: I64
     came: F32
     chance: F32
     wait: F32
@@ -88,7 +105,7 @@ class Returns:
 @torch.no_grad()
 def returns(network: Network, data: SequenceArrays, days: float = 30.0, seed: int = 0) -> Returns:
     """Ask a network with a horizon head whether users come back within ``days``, at moments drawn as in training."""
-    came, chance, waits, count = [], [], [], 0
+    users, came, chance, waits, count = [], [], [], [], 0
     settings = network.settings
     rng = np.random.default_rng(seed)
     stream = batches(
@@ -106,6 +123,7 @@ def returns(network: Network, data: SequenceArrays, days: float = 30.0, seed: in
         hidden = network.hidden(data, batch, query)[torch.from_numpy(rows).to(network.device)]
         wait = torch.from_numpy(asked.wait[rows]).to(network.device)
         logits, _ = network.heads.within(hidden, wait, torch.full_like(wait, days))
+        users.append(batch.user[rows])
         came.append(future_of(data, batch, network.vocabulary.types, asked).any[rows, -1])
         chance.append(torch.sigmoid(logits[:, -1]).float().cpu().numpy())
         waits.append(asked.wait[rows])
@@ -113,4 +131,5 @@ def returns(network: Network, data: SequenceArrays, days: float = 30.0, seed: in
         if count > _MOST_STEPS:
             break
     none = np.zeros(0, np.float32)
-    return Returns(*(np.concatenate([*parts, none]) for parts in (came, chance, waits)))
+    told = (np.concatenate([*parts, none]) for parts in (came, chance, waits))
+    return Returns(np.concatenate([*users, np.zeros(0, np.int64)]), *told)

@@ -18,7 +18,7 @@ MEANING: Final = {
     "missing time": "The row does not say when it happened.",
     "unreadable time": "The time is in no format that is known here.",
     "impossible time": "The time lies before anything could have been recorded.",
-    "time in the future": "The time lies after the moment the data was read.",
+    "time in the future": "The time lies after the moment the row arrived or was read.",
     "unreadable number": "An amount is not a number.",
     "impossible amount": "An amount is far beyond what is possible.",
     "negative price": "A price below zero.",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from propend.learn.metrics import AT_THRESHOLD
 from propend.pipeline.report import charts
 from propend.pipeline.report.formats import DASH, Formats, count, decimal, percent
 from propend.pipeline.report.outcomes import Outcome, outcome
@@ -31,6 +32,7 @@ NAMES: Final = {
     "two_part": "two-part model",
 }
 MOST_DRIVERS: Final = 10
+_AT_THRESHOLD: Final = ("threshold", *AT_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -392,15 +394,20 @@ def _folds(card: dict[str, Any], measures: tuple[Measure, ...], of: Formats) -> 
 
 
 def _metrics(card: dict[str, Any]) -> list[View]:
-    """Return every metric of the champion, with its interval and each rule's figure."""
+    """Return every metric of the champion, with its interval and each rule's figure; a threshold before what is taken at it."""
     rules = part(card, "baseline")
     rows = []
-    for key, value in part(card, "metrics").items():
+    figures = part(card, "metrics")
+    order = [key for key in figures if key not in _AT_THRESHOLD]
+    order += [key for key in _AT_THRESHOLD if key in figures]
+    for key in order:
+        value = figures[key]
         got = part(part(card, "intervals"), key)
         low, high = number(got.get("low")), number(got.get("high"))
         rows.append(
             {
-                "name": text(key, 40).replace("_", " "),
+                "name": text(key, 40).replace("_", " ")
+                + (" at its threshold" if key in AT_THRESHOLD else ""),
                 "value": number(value),
                 "interval": f"{decimal(low)} … {decimal(high)}" if low is not None else DASH,
                 "rules": [number(part(rules, name).get(key)) for name in rules],
