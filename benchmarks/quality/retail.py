@@ -23,7 +23,9 @@ from propend.events.declare import declare
 from propend.events.guess import guess
 from propend.features.derive import derive_features
 from propend.learn import metrics
+from propend.learn.bootstrap import bootstrap_difference
 from propend.learn.registry import plain
+from propend.learn.strata import within
 from propend.learn.train import Fitted, train
 from propend.models import create
 from propend.pipeline.predict import _informative
@@ -156,11 +158,11 @@ def table_of(shop: Workspace, name: str, ask: str) -> tuple[dict[str, Any], str]
     ]
     fold = tests["fold"]
     for label, (scores, seconds) in rows.items():
-        found = [metrics.within(m, y, scores, strata=fold) for m in wanted_metrics]
+        found = [within(m, y, scores, strata=fold) for m in wanted_metrics]
         values = " | ".join(f"{v:.4f}" for v in found)
         lines.append(f"| {label} | {values} | {'' if seconds is None else f'{seconds:.1f}'} |")
     for metric in wanted_metrics[:2] if yes_no else [metrics.mae, metrics.rmse, metrics.gini]:
-        gain = metrics.bootstrap_difference(
+        gain = bootstrap_difference(
             metric, y, tests["champion"], rows[PLAIN][0], groups=users, strata=fold
         )
         lines.append(

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,10 +36,10 @@ SEED = 7
 ASK = "any(purchase) next 30d for any(*) last 365d"
 
 
-def rows_of(rows: int) -> tuple[F64, F64]:
+def rows_of(rows: int, order: Literal["C", "F"] = "C") -> tuple[F64, F64]:
     """Return a seeded matrix [rows, 100] and yes/no labels that ten columns and two pairs explain."""
     rng = np.random.default_rng(SEED)
-    X = np.empty((rows, WIDTH))
+    X = np.empty((rows, WIDTH), order=order)
     for start in range(0, rows, 50_000):
         part = X[start : start + 50_000]
         part[:] = rng.normal(size=part.shape)
@@ -47,7 +47,7 @@ def rows_of(rows: int) -> tuple[F64, F64]:
     weights = rng.normal(size=10)
     margin = np.zeros(rows)
     for start in range(0, rows, 50_000):
-        known = np.nan_to_num(X[start : start + 50_000, :10])
+        known = np.nan_to_num(np.ascontiguousarray(X[start : start + 50_000, :10]))
         margin[start : start + 50_000] = (
             known @ weights + known[:, 0] * known[:, 1] - known[:, 2] * known[:, 3]
         )
@@ -117,11 +117,11 @@ def _whole(rows: int) -> dict[str, float]:
 
     task = Task.parse("buys", ASK)
     plan = plan_cutoffs(0, 400 * DAY, task.horizon, folds=3)
-    X, y = rows_of(rows)
+    X, y = rows_of(rows, "F")  # as a log's frame stands in memory
     cutoff = np.array(plan.cutoffs)[np.arange(rows) % len(plan.cutoffs)]
     names = tuple(Field((f"x{j}",)) for j in range(WIDTH))
     user = np.arange(rows) // len(plan.cutoffs)
-    frame = Frame(np.asfortranarray(X), y, user, cutoff, names, {})
+    frame = Frame(X, y, user, cutoff, names, {})
     wall, cpu = time.perf_counter(), time.process_time()
     fitted = train(frame, task, plan, seed=SEED)
     card = fitted.card

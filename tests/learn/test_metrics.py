@@ -14,7 +14,10 @@ from scipy.stats import spearmanr
 
 from propend.errors import DataError
 from propend.learn import metrics
-from propend.learn.metrics import bootstrap_difference, bootstrap_interval
+from propend.learn.bootstrap import bootstrap_difference, bootstrap_interval
+from propend.learn.lift import lift_by_decile
+from propend.learn.ranking import equal_mass_bins
+from propend.learn.strata import amount_metrics, within, yes_no_metrics
 
 score = st.one_of(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.floats(0, 1))
 row = st.tuples(st.sampled_from([0.0, 1.0]), score, st.sampled_from([0.0, 0.5, 1.0, 3.0]))
@@ -122,11 +125,11 @@ def close(ours: float, theirs: float, tolerance: float = 1e-9) -> None:
 
 def test_one_class_and_no_rows_give_nan_not_a_crash() -> None:
     for y in ([], [1, 1], [0, 0]):
-        found = metrics.yes_no_metrics(y, [0.5] * len(y))
+        found = yes_no_metrics(y, [0.5] * len(y))
         assert np.isnan(found["auroc"])
         assert np.isnan(found["threshold"]) == (not y)
-        metrics.lift_by_decile(y, [0.5] * len(y))
-        assert all(np.isnan(v) for v in metrics.amount_metrics([], []).values())
+        lift_by_decile(y, [0.5] * len(y))
+        assert all(np.isnan(v) for v in amount_metrics([], []).values())
     assert np.isnan(metrics.bias([0, 0], [1, 2]))
     for metric in (metrics.r2, metrics.gini, metrics.spearman):
         assert np.isnan(metric([0.1] * 3, [1, 2, 3], [0.3, 0.7, 0.9]))
@@ -147,7 +150,7 @@ def test_ece_of_true_probabilities_is_small_and_of_wrong_ones_is_the_gap() -> No
     y = (rng.random(50_000) < p).astype(float)
     assert metrics.ece(y, p) < 0.01
     assert metrics.ece(y, np.full(50_000, 0.9)) == pytest.approx(0.9 - y.mean())
-    bins = metrics.equal_mass_bins(p, np.ones(50_000), 15)
+    bins = equal_mass_bins(p, np.ones(50_000), 15)
     assert np.ptp(np.bincount(bins)) <= 1
 
 
@@ -155,7 +158,7 @@ def test_lift_table_adds_up() -> None:
     rng = np.random.default_rng(1)
     p = rng.random(1003).round(1)
     y = (rng.random(1003) < p).astype(float)
-    table = metrics.lift_by_decile(y, p)
+    table = lift_by_decile(y, p)
     assert table.total.sum() == pytest.approx(y.sum())
     assert table.weight.sum() == pytest.approx(1003)
     assert table.cumulative_share[-1] == pytest.approx(1)
@@ -238,13 +241,13 @@ def test_a_constant_has_no_skill_however_the_level_moves() -> None:
     level = np.array([0.2, 0.4, 0.6])[fold]
     y = (rng.random(1200) < level).astype(float)
     assert metrics.auroc(y, level) > 0.6
-    found = metrics.yes_no_metrics(y, level, strata=fold)
+    found = yes_no_metrics(y, level, strata=fold)
     assert found["auroc"] == 0.5
     close(found["average_precision"], y.mean())
     close(found["top_decile_lift"], 1.0)
     interval = bootstrap_interval(metrics.auroc, y, level, strata=fold, n=20)
     assert (interval.low, interval.value, interval.high) == (0.5, 0.5, 0.5)
-    close(metrics.amount_metrics(y, level, strata=fold)["gini"], 0.0)
+    close(amount_metrics(y, level, strata=fold)["gini"], 0.0)
 
 
 @thorough
@@ -263,19 +266,19 @@ def test_inside_folds_is_the_average_one_would_write_down(
             total += size * metrics.auroc(y[here], p[here], w[here])
             pairs += size
     close(
-        metrics.within(metrics.auroc, y, p, w, strata=fold),
+        within(metrics.auroc, y, p, w, strata=fold),
         total / pairs if pairs else float("nan"),
     )
-    close(metrics.within(metrics.brier, y, p, w, strata=fold), metrics.brier(y, p, w))
+    close(within(metrics.brier, y, p, w, strata=fold), metrics.brier(y, p, w))
     if w.sum():
-        table = metrics.lift_by_decile(y, p, w, strata=fold)
+        table = lift_by_decile(y, p, w, strata=fold)
         close(table.weight.sum(), w.sum())
         close(table.total.sum(), (w * y).sum())
 
 
 def test_folds_are_one_per_row() -> None:
     with pytest.raises(DataError, match="one fold per row"):
-        metrics.within(metrics.auroc, [0, 1], [0.1, 0.2], strata=[0])
+        within(metrics.auroc, [0, 1], [0.1, 0.2], strata=[0])
 
 
 # -------------------------------------------------------------------------------- times, counts, quantiles

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ import pytest
 from propend.errors import ModelError, NotEnoughDataError
 from propend.expression import parse
 from propend.learn import metrics
+from propend.learn.fitting import Rows
 from propend.learn.fusion import ablation
 from propend.learn.leaks import LeakError
 from propend.learn.registry import Registry
 from propend.learn.train import Options, train
+from propend.models import gathered
+from propend.models.gathered import Gathered
 from propend.names import DAY
 from propend.tasks.cutoffs import Plan, plan_cutoffs
 from propend.tasks.frame import Frame
@@ -133,6 +138,30 @@ def test_training_is_seeded_and_saved_without_change(tmp_path: Path) -> None:
     assert [e.current for e in registry.entries()] == [True, False]
     assert second.version == 2
     assert not list(tmp_path.rglob("*.pkl"))
+
+
+def test_rows_of_a_large_frame_stay_in_it_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame, plan = make(users=150)
+    usual = train(frame, BUYS, plan, draws=2)
+    monkeypatch.setattr(gathered, "LARGE", 0)
+    blockwise = train(frame, BUYS, plan, draws=2)
+    for name, scores in usual.tests.items():
+        assert np.array_equal(scores, blockwise.tests[name]), name
+    assert usual.card == blockwise.card
+    some = Rows.of(frame, frame.y > 0, frame.y).X
+    assert isinstance(some, Gathered)
+    assert some.source is frame.X
+
+
+def test_the_hash_of_a_frame_is_that_of_its_rows_in_one_piece() -> None:
+    frame, _ = make(users=1_000)
+    X, y = np.nan_to_num(frame.X, nan=-1.0), np.nan_to_num(frame.y, nan=-1.0)
+    whole = b"".join(a.tobytes() for a in (frame.user, frame.cutoff, y, X))
+    assert frame.data_hash() == hashlib.sha256(whole).hexdigest()[:16]
+    standing = replace(frame, X=np.asfortranarray(frame.X))
+    assert standing.data_hash() == frame.data_hash()
 
 
 def test_a_missing_or_damaged_version_is_one_sentence(tmp_path: Path) -> None:

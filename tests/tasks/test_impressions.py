@@ -12,6 +12,7 @@ from propend.errors import ExpressionError, NotEnoughDataError
 from propend.expression.duration import Duration
 from propend.learn import metrics
 from propend.learn.leaks import LeakError
+from propend.learn.strata import within
 from propend.learn.train import train
 from propend.pipeline.predict import predict_impressions
 from propend.pipeline.workspace import Workspace, open_workspace
@@ -153,7 +154,7 @@ def test_training_is_forward_and_purged(shop: tuple[Workspace, list[Event]]) -> 
     assert fitted.card["metrics"]["auroc"] > 0.58
     tests = fitted.tests
     rate = made.frame.X[tests["row"], [str(f) for f in made.frame.features].index('item."share taken"')]  # fmt: skip
-    base = metrics.within(metrics.auroc, tests["truth"], rate, strata=tests["fold"])
+    base = within(metrics.auroc, tests["truth"], rate, strata=tests["fold"])
     assert fitted.card["metrics"]["auroc"] > base
     assert any("slot" in d["feature"] for d in fitted.card["drivers"][:3])
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import DataError, ModelError, NotEnoughDataError, nearest
-from propend.learn.metrics import equal_mass_bins
+from propend.learn.ranking import equal_mass_bins
 
 __all__ = [
     "Calibrator",

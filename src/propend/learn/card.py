@@ -15,6 +15,7 @@ from propend.learn.explain import deletion_test
 from propend.learn.fitted import Fitted
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range
+from propend.learn.lift import lift_by_decile
 from propend.learn.power import stated, verdict
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
@@ -110,7 +111,7 @@ def card_of(
         "remark": fitted.model.remark,
     }
     if p.ndim == 1 and task.answer != "time":
-        card["lift"] = _table(metrics.lift_by_decile(y, p, strata=fold))
+        card["lift"] = _table(lift_by_decile(y, p, strata=fold))
     if p.ndim == 1:
         by_fold = [(y[fold == k], evidence.served[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.models import catalog
+from propend.models.gathered import Gathered
 from propend.models.model import Answer, Model, Validation
 from propend.tasks.frame import Frame
 
@@ -27,7 +28,7 @@ class Rows:
     """Rows to learn from: ``X`` [n, d], ``y`` [n], the columns' names, categories (column → number of codes), users and
     when each row was asked, in any unit."""
 
-    X: F64
+    X: F64 | Gathered
     y: F64
     columns: tuple[str, ...]
     categories: dict[int, int]
@@ -38,12 +39,12 @@ class Rows:
     def of(
         cls, frame: Frame, rows: npt.NDArray[np.bool_], y: F64, columns: I64 | None = None
     ) -> Rows:
-        """Return some rows (and columns) of a frame with the answers ``y`` [frame]."""
-        X, names = frame.X[rows], frame.names
+        """Return some rows (and columns) of a frame, not copied, with the answers ``y`` [frame]."""
+        X, names = Gathered(frame.X, rows, columns), frame.names
         counts = {j: len(levels) for j, levels in frame.categories.items() if levels}
-        if columns is not None and len(columns) < X.shape[1]:
+        if columns is not None:
             place = {int(j): i for i, j in enumerate(columns)}
-            X, names = X[:, columns], tuple(names[j] for j in columns)
+            names = tuple(names[j] for j in columns)
             counts = {place[j]: count for j, count in counts.items() if j in place}
         return cls(X, y[rows], names, counts, frame.user[rows], frame.cutoff[rows])
 

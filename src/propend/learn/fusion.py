@@ -16,8 +16,10 @@ from propend.expression.nodes import Expression
 from propend.features.schema import Schema
 from propend.learn import metrics
 from propend.learn.behaviour import BehaviourModel, pretrain
+from propend.learn.bootstrap import bootstrap_difference
 from propend.learn.cross_fitted import CrossFitted, fields_of
 from propend.learn.sequences import histories, snapshots
+from propend.learn.strata import within
 from propend.learn.train import Fitted, train
 from propend.models import catalog
 from propend.models.model import Model
@@ -212,10 +214,8 @@ def ablation(
     for name, (columns, scores) in said.items():
         row: dict[str, Any] = {"features": name, "columns": columns}
         for metric in judged:
-            row[metric.__name__] = metrics.within(
-                metric, base["truth"], scores, strata=base["fold"]
-            )
-            gain = metrics.bootstrap_difference(
+            row[metric.__name__] = within(metric, base["truth"], scores, strata=base["fold"])
+            gain = bootstrap_difference(
                 metric, base["truth"], scores, base["champion"],
                 groups=base["user"], strata=base["fold"], n=200, seed=seed,
             )  # fmt: skip

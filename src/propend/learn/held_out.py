@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from propend.learn import metrics
+from propend.learn.bootstrap import bootstrap_difference
 from propend.learn.judge import as_range
 from propend.models.sequence.tokens import SequenceArrays
 
@@ -100,4 +101,4 @@ def _share(_: Any, hit: Any, weight: Any) -> float:
 
 
 def _gain(metric: metrics.Metric, y: Any, ours: Any, rule: Any, users: Any) -> dict[str, float]:
-    return as_range(metrics.bootstrap_difference(metric, y, ours, rule, groups=users))
+    return as_range(bootstrap_difference(metric, y, ours, rule, groups=users))

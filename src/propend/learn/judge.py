@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.learn import metrics
-from propend.learn.metrics import Interval, Metric
+from propend.learn.bootstrap import Interval, bootstrap_difference, bootstrap_interval
+from propend.learn.metrics import Metric
+from propend.learn.strata import within, yes_no_metrics
 
 __all__ = ["Judge", "as_range", "judge"]
 
@@ -46,15 +48,15 @@ class Judge:
     ) -> dict[str, float]:
         """Return every metric by name; ``threshold`` is the cut of yes/no answers."""
         if self.headline[0] == "auroc":
-            return metrics.yes_no_metrics(y, p, threshold=threshold, strata=strata)
+            return yes_no_metrics(y, p, threshold=threshold, strata=strata)
         return {
-            name: metrics.within(metric, *_told(name, y, p), strata=strata)
+            name: within(metric, *_told(name, y, p), strata=strata)
             for name, metric in self.known.items()
         }
 
     def interval(self, name: str, y: F64, p: F64, **options: Any) -> Interval:
         """Return a metric with its bootstrap interval (options of ``bootstrap_interval``)."""
-        return metrics.bootstrap_interval(self.known[name], *_told(name, y, p), **options)
+        return bootstrap_interval(self.known[name], *_told(name, y, p), **options)
 
     def champion(
         self,
@@ -78,7 +80,7 @@ class Judge:
         best_of: dict[str, str] = {}
         metric = self.known[self.loss]
         loss = {
-            label: metrics.within(metric, *_told(self.loss, y, scores[label]), strata=None)
+            label: within(metric, *_told(self.loss, y, scores[label]), strata=None)
             for label, _ in candidates
         }
         for label, model in candidates:
@@ -94,10 +96,10 @@ class Judge:
     def difference(self, name: str, y: F64, p: F64, other: F64, **options: Any) -> Interval:
         """Return how much higher a metric is for ``p`` than for ``other``, paired."""
         if p.ndim == 1:
-            return metrics.bootstrap_difference(self.known[name], y, p, other, **options)
+            return bootstrap_difference(self.known[name], y, p, other, **options)
         # one of many: each row has its own figure, and the difference of means is a mean
         gain = _row(name, y, p) - _row(name, y, other)
-        return metrics.bootstrap_interval(metrics.mean, gain, gain, **options)
+        return bootstrap_interval(metrics.mean, gain, gain, **options)
 
 
 def judge(answer: str, quantile: float | None = None) -> Judge:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from propend.errors import DataError
 from propend.learn import metrics
 from propend.learn.settled import Answers
+from propend.models.gathered import Gathered
 
 __all__ = ["Leak", "LeakError", "leak_report", "refuse"]
 
@@ -76,7 +77,7 @@ class LeakError(DataError):
 
 
 def leak_report(
-    X: F64,
+    X: F64 | Gathered,
     y: F64,
     columns: Sequence[str],
     categories: Mapping[int, int | Sequence[str]] | None = None,
@@ -138,7 +139,9 @@ def leak_report(
             before = worst.get(leak.column)
             if before is None or (leak.blocks and not before.blocks):
                 worst[leak.column] = leak
-    found_all = [*worst.values(), *_twins(X, fold_of, groups, seed)]
+    found_all = [*worst.values()]
+    if fold_of is not None:
+        found_all += _twins(np.asarray(X), fold_of, groups, seed)
     return sorted(found_all, key=lambda leak: (not leak.blocks, -leak.figure))
 
 
@@ -311,13 +314,11 @@ def _strength(score: F64, y: F64) -> float:
 
 def _twins(
     X: F64,
-    fold_of: npt.NDArray[np.int64] | None,
+    fold_of: npt.NDArray[np.int64],
     groups: npt.NDArray[Any] | None,
     seed: int,
 ) -> list[Leak]:
     """The same entity on both sides of a split: groups that span folds, and identical rows that do."""
-    if fold_of is None:
-        return []
     found: list[Leak] = []
     if groups is not None:
         _, group = np.unique(groups, return_inverse=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 from typing import Any, Final
 
-from propend.learn.metrics import Interval
+from propend.learn.bootstrap import Interval
 
 __all__ = ["Power", "auroc_error", "counted", "power_of", "stated", "verdict"]
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from propend.errors import DataError
 from propend.learn import metrics
+from propend.learn.bootstrap import bootstrap_interval
 
 __all__ = ["by_segment", "segments_of"]
 
@@ -96,7 +97,7 @@ def by_segment(
             what = "of the rarer answer" if yes_no else "rows"
             entry["note"] = f"not enough data: {rare} {what}, {FEWEST} are needed"
         else:
-            interval = metrics.bootstrap_interval(
+            interval = bootstrap_interval(
                 main, here, scores[rows], groups=owner[rows], strata=fold[rows], n=draws, seed=seed
             )
             entry |= {main.__name__: interval.value, "low": interval.low, "high": interval.high}

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
+from propend.models.gathered import Gathered
+
 __all__ = ["Answers"]
 
 F64 = npt.NDArray[np.float64]
@@ -38,7 +40,7 @@ class Answers:
     '30 of 30 rows with paid = 1 have visit = 1, of'
     """
 
-    X: F64
+    X: F64 | Gathered
     y: F64
     columns: Sequence[str]
     texts: Mapping[int, Sequence[str]]

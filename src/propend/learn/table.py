@@ -25,6 +25,7 @@ from propend.learn.segments import by_segment, segments_of
 from propend.learn.selection import stable_columns
 from propend.learn.threshold import Contact, profit_curve
 from propend.learn.train import Options
+from propend.models.gathered import Gathered
 from propend.models.model import Model
 
 __all__ = ["Candidate", "LabelledTable", "TableFit", "cross_validate", "read_table"]
@@ -201,10 +202,10 @@ class _CrossValidation:
     def _rows(self, rows: Bool, columns: npt.NDArray[np.int64] | None = None) -> Rows:
         table = self.table
         counts = {j: len(levels) for j, levels in table.categories.items()}
-        names, X = table.columns, table.X[rows]
-        if columns is not None and len(columns) < X.shape[1]:
+        names, X = table.columns, Gathered(table.X, rows, columns)
+        if columns is not None:
             place = {int(j): i for i, j in enumerate(columns)}
-            names, X = tuple(names[j] for j in columns), X[:, columns]
+            names = tuple(names[j] for j in columns)
             counts = {place[j]: count for j, count in counts.items() if j in place}
         groups = None if table.groups is None else table.groups[rows]
         moments = None if table.time is None else table.time[rows]
@@ -230,7 +231,7 @@ class _CrossValidation:
         if not nested:
             model = fit(name, settings, rows=self._rows(train))
             seconds = time.perf_counter() - start
-            raw = self._wide(model.predict(table.X[test]))
+            raw = self._wide(model.predict(Gathered(table.X, test)))
             return _Part(np.empty(0), raw, raw, seconds, model.remark)
         earlier, watched = self._rows(inner, columns), self._rows(held, columns)
         if self.options.search:
@@ -248,7 +249,7 @@ class _CrossValidation:
         again = refit_settings(settings, first.settled)
         second = fit(name, again, rows=self._rows(train, columns))
         seconds = time.perf_counter() - start
-        on_test = raw = self._wide(second.predict(table.X[test][:, columns]))
+        on_test = raw = self._wide(second.predict(Gathered(table.X, test, columns)))
         if table.answer == "yes_no":
             calibrator = calibration.choose(on_held, table.y[held], seed=self.seed)
             on_held, on_test = calibrator.apply(on_held), calibrator.apply(on_test)

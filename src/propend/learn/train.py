@@ -27,6 +27,7 @@ from propend.learn.rivals import BLEND, BLENDED, FUSION, MODELS, baselines, cand
 from propend.learn.selection import stable_columns
 from propend.learn.snapshot import judged_alone
 from propend.models.ensemble import Blending
+from propend.models.gathered import Gathered
 from propend.models.model import Model
 from propend.names import DAY
 from propend.tasks.cutoffs import Plan
@@ -285,7 +286,7 @@ class _Training:
         if not own or not len(rows):
             return []
         leaks = leak_report(
-            frame.X[rows][:, own],
+            Gathered(frame.X, rows, np.array(own)),
             frame.y[rows],
             [frame.names[j] for j in own],
             {i: frame.categories[j] for i, j in enumerate(own) if j in frame.categories},
@@ -344,9 +345,8 @@ class _Training:
             _kind(name), refit_settings(settings, first.settled), self.task.answer,
             self._rows(fold.train, fold.y, columns), self.seed, balance=balance,
         )  # fmt: skip
-        X = self.frame.X
-        later, test = X[fold.later][:, columns], X[fold.test][:, columns]
-        return self._wide(first.predict(later)), self._wide(second.predict(test))
+        test = Gathered(self.frame.X, fold.test, columns)
+        return self._wide(first.predict(held.X)), self._wide(second.predict(test))
 
     def _columns(self, name: str, own: I64) -> I64:
         """Return the columns a model reads: the behaviour model's too, where it is the fusion."""

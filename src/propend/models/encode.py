@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from propend.models.gathered import Gathered
 from propend.models.model import Array
 from propend.models.storage import State
 
@@ -77,7 +78,7 @@ class Design:
         object.__setattr__(self, "_units", self.unit[logged])
 
     @classmethod
-    def fit(cls, X: Array, categories: Mapping[int, int], bends: int = 0) -> Design:
+    def fit(cls, X: Array | Gathered, categories: Mapping[int, int], bends: int = 0) -> Design:
         """Learn the encoding of ``X`` [n, d], numbers with up to ``bends`` hinges each."""
         width = X.shape[1]
         median, unit = np.zeros(width), np.zeros(width)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -14,6 +16,7 @@ import numpy.typing as npt
 from propend.errors import ModelError
 from propend.models.encode import HINGE, VALUE, Design
 from propend.models.model import Answer, Array, Data, Link, Missing, Model
+from propend.models.newton import LogisticSteps
 from propend.models.storage import State
 
 __all__ = ["LinearParameters", "LinearRegression", "LogisticParameters", "LogisticRegression"]
@@ -24,6 +27,8 @@ _MIX = {"l2": 0.0, "l1": 1.0}
 _ROWS = 16_384
 _SAFE = 50.0
 _MANY = 500
+_WHOLE = 1 << 25
+"""Numbers (256 MiB of them) above which a design matrix is made block by block, again at each step."""
 _STRENGTHS = (3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 _FEW = 200
 
@@ -181,7 +186,10 @@ class LogisticRegression(_Linear):
         return {"strength": self.strength}
 
     def _fit(self, data: Data, validation: Data | None, seed: int) -> None:
-        self._design = Design.fit(data.X, self.categories, self.parameters.bends)
+        self._design = Design.fit(data.rows, self.categories, self.parameters.bends)
+        if self._by_block(data):
+            self._fit_by_block(data, validation, seed)
+            return
         Z = self._design.transform(data.X)
         self.strength = self._strength(Z, data, validation, seed)
         fitted = _sklearn_logistic(self.parameters, self.strength, self._design.width, seed)
@@ -207,24 +215,36 @@ class LogisticRegression(_Linear):
             held = data.where(out)
             inner, Zv, y = Z[~out], Z[out], data.y[~out]
             weight = None if data.weight is None else data.weight[~out]
-        if min(len(held), len(y)) < _FEW or not 0 < y.mean() < 1:
-            return 1.0
-        best, least, worse = 1.0, np.inf, 0
         fitter = _sklearn_logistic(self.parameters, 1.0, self._design.width, seed)
         fitter.set_params(warm_start=True)
-        for strength in _STRENGTHS:
+
+        def margins(strength: float) -> Array:
             _quietly(fitter.set_params(C=1.0 / strength), inner, y, weight)
-            margin = (Zv * fitter.coef_[0]).sum(axis=1) + fitter.intercept_[0]
-            loss = float(
-                np.average(np.logaddexp(0.0, margin) - held.y * margin, weights=held.weights)
-            )
-            if loss < least:
-                best, least, worse = strength, loss, 0
-            else:
-                worse += 1
-                if worse == 2:
-                    break
-        return best
+            return np.asarray((Zv * fitter.coef_[0]).sum(axis=1) + fitter.intercept_[0])
+
+        return _best_strength(margins, y, held)
+
+    def _by_block(self, data: Data) -> bool:
+        plain = self.answer == "yes_no" and self.parameters.penalty == "l2"
+        width = self._design.width
+        return plain and width <= _MANY and len(data) * width > _WHOLE
+
+    def _fit_by_block(self, data: Data, validation: Data | None, seed: int) -> None:
+        """The same minimum as scikit-learn's, but for what both leave open, without a design matrix of all rows."""
+        strength, most = self.parameters.strength, self.parameters.steps
+        steps = LogisticSteps(self._design, data, most)
+        if strength is None:
+            inner, held = data, validation
+            if held is None:
+                out = _fifth(data, seed)
+                inner, held = data.where(~out), data.where(out)
+                steps = LogisticSteps(self._design, inner, most)
+            strength = _best_strength(partial(steps.margins, held), inner.y, held)
+            if inner is not data:
+                steps = steps.on(data)
+        steps.fit(strength)
+        self.strength = strength
+        self._coefficients, self._intercepts = steps.coefficients[None], np.array([steps.intercept])
 
     def _state(self) -> State:
         state = super()._state()
@@ -287,6 +307,24 @@ class LinearRegression(_Linear):
     def _answered(self, margins: Array) -> Array:
         margin = margins[:, 0]
         return margin if self.link == "identity" else np.exp(np.minimum(margin, _SAFE))
+
+
+def _best_strength(margins: Callable[[float], Array], y: Array, held: Data) -> float:
+    """Return the strength whose margins have the lowest loss on rows apart, from strong to weak until it got worse twice;
+    1 where those rows or the ones learnt from, with answers ``y``, are too few to tell."""
+    if min(len(held), len(y)) < _FEW or not 0 < y.mean() < 1:
+        return 1.0
+    best, least, worse = 1.0, np.inf, 0
+    for strength in _STRENGTHS:
+        margin = margins(strength)
+        loss = float(np.average(np.logaddexp(0.0, margin) - held.y * margin, weights=held.weights))
+        if loss < least:
+            best, least, worse = strength, loss, 0
+        else:
+            worse += 1
+            if worse == 2:
+                break
+    return best
 
 
 def _fifth(data: Data, seed: int) -> npt.NDArray[np.bool_]:

@@ -10,8 +10,9 @@ contract.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from propend.errors import ModelError, NotEnoughDataError, nearest
 from propend.models import storage
+from propend.models.gathered import BLOCK, Gathered
 from propend.models.parameters import read_parameters
 from propend.models.storage import State
 
@@ -55,11 +57,12 @@ class NoParameters:
     """A model with nothing to set."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Data:
     """Checked rows: ``X`` [n, d] (NaN = missing), ``y`` [n], ``weight`` [n] or None for all 1."""
 
-    X: Array
+    rows: Array | Gathered
+    """``X`` as it was given; many rows of a larger matrix stay where they are, for models that read block by block."""
     y: Array
     weight: Array | None = None
     groups: npt.NDArray[np.int64] | None = None
@@ -68,16 +71,28 @@ class Data:
     def __len__(self) -> int:
         return len(self.y)
 
+    @cached_property
+    def X(self) -> Array:  # noqa: N802
+        """The rows in full."""
+        return np.ascontiguousarray(self.rows, dtype=np.float64)
+
     @property
     def weights(self) -> Array:
         """The weights, ones where none were given."""
         return np.ones(len(self.y)) if self.weight is None else self.weight
 
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """Give the rows block by block: where they stand, and ``X`` of them."""
+        for start in range(0, len(self), BLOCK):
+            rows = slice(start, start + BLOCK)
+            yield rows, self.rows[rows]
+
     def where(self, mask: npt.NDArray[np.bool_]) -> Data:
         """The rows of ``mask``."""
         weight = None if self.weight is None else self.weight[mask]
         groups = None if self.groups is None else self.groups[mask]
-        return Data(self.X[mask], self.y[mask], weight, groups)
+        rows = self.rows.where(mask) if isinstance(self.rows, Gathered) else self.rows[mask]
+        return Data(rows, self.y[mask], weight, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +201,7 @@ pass the columns it was fitted on, in that order
         NotEnoughDataError
             no row, or all labels equal.
         """
-        X_ = self._matrix(X, columns)
+        X_ = self._checked_rows(X, columns)
         shape = _Shape(X_.shape[1], self._names(columns, X_.shape[1]), dict(categories or {}))
         data = Data(X_, *self._labels(y, weight, len(X_)), _groups(groups, len(X_)))
         _check_codes(X_, shape)
@@ -420,6 +435,14 @@ pass the columns it was fitted on, in that order
             raise ModelError(f"{len(columns)} column names for {width} columns of X")
         return None if columns is None else tuple(map(str, columns))
 
+    def _checked_rows(self, X: npt.ArrayLike, columns: tuple[str, ...] | None) -> Array | Gathered:
+        """Check rows to learn from; a large selection of a matrix is not copied."""
+        if not isinstance(X, Gathered) or not X.large:
+            return self._matrix(X, columns)
+        for rows in X.blocks():
+            _check_finite(X[rows], columns)
+        return X
+
     def _matrix(self, X: npt.ArrayLike, columns: tuple[str, ...] | None) -> Array:
         try:
             matrix = np.ascontiguousarray(X, dtype=np.float64)
@@ -432,12 +455,7 @@ pass the columns it was fitted on, in that order
                 f"X must be [rows, columns] with at least one column, got {np.shape(X)}"
             )
         for start in range(0, len(matrix), _BLOCK):
-            infinite = np.isinf(matrix[start : start + _BLOCK])
-            if infinite.any():
-                column = _named(int(infinite.any(axis=0).argmax()), columns)
-                raise ModelError(
-                    f"{column} holds an infinite value; make it a number or missing (NaN)"
-                )
+            _check_finite(matrix[start : start + _BLOCK], columns)
         return matrix
 
     def _labels(
@@ -521,6 +539,13 @@ def _named(index: int, columns: tuple[str, ...] | None) -> str:
     return f"column {index}" if columns is None else f"column '{columns[index]}'"
 
 
+def _check_finite(X: Array, columns: tuple[str, ...] | None) -> None:
+    infinite = np.isinf(X)
+    if infinite.any():
+        column = _named(int(infinite.any(axis=0).argmax()), columns)
+        raise ModelError(f"{column} holds an infinite value; make it a number or missing (NaN)")
+
+
 def _vector(values: npt.ArrayLike, rows: int, what: str) -> Array:
     try:
         vector = np.ascontiguousarray(values, dtype=np.float64)
@@ -553,7 +578,7 @@ def _groups(groups: npt.ArrayLike | None, rows: int) -> npt.NDArray[np.int64] | 
     return np.unique(given, return_inverse=True)[1].astype(np.int64)
 
 
-def _check_codes(X: Array, shape: _Shape) -> None:
+def _check_codes(X: Array | Gathered, shape: _Shape) -> None:
     for index, count in shape.categories.items():
         if not 0 <= index < shape.width:
             raise ModelError(f"category column {index} does not exist; X has {shape.width} columns")

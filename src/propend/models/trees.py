@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from propend.errors import ModelError
+from propend.models.gathered import BLOCK, Gathered
 from propend.models.model import Answer, Array, Data, Link, Missing, Model
 from propend.models.storage import State
 
@@ -104,10 +105,10 @@ class Trees(Model):
         self._check_loss(data)
         settings = self._settings(data, seed)
         rounds = self._rounds(settings["learning_rate"], validation is not None)
-        train = self._dataset(data)
+        train = self._dataset(data, seed)
         callbacks, held = [], []
         if validation is not None:
-            held = [self._dataset(validation, train)]
+            held = [self._dataset(validation, seed, train)]
             patience = self.parameters.patience
             callbacks = [lightgbm.early_stopping(patience, verbose=False)]
         booster = lightgbm.train(
@@ -115,16 +116,17 @@ class Trees(Model):
         )
         self._open(booster.model_to_string(num_iteration=booster.best_iteration or None))
 
-    def _dataset(self, data: Data, reference: Any = None) -> Any:
+    def _dataset(self, data: Data, seed: int, reference: Any = None) -> Any:
         import lightgbm
 
+        rows = _sequence(data.rows) if isinstance(data.rows, Gathered) else data.rows
         return lightgbm.Dataset(
-            data.X,
+            rows,
             data.y,
             weight=data.weight,
             reference=reference,
             categorical_feature=sorted(self.categories),
-            params={"verbosity": -1},
+            params={"verbosity": -1, "data_random_seed": _data_seed(seed)},
         )
 
     def _check_loss(self, data: Data) -> None:
@@ -210,6 +212,35 @@ class Trees(Model):
             self._open(state.texts["booster"])
         except LightGBMError as error:
             raise ValueError(f"LightGBM: {error}") from None
+
+
+def _sequence(rows: Gathered) -> Any:
+    """LightGBM's view of rows it may read block by block: the same bins as of the matrix, which is never copied."""
+    import lightgbm
+
+    class Blocks(lightgbm.Sequence):
+        batch_size = BLOCK
+        start = -1
+        block: Array
+
+        def __len__(self) -> int:
+            return len(rows)
+
+        def __getitem__(self, at: Any) -> Array:
+            if isinstance(at, slice):
+                return rows[at]
+            # rows to find bins from are asked for one by one, ascending
+            start = at // BLOCK * BLOCK
+            if start != self.start:
+                self.start, self.block = start, rows[start : start + BLOCK]
+            return np.asarray(self.block[at - start])
+
+    return Blocks()
+
+
+def _data_seed(seed: int) -> int:
+    """What LightGBM itself makes of ``seed`` to draw the rows it finds bins from; of a ``Sequence`` it does not."""
+    return ((214013 * seed + 2531011) >> 16 & 0x7FFF) % 0x7FFF
 
 
 def _by_size(rows: int) -> tuple[int, int, float]:

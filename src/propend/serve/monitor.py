@@ -23,6 +23,7 @@ from propend.events.durable import replace_text
 from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.learn import metrics
+from propend.learn.bootstrap import bootstrap_interval
 from propend.learn.registry import plain
 from propend.learn.train import Fitted
 from propend.names import DAY, MICROSECONDS
@@ -207,13 +208,13 @@ def _quality(fitted: Fitted, part: Sequence[Predicted], y: F64) -> dict[str, Any
     score = np.array([p.score for p in part])
     groups = np.unique([p.user for p in part], return_inverse=True)[1]
     if fitted.task.answer == "amount":
-        interval = metrics.bootstrap_interval(metrics.gini, y, score, groups=groups, n=200, seed=7)
+        interval = bootstrap_interval(metrics.gini, y, score, groups=groups, n=200, seed=7)
         return {
             "rows": len(y), "positives": positives, "gini": interval.value, "gini_low": interval.low, "gini_high": interval.high,
             "mae": metrics.mae(y, score), "baseline_mae": metrics.mae(y, np.full(len(y), np.median(y))),
             "mean_score": float(score.mean()), "rate": float(y.mean()), "card_gini": fitted.card["metrics"].get("gini"),
         }  # fmt: skip
-    interval = metrics.bootstrap_interval(metrics.auroc, y, score, groups=groups, n=200, seed=7)
+    interval = bootstrap_interval(metrics.auroc, y, score, groups=groups, n=200, seed=7)
     base = np.full(
         len(y), float(fitted.card.get("positives", 0)) / max(float(fitted.card.get("rows", 1)), 1.0)
     )

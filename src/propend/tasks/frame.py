@@ -38,6 +38,8 @@ I64 = npt.NDArray[np.int64]
 
 MOST_ROWS: Final = 600_000
 """Beyond this many rows a frame is made of a sample of the users, chosen by a hash of the id."""
+BLOCK: Final = 4_096
+"""Rows hashed at a time."""
 MOST_CATEGORIES: Final = 100_000
 """Texts of one column that are kept apart; the trainer encodes columns with many by their rate (``models.encoded``)."""
 MOST_CLASSES: Final = 50
@@ -83,13 +85,10 @@ class Frame:
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels, to stand beside every figure."""
         digest = hashlib.sha256()
-        for array in (
-            self.user,
-            self.cutoff,
-            np.nan_to_num(self.y, nan=-1.0),
-            np.nan_to_num(self.X, nan=-1.0),
-        ):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for array in (self.user, self.cutoff, self.y, self.X):
+            for start in range(0, len(array), BLOCK):  # X is the largest thing in memory
+                part = np.nan_to_num(array[start : start + BLOCK], nan=-1.0)
+                digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()[:16]
 
 
