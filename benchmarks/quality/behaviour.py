@@ -203,14 +203,13 @@ def online_retail(asked: Asked) -> list[Table]:
 def diginetica(asked: Asked) -> list[Table]:
     """Next item of a session prefix; one seed."""
     shared = {**COSINE, "length": 20, "dropout": 0.3, "epochs": 12, "patience": 2, "tokens": 4_096}
-    models: dict[str, Recommender] = {
-        name: create(name, **shared, width=96, threads=asked.threads)
-        if name == "gru"
-        else create(name, **shared, threads=asked.threads)
-        for name in ("gru", "transformer")
-        if asked.wanted(name)
-    }
-    return sessions_table(splits.diginetica(), models)
+    split, tables = splits.diginetica(), []
+    for name, more in (("transformer", {}), ("gru", {"width": 96})):
+        if asked.wanted(name):
+            model = create(name, **shared, **more, threads=asked.threads)
+            tables += sessions_table(split, {name: model})
+            print(f"  {tables[-1]['models']}, {model.run}", flush=True)
+    return tables
 
 
 def _maker(name: str, **settings: Any) -> Callable[[], Recommender]:
