@@ -89,6 +89,10 @@ class BehaviourModel:
             found[rows] = self.readouts_of(made, cutoffs[rows], days)
         return found, names
 
+    def knows_erased(self, store: Store) -> bool:
+        """Whether anybody was erased from the store since the model was pretrained: it may have learnt from them."""
+        return len(store.manifest.erased) > int(self.run.get("erased", 0))
+
     @property
     def _length(self) -> int:
         return int(self.network.settings.length)
@@ -173,7 +177,7 @@ class BehaviourModel:
 
     @classmethod
     def load(cls, folder: str | Path, *, store: Store | None = None) -> BehaviourModel:
-        """Read a saved model; with a ``store``, refuse one that was trained on another catalogue.
+        """Read a saved model; with a ``store``, refuse one of another catalogue, or that learnt from somebody erased since.
 
         Raises ``ModelError`` where there is none, or where its schema is another one's.
         """
@@ -193,6 +197,10 @@ class BehaviourModel:
             if what:
                 raise ModelError(
                     f"the model in {folder} was trained on a log with {what}; run propend pretrain on this log"
+                )
+            if made.knows_erased(store):
+                raise ModelError(
+                    f"the model in {folder} may have learnt from somebody who was erased since; run propend pretrain anew"
                 )
         return made
 
@@ -281,7 +289,11 @@ def pretrain(
             progress=progress,
         )
         network = run.network.cpu()
-        more = {"held_out": held_out_figures(network, shown, held), "encoder": encoder}
+        more = {
+            "held_out": held_out_figures(network, shown, held),
+            "encoder": encoder,
+            "erased": len(store.manifest.erased),
+        }
     return BehaviourModel(network, coding, moment, run.summary() | more)
 
 

@@ -156,8 +156,9 @@ class Workspace(Analytics, Offers):
     def forget(self, user: str, *, alone: bool = False) -> dict[str, Any]:
         """Erase a person from the store, the written tables and the live side; returns how many rows went from where.
 
-        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts. A report
-        or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
+        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts; ``behaviour``
+        the sizes of behaviour models to pretrain anew. What of them competes is removed, with the fusions that read it, until
+        a question is asked again. A report or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
         leaves them out of whatever it writes from the store's commit on. Raises ``DataError`` where nobody is found.
         """
         from propend.pipeline.erase import erase
