@@ -160,6 +160,7 @@ def test_a_cached_user_takes_one_event_and_answers_as_the_whole_history(
     codes, _ = everyone(shop, cutoff)
     cache = model.cache(shop.store, at=cutoff)
     whole = model.vectors(shop.store, codes, np.full(len(codes), later))
+    said, _ = model.readouts(shop.store, codes, np.full(len(codes), later), 7.0)
     known = histories(shop.store, model.coding, codes, np.full(len(codes), later), 32)
     compared = 0
     for row, code in enumerate(codes[:60].tolist()):
@@ -171,6 +172,7 @@ def test_a_cached_user_takes_one_event_and_answers_as_the_whole_history(
             event = {name: column[at].item() for name, column in events.items() if name != "days"}
             cache.append(code, **event)
         assert np.allclose(cache.vector(code, later), whole[row], atol=1e-4)
+        assert np.allclose(cache.readouts(code, later, 7.0), said[row], atol=1e-5)
         compared += 1
     assert compared > 20
 
@@ -270,12 +272,44 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
     rows = {row["features"]: row for row in fusion.table}
     assert list(rows) == ["aggregates", "behaviour", "fusion", "fine-tuned network"]
     assert rows["fine-tuned network"]["auroc"] > 0.6
+    assert rows["fine-tuned network"]["columns"] is None
     assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
     assert rows["fusion"]["auroc gained"][1] > 0
     assert rows["aggregates"]["auroc gained"][0] == 0
     codes, scores = fusion.score(shop.store, shop.schema, shop.engine, shop.now)
     assert len(codes) == len(scores) > 100
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_network_is_tuned_on_and_asked_about_users_it_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from propend.learn import fusion
+    from propend.learn.cross_fitted import CrossFitted
+    from propend.learn.sequences import half_of
+    from propend.tasks.frame import Frame
+
+    plan = plan_cutoffs(0, 200 * DAY, BUYS.horizon, folds=2)
+    user, cutoff = (
+        part.ravel() for part in np.meshgrid(np.arange(40), np.array(plan.cutoffs, np.int64))
+    )
+    frame = Frame(np.zeros((len(user), 1)), np.zeros(len(user)), user, cutoff, (), {})
+    tuned: list[tuple[str, int]] = []
+
+    def tune(model: Any, _store: Any, frame: Frame, _task: Task, rows: Any, **_: Any) -> Any:
+        assert set(half_of(frame.user[rows]).tolist()) == {("left 0", "left 1").index(model)}
+        tuned.append((model, int(frame.cutoff[rows].max())))
+        return lambda _, users, cutoffs: half_of(users) + cutoffs
+
+    monkeypatch.setattr(fusion, "fine_tune", tune)
+    pair: Any = CrossFitted(("left 0", "left 1"))  # type: ignore[arg-type]
+    store: Any = None
+    rows = np.flatnonzero(frame.at([fold.test for fold in plan.folds]))
+    found = fusion.Tuner(pair, store, frame, BUYS).tests(plan, rows, 7)
+    assert np.array_equal(found, half_of(user[rows]) + cutoff[rows])
+    assert len(tuned) == 4
+    for number, (_, last) in enumerate(tuned):
+        assert last == plan.folds[number // 2].train[-1]
 
 
 @pytest.mark.slow
@@ -412,10 +446,11 @@ def test_scores_of_a_fusion_carry_the_verdict(
 
 
 @pytest.mark.slow
-def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
+def test_the_verb_predict_fuses_what_plain_predict_reads_and_prints_what_each_part_adds(
     shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from propend.learn import behaviour
+    from propend.learn.companion import companion
 
     plain = behaviour.pretraining_settings
     monkeypatch.setattr(
@@ -423,13 +458,21 @@ def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
         "pretraining_settings",
         lambda size: plain(size, epochs=2, tokens=512, threads=1),
     )
-    ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1"]
+    main(["pretrain", str(shop.folder), "--size", "tiny", "--epochs", "1"])
+    ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1", "--seed", "3"]
     main(["predict", *ask])
     told = capsys.readouterr().out
     for words in ("aggregates", "behaviour", "fusion", "auroc gained", "forward fold"):
         assert words in told
     main(["predict", *ask, "--json"])
     document = json.loads(capsys.readouterr().out)
+    assert document["seed"] == 3
+    plan = plan_cutoffs(shop.schema.first, shop.now, BUYS.horizon, folds=1)
+    home = shop.folder / "behaviour"
+    read = companion(shop.store, shop.schema, BUYS, plan, home).more
+    assert read is not None
+    assert [m.network.settings.epochs for m in read.pair.models] == [1, 1]
+    assert [p.name for p in (home / "tiny" / "past").iterdir()] == [str(plan.held_out)]
     assert [row["features"] for row in document["ablation"]][-1] == "fusion"
     scores = pq.read_table(document["scores"])
     assert scores.num_rows == document["scored"] > 100

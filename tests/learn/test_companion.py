@@ -148,3 +148,52 @@ def test_without_a_pretrained_model_nothing_changes(tmp_path: Path) -> None:
     (made.folder / "behaviour" / "tiny" / "config.json").write_text("{}")
     said = companion(made.store, made.schema, BUYS, plan, made.folder / "behaviour")
     assert "answered without the behaviour model" in said.remark
+
+
+def test_who_is_forgotten_is_in_no_weights_that_compete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import behaviour
+    from propend.learn.behaviour import BehaviourModel
+    from propend.learn.companion import companion
+    from propend.learn.cross_fitted import CrossFitted
+
+    plain = behaviour.pretraining_settings
+    monkeypatch.setattr(
+        behaviour,
+        "pretraining_settings",
+        lambda size: plain(size, epochs=1, tokens=512, threads=1),
+    )
+    small = shop_of(tmp_path, 300)
+    small.pretrain("tiny")
+    home, plan = small.folder / "behaviour", frame_of(small)[1]
+
+    def asked() -> Any:
+        return companion(small.store, small.schema, BUYS, plan, home)
+
+    before = asked()
+    assert asked().folder == before.folder
+    kept = home / "tiny" / "past"
+    copied = kept.with_name("copy")
+    copied.mkdir()
+    for place in kept.iterdir():
+        place.rename(copied / place.name)
+    capsys.readouterr()
+    main(["forget", str(small.folder), "u7"])
+    said = capsys.readouterr().out
+    assert "propend pretrain" in said
+    assert "with models that learnt without them" in said
+    assert not kept.exists()
+    small = open_workspace(small.folder)
+    with pytest.raises(ModelError, match="erased since; run propend pretrain anew"):
+        BehaviourModel.load(home / "tiny", store=small.store)
+    copied.rename(kept)  # as one that was being pretrained while the user was forgotten
+    told: list[str] = []
+    again = companion(
+        small.store, small.schema, BUYS, plan, home, progress=lambda what, *_: told.append(what)
+    )
+    assert any(what.startswith("behaviour of the past") for what in told)
+    assert again.folder == before.folder
+    assert CrossFitted.load(small.folder / str(again.folder), store=small.store).until
+    small.pretrain("tiny")
+    assert BehaviourModel.load(home / "tiny", store=small.store).run["erased"] == 1

@@ -182,8 +182,19 @@ def forget(folder: str, user: str, alone: bool, as_json: bool) -> None:
         lambda: click.echo(
             f"Erased {', '.join(gone['ids'])}: {gone['events']:,} events, {gone['quarantined']:,} quarantined rows, {gone['attributes']:,} attribute rows, {gone['outputs']:,} rows of written tables, {live:,} entries of the live side. "
             "Their id is blocked: the same source brings them back no more. A report that named them was removed; run again for a new one, "
-            "with models that learnt without them."
+            "with models that learnt without them." + _of_behaviour(folder, gone["behaviour"])
         ),
+    )
+
+
+def _of_behaviour(folder: str, sizes: list[str]) -> str:
+    """Return in words what to do about behaviour models that learnt from somebody erased."""
+    if not sizes:
+        return ""
+    verbs = "; ".join(f"propend pretrain {folder} --size {size}" for size in sizes)
+    return (
+        " What competes of the behaviour model was removed: fusions answer again when propend run (or predict) has pretrained it "
+        f"anew. The vectors beside it are of a model that learnt from them: {verbs}."
     )
 
 

@@ -153,8 +153,8 @@ def cross_fitted_in(
 ) -> tuple[CrossFitted, Path]:
     """Return a pair of models that knows nothing from ``until`` (UTC microseconds) on, and where it is kept.
 
-    One kept in ``home/past`` is taken if it has seen the log up to a month before ``until``; else a pair is pretrained,
-    which goes on where it was broken off; older ones stay, for the fitted tasks that read them. ``settings`` and ``encoder`` default to those of
+    One kept in ``home/past`` is taken if it has seen the log up to a month before ``until`` and nobody was erased since; else
+    a pair is pretrained, which goes on where it was broken off; older ones stay, for the fitted tasks that read them. ``settings`` and ``encoder`` default to those of
     the model in ``home``. Raises as ``pretrain``.
     """
     if settings is None:
@@ -167,7 +167,7 @@ def cross_fitted_in(
         place = home / PAST / str(moment)
         try:
             pair = CrossFitted.load(place, store=store)
-        except ModelError:  # of another version or catalogue: made anew
+        except ModelError:  # of another version or catalogue, or knows somebody erased: made anew
             continue
         if pair.made_as(settings, encoder):
             return pair, place

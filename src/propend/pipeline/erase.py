@@ -45,14 +45,26 @@ def erase(workspace: Workspace, user: str, *, alone: bool = False) -> dict[str, 
     shutil.rmtree(
         folder / "kept", ignore_errors=True
     )  # states and offers by user; made anew when asked
-    for run in [*(folder / "behaviour").rglob("training*")]:  # a broken-off run's copy of the log
-        shutil.rmtree(run)
+    learnt = _unlearn(folder / "behaviour")
     shutil.rmtree(folder / ".out-new", ignore_errors=True)  # of a run that was killed
     places = (workspace.out, folder / ".out-old", folder / "behaviour")
     total["outputs"] = sum(erase_outputs(place, one) for place in places for one in ids)
     if live is not None:
         total |= live.erase(workspace, ids)
-    return {**total, "ids": list(ids)}
+    return {**total, "ids": list(ids), "behaviour": learnt}
+
+
+def _unlearn(home: Path) -> list[str]:
+    """Remove what competes of the behaviour models, and copies of the log; returns the sizes whose weights learnt of the erased.
+
+    A model of the whole log stays, since only its vectors are read; it knows by how many were erased that it is to be
+    made anew (``BehaviourModel.knows_erased``), as does a pair that is being pretrained meanwhile.
+    """
+    for run in [*home.rglob("training*")]:  # a broken-off run's copy of the log
+        shutil.rmtree(run)
+    for pairs in [*home.glob("*/past")]:  # pretrained anew when a question is asked
+        shutil.rmtree(pairs)
+    return sorted(model.parent.name for model in home.glob("*/config.json"))
 
 
 def erase_outputs(folder: Path, user: str) -> int:

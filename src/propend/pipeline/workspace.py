@@ -156,8 +156,9 @@ class Workspace(Analytics, Offers):
     def forget(self, user: str, *, alone: bool = False) -> dict[str, Any]:
         """Erase a person from the store, the written tables and the live side; returns how many rows went from where.
 
-        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts. A report
-        or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
+        ``ids`` are those erased: the user's and, unless ``alone``, the person's others by the identity facts; ``behaviour``
+        the sizes of behaviour models to pretrain anew. What of them competes is removed, with the fusions that read it, until
+        a question is asked again. A report or summary that shows one as an example is removed: the next run writes it anew. A server may be running: it
         leaves them out of whatever it writes from the store's commit on. Raises ``DataError`` where nobody is found.
         """
         from propend.pipeline.erase import erase
@@ -293,18 +294,18 @@ class Workspace(Analytics, Offers):
         size: str = "small",
         graph: bool = False,
         tune: bool = False,
+        seed: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[Fusion, pa.Table]:
         """Answer a question by aggregates and a behaviour model's columns (``graph``: the graph's too) in boosted trees.
 
-        With ``tune`` the table also says how a network does that was fine-tuned on the question.
+        With ``tune`` the table also says how a network does that was fine-tuned on the question. ``seed`` as in ``predict``.
 
         Returns the fusion, whose ``table`` says what each part adds, and everyone's scores, best first.
         """
         from propend.pipeline.predict import fuse
 
         task = ask if isinstance(ask, Task) else self._task(ask, name)
-        seed = self.config.workspace.seed
         return fuse(
             self.store,
             self.schema,
@@ -315,7 +316,7 @@ class Workspace(Analytics, Offers):
             home=self.folder / "behaviour",
             graph=graph,
             tune=tune,
-            seed=seed,
+            seed=self.config.workspace.seed if seed is None else seed,
             progress=progress,
         )
 
