@@ -127,7 +127,7 @@ def test_a_new_item_speaks_by_its_attributes() -> None:
 @pytest.mark.usefixtures("_torch")
 def test_a_short_log_is_answered_by_popularity_and_says_so() -> None:
     shelf = create("transformer").fit(Interactions.from_lists([[0, 1], [1], [1, 2]], n_items=3))
-    assert "popularity answers instead" in shelf.remark  # type: ignore[attr-defined]
+    assert "popularity answers instead" in shelf.remark
     assert shelf.recommend([[]], 1).lists() == [[1]]
     with pytest.raises(ModelError, match="likeness"):
         shelf.similar([0])
@@ -168,6 +168,18 @@ def test_distilled_lists_know_the_order_and_need_no_network(tmp_path: Path) -> N
     )
     with pytest.raises(ModelError, match="its own teacher"):
         create("distilled", teacher="distilled").fit(walks())
+
+
+@pytest.mark.usefixtures("_torch")
+def test_distilled_lists_say_that_their_teacher_learnt_nothing(tmp_path: Path) -> None:
+    short = Interactions.from_lists([[0, 1], [1], [1, 2]], n_items=3)
+    shelf = create("distilled", teacher="transformer").fit(short)
+    assert "too few for 'transformer'" in shelf.remark
+    assert "popularity answers instead" in shelf.remark
+    shelf.save(tmp_path / "lists")
+    assert load(tmp_path / "lists").remark == shelf.remark
+    again = create("distilled", teacher="item_neighbours").fit(short)
+    assert again.remark == ""
 
 
 def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

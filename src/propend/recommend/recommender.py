@@ -110,6 +110,8 @@ class Recommender(ABC):
     """Whether what it learnt is told by its ``repr`` and its history, and never changed in place (see ``fits``)."""
 
     parameters: Any
+    remark: str = ""
+    """What people should know of what it learnt, such as that something simpler answers instead."""
 
     def __init__(self, **settings: Any) -> None:
         self.parameters = self.check(settings)

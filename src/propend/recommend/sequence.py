@@ -105,7 +105,6 @@ class SequenceRecommender(Recommender):
     appends: ClassVar[bool] = True
     trunk: ClassVar[str]
 
-    remark: str = ""
     _network: Any = None
     _vectors: F32
     _strengths: F32
