@@ -44,6 +44,41 @@ def test_categories_numbers_texts_and_vectors_each_go_their_way() -> None:
     assert features_of({}, 4) is None
 
 
+def test_later_items_are_read_by_what_was_learnt() -> None:
+    rng = np.random.default_rng(0)
+    kinds = ("cup", "wear", "toy")
+    names = tuple(f"{kinds[i % 3]} {i}" for i in range(12))
+    whole = {
+        "kind": Column(np.arange(12, dtype=np.int32) % 3, kinds),
+        "name": Column(np.arange(12, dtype=np.int32), names),
+        "price": rng.random(12),
+        "picture": rng.random((12, 3)),
+    }
+    learnt = features_of(whole, 12)
+    # the same items in another catalogue, whose values lie elsewhere and have other codes, and one that is new in all
+    later = {
+        "price": np.append(whole["price"][[4, 6]], 99.0),
+        "kind": Column(np.array([2, 1, 0], np.int32), ("hat", "cup", "wear")),
+        "name": Column(np.array([1, 0, -1], np.int32), (names[6], names[4])),
+        "picture": np.vstack([np.asarray(whole["picture"])[[4, 6]], [0, 0, 0]]),
+        "maker": Column(np.zeros(3, np.int32), ("x",)),
+    }
+    read = features_of(later, 3, learnt=whole)
+    assert learnt is not None
+    assert read is not None
+    assert (read.described, read.width) == (learnt.described, learnt.width)
+    assert read.vectors is not None
+    assert learnt.vectors is not None
+    assert np.allclose(read.vectors[:2], learnt.vectors[[4, 6]], atol=1e-6)
+    for name, codes in learnt.codes.items():
+        assert read.codes[name][:2].tolist() == codes[[4, 6]].tolist(), name
+    assert read.codes["0_kind"][2] == -1, "a value that is new is missing"
+    assert read.codes["1_price"][2] == learnt.values["1_price"] - 1
+    empty = features_of({"kind": np.zeros(2)}, 2, learnt=whole)
+    assert empty is not None
+    assert not empty.known.any(), "nothing is told of what was learnt"
+
+
 def shop(folder: Path, later: float) -> pp.Workspace:
     """A log whose lines carry a price and a shelf; the shelf changes, and prices after the cutoff depend on ``later``."""
     lines = ["user,time,event,item,price,shelf,colour"]

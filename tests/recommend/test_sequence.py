@@ -56,15 +56,78 @@ def test_new_events_count_at_once_without_learning() -> None:
         assert shelf.recommend([walker], 1, exclude_seen=False).items[0, 0] == (at + step) % 12
         shelf.update(Interactions.from_lists([[(at + step) % 12]], users=[walker], n_items=12))
     assert np.array_equal(shelf.item_vectors(), vectors)  # type: ignore[attr-defined]
-    grown = shelf.update(Interactions.from_lists([[12, 0]], users=[9_999], n_items=13))
-    assert grown.recommend([[0]], 1, exclude_seen=False).items[0, 0] in (1, 3)
-    assert len(shelf.item_vectors()) == 13  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("_torch")
+def test_a_catalogue_that_grew_is_no_reason_to_learn_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shelf = create("gru", **QUICK).fit(walks(), seed=1)
+    vectors = shelf.item_vectors()  # type: ignore[attr-defined]
+
+    def never(*_: Any) -> None:
+        raise AssertionError("it learns anew")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shelf), "_learn", never)
+        shelf.update(Interactions.from_lists([[12, 0], [3]], users=[9_999, 9_998], n_items=13))
+        shelf.update(Interactions.from_lists([[13]], users=[9_998], n_items=14))
+    assert "2 items are new since 'gru' learnt" in shelf.remark
+    assert np.array_equal(shelf.item_vectors()[:12], vectors)  # type: ignore[attr-defined]
+    assert not shelf.item_vectors()[12:].any()  # type: ignore[attr-defined]
+    shown = shelf.recommend([9_999], 14, exclude_seen=False)
+    assert shown.items[0, 0] == 1
+    assert not {12, 13} & set(shown.items[0].tolist()), "it is not offered"
+    assert np.isneginf(shelf.scores([9_998])[0, 12:]).all()
+    one, two = shelf.scores([[3, 12]]), shelf.scores([[3, 13]])
+    assert np.array_equal(one, two), "what is new is an event without an item"
+    assert not np.array_equal(one, shelf.scores([[3]])), "but an event"
+    assert shelf.similar([12], 3).lists() == [[]]
+    assert shelf.audience(12, 5)[0].tolist() == []
+    shelf.save(tmp_path / "grown")
+    again = load(tmp_path / "grown")
+    assert again.remark == shelf.remark
+    assert np.array_equal(again.scores([9_999]), shelf.scores([9_999]))
+    anew = again.fit(again.history, seed=1)
+    assert anew.remark == ""
+    assert np.isfinite(anew.scores([[3]])[0, 12])
+
+
+@pytest.mark.usefixtures("_torch")
+def test_a_new_item_speaks_by_its_attributes() -> None:
+    from propend.events.timelines import Column
+
+    log = Interactions.from_lists([[i % 6, (i + 1) % 6, (i + 2) % 6] for i in range(60)], n_items=6)
+    codes = np.array([0, 1, 2, 0, 1, 2], np.int32)
+    items = {"shape": Column(codes, ("a", "b", "c"))}
+    settings = {**QUICK, "features": True}
+    shelf = create("gru", **settings).fit(log, items=items)
+    vectors = shelf.item_vectors()  # type: ignore[attr-defined]
+    # other codes for the values than in the fit; the last shape is new
+    more = {"shape": Column(np.array([1, 2, 0, 1, 2, 0, 1, 3], np.int32), ("c", "a", "b", "d"))}
+    later = Interactions.from_lists([[6, 0], [7]], users=[99, 98], n_items=8)
+    shelf.update(later, items=more)
+    at_once = shelf.scores([[0], [6], [7]])
+    assert np.isfinite(at_once[:, 6]).all()
+    assert np.isneginf(at_once[:, 7]).all(), "nothing that was learnt is known of it"
+    assert "1 item is new" in shelf.remark
+    grown = shelf.item_vectors()  # type: ignore[attr-defined]
+    assert np.array_equal(grown[:6], vectors)
+    learnt = shelf.state().arrays["own.weights.embedding.of_0_shape.weight"]
+    assert np.allclose(grown[6], learnt[1], atol=1e-7), "as a shape 'a', and no id"
+    parts = create("gru", **settings).fit(log, items=items)
+    parts.update(later)
+    assert np.isneginf(parts.scores([[0]])[0, 6:]).all(), "no attributes were told"
+    parts.update(later.select(later.user == 0), items=more)
+    assert np.allclose(parts.scores([[0], [6], [7]]), at_once, atol=1e-6)
+    with pytest.raises(ModelError, match="one per item code"):
+        shelf.update(later, items=items)
 
 
 @pytest.mark.usefixtures("_torch")
 def test_a_short_log_is_answered_by_popularity_and_says_so() -> None:
     shelf = create("transformer").fit(Interactions.from_lists([[0, 1], [1], [1, 2]], n_items=3))
-    assert "popularity answers instead" in shelf.remark  # type: ignore[attr-defined]
+    assert "popularity answers instead" in shelf.remark
     assert shelf.recommend([[]], 1).lists() == [[1]]
     with pytest.raises(ModelError, match="likeness"):
         shelf.similar([0])
@@ -105,6 +168,18 @@ def test_distilled_lists_know_the_order_and_need_no_network(tmp_path: Path) -> N
     )
     with pytest.raises(ModelError, match="its own teacher"):
         create("distilled", teacher="distilled").fit(walks())
+
+
+@pytest.mark.usefixtures("_torch")
+def test_distilled_lists_say_that_their_teacher_learnt_nothing(tmp_path: Path) -> None:
+    short = Interactions.from_lists([[0, 1], [1], [1, 2]], n_items=3)
+    shelf = create("distilled", teacher="transformer").fit(short)
+    assert "too few for 'transformer'" in shelf.remark
+    assert "popularity answers instead" in shelf.remark
+    shelf.save(tmp_path / "lists")
+    assert load(tmp_path / "lists").remark == shelf.remark
+    again = create("distilled", teacher="item_neighbours").fit(short)
+    assert again.remark == ""
 
 
 def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

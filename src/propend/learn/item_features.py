@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from propend.expression.nodes import Field
 from propend.features.schema import Attribute, Schema
 from propend.learn.snapshot import changing
 from propend.models.sequence.encoder import encode_texts, hash_texts
-from propend.models.sequence.tokens import ItemFeatures
+from propend.models.sequence.tokens import NONE, ItemFeatures
 from propend.names import ITEM, PRICE
 
 __all__ = ["features_of", "item_features"]
@@ -47,7 +47,7 @@ def item_features(
         steady[PRICE] = _prices(store, count, until)
     vectors = None
     if encoder is not None:
-        texts = _texts(steady, count)
+        texts = _texts(steady, _wordy(steady, count))
         if not texts:
             raise DataError(
                 "there is no text of items to encode; declare a name or description under [items.attributes] in "
@@ -58,47 +58,91 @@ def item_features(
 
 
 def features_of(
-    items: Mapping[str, Attribute], count: int, vectors: F32 | None = None
+    items: Mapping[str, Attribute],
+    count: int,
+    vectors: F32 | None = None,
+    *,
+    learnt: Mapping[str, Attribute] | None = None,
 ) -> ItemFeatures | None:
     """Return attributes of ``count`` items as item features: categories as codes, numbers in bins, the rest as vectors.
 
     Texts that differ from item to item (names, descriptions) become vectors of their hashed characters, unless
     ``vectors`` are given for them; an attribute of two dimensions [count, w] (of pictures, for example) is a vector already.
 
+    ``learnt``: the attributes of other items, which a network has learnt from; then ``items`` are read by their bins,
+    categories and rare words, and what was not among them is missing.
+
     >>> names = Column(np.array([0, 1], np.int32), ("red mug", "blue mug"))
     >>> made = features_of({"name": names, "price": np.array([3.0, np.nan])}, 2)
     >>> made.described, made.width
     ((('0_price', 2),), 128)
+    >>> features_of({"price": np.array([2.1, 9.0])}, 2, learnt={"price": np.array([1.0, 5.0])}).codes
+    {'0_price': array([ 4, 15], dtype=int32)}
     """
+    like, wordy = items, _wordy(items, count)
+    if learnt is not None:
+        wordy = _wordy(learnt, max((_size(v) for v in learnt.values()), default=0))
+        like, items = learnt, {n: _as(old, items.get(n), count) for n, old in learnt.items()}
     coded: dict[str, tuple[I32, int]] = {}
     numbers: dict[str, F64] = {}
+    whole: dict[str, F64] = {}
     more = [] if vectors is None else [vectors]
     for name, values in items.items():
         plain = f"{len(coded) + len(numbers)}_" + "".join(c if c.isalnum() else "_" for c in name)
+        old = like[name]
         if isinstance(values, Column):
-            if not _wordy(values, count):
-                coded[plain] = (values.codes[:count], len(values.values))
+            if name not in wordy:
+                many = len(old.values) if isinstance(old, Column) else 0
+                codes = values.codes[:count]
+                coded[plain] = (np.where(codes < many, codes, NONE), many)
         elif values.ndim == 2:
             size = np.linalg.norm(np.nan_to_num(values), axis=1, keepdims=True)
             more.append((np.nan_to_num(values) / np.maximum(size, 1e-12)).astype(np.float32))
         else:
             numbers[plain] = values[:count]
-    if vectors is None and (texts := _texts(items, count)):
-        more.append(hash_texts(texts))
+            whole[plain] = numbers[plain] if learnt is None else np.asarray(old)
+    if vectors is None and (texts := _texts(items, wordy)):
+        known = None if learnt is None else _texts(learnt, wordy)
+        more.append(hash_texts(texts, learnt=known))
     if not coded and not numbers and not more:
         return None
-    return ItemFeatures.of(coded, numbers, np.hstack(more) if more else None)
+    return ItemFeatures.of(coded, numbers, np.hstack(more) if more else None, learnt=whole)
 
 
-def _texts(items: Mapping[str, Attribute], count: int) -> list[str]:
-    """Return for each item its texts that differ from item to item, one behind the other; empty without any."""
-    wordy = [c for c in items.values() if isinstance(c, Column) and _wordy(c, count)]
-    parts = [[c.values[k] if k >= 0 else "" for k in c.codes[:count].tolist()] for c in wordy]
+def _texts(items: Mapping[str, Attribute], names: Iterable[str]) -> list[str]:
+    """Return for each item its texts of those names, one behind the other; empty without any."""
+    columns = [c for name in names if isinstance(c := items[name], Column)]
+    parts = [[c.values[k] if k >= 0 else "" for k in c.codes.tolist()] for c in columns]
     return [" ".join(filter(None, texts)) for texts in zip(*parts, strict=True)]
 
 
-def _wordy(column: Column, count: int) -> bool:
-    return len(column.values) > min(MOST_VALUES, max(count // 2, 1))
+def _wordy(items: Mapping[str, Attribute], count: int) -> list[str]:
+    """Return the names of the texts that differ from item to item."""
+    most = min(MOST_VALUES, max(count // 2, 1))
+    return [n for n, c in items.items() if isinstance(c, Column) and len(c.values) > most]
+
+
+def _size(values: Attribute) -> int:
+    return len(values.codes if isinstance(values, Column) else values)
+
+
+def _as(old: Attribute, values: Attribute | None, count: int) -> Attribute:
+    """Return an attribute of ``count`` items in the kind and the codes of another; new texts follow its own.
+
+    >>> old, new = (Column(np.array([0], np.int32), texts) for texts in (("red", "blue"), ("green", "blue")))
+    >>> _as(old, new, 1)
+    Column(codes=array([2], dtype=int32), values=('red', 'blue', 'green'))
+    """
+    if isinstance(old, Column):
+        if not isinstance(values, Column):
+            return Column(np.full(count, NONE, np.int32), old.values)
+        place = {text: code for code, text in enumerate(old.values)}
+        codes = [place.setdefault(text, len(place)) for text in values.values]
+        lookup = np.array([*codes, NONE], np.int32)  # the last is for what is missing
+        return Column(lookup[values.codes], tuple(place))
+    shape = (count, *old.shape[1:])
+    fits = isinstance(values, np.ndarray) and values.shape == shape
+    return values if fits and values is not None else np.full(shape, np.nan)
 
 
 def _prices(store: Store, count: int, until: int) -> F64:

@@ -14,7 +14,7 @@ from propend.events.timelines import Column
 from propend.features.schema import Attribute
 from propend.models.storage import State
 
-__all__ = ["Attributes", "attributes_of", "check_attributes", "grouped", "state_of"]
+__all__ = ["Attributes", "attributes_of", "check_attributes", "grouped", "since", "state_of"]
 
 I64 = npt.NDArray[np.int64]
 
@@ -38,6 +38,18 @@ def check_attributes(attributes: Attributes, kind: str, size: int | None = None)
             raise ModelError(
                 f"the {kind} attribute '{name}' has {count} values for {size} {kind}s; give one per {kind} code"
             )
+
+
+def since(attributes: Attributes, first: int) -> Attributes:
+    """Return attributes from one code on.
+
+    >>> since({"price": np.array([1.0, 2.0, 3.0])}, 2)
+    {'price': array([3.])}
+    """
+    return {
+        n: Column(v.codes[first:], v.values) if isinstance(v, Column) else v[first:]
+        for n, v in attributes.items()
+    }
 
 
 def grouped(attributes: Attributes, name: str, kind: str) -> tuple[I64, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from propend.errors import ModelError
 from propend.recommend.interactions import Interactions
 from propend.recommend.linear import ItemToItem, ProfileParameters
-from propend.recommend.recommender import Recommender
+from propend.recommend.recommender import Recommender, State
 from propend.recommend.similarity import Sparse
 
 __all__ = ["Distilled", "DistilledParameters"]
@@ -30,7 +30,8 @@ class DistilledParameters(ProfileParameters):
 class Distilled(ItemToItem):
     """Ask a teacher what follows each item alone, and keep the shares of its softmax as the table of B.
 
-    Learning needs what the teacher needs (a network: the extra ``deep``); the saved lists need nothing.
+    Learning needs what the teacher needs (a network: the extra ``deep``); the saved lists need nothing. ``remark`` is the
+    teacher's: where popularity answered in its place, the lists hold no more than that.
 
     Examples
     --------
@@ -44,16 +45,33 @@ class Distilled(ItemToItem):
     Parameters = DistilledParameters
     parameters: DistilledParameters
 
-    def _learn(self, log: Interactions) -> None:
+    def _teacher(self) -> Recommender:
         from propend.recommend.catalog import create
 
         p = self.parameters
         if p.teacher == self.name:
             raise ModelError("'distilled' cannot be its own teacher; name another recommender")
+        return create(p.teacher, **p.settings)
+
+    def ready(self) -> None:
+        """Ask for what the teacher needs."""
+        self._teacher().ready()
+
+    def _learn(self, log: Interactions) -> None:
+        teacher = self._teacher()
         self._check_clock(log)
-        teacher = create(p.teacher, **p.settings)
         teacher.fit(log, items=self._items, at=self._at, seed=self._seed)
-        self._table = lists_of(teacher, p.neighbours)
+        self._table = lists_of(teacher, self.parameters.neighbours)
+        self.remark = teacher.remark
+
+    def _state(self) -> State:
+        state = super()._state()
+        state.header["remark"] = self.remark
+        return state
+
+    def _restore(self, state: State) -> None:
+        super()._restore(state)
+        self.remark = state.header.get("remark", "")
 
 
 def lists_of(teacher: Recommender, neighbours: int) -> Sparse:

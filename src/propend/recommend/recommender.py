@@ -110,6 +110,8 @@ class Recommender(ABC):
     """Whether what it learnt is told by its ``repr`` and its history, and never changed in place (see ``fits``)."""
 
     parameters: Any
+    remark: str = ""
+    """What people should know of what it learnt, such as that something simpler answers instead."""
 
     def __init__(self, **settings: Any) -> None:
         self.parameters = self.check(settings)
@@ -138,6 +140,9 @@ class Recommender(ABC):
     def check(cls, settings: dict[str, Any]) -> Any:
         """Return settings as ``Parameters``; raises ``ModelError`` for a name or a value that does not fit."""
         return read_parameters(cls.name, cls.Parameters, settings)
+
+    def ready(self) -> None:  # noqa: B027 - most need nothing more
+        """Raise ``MissingExtraError`` where a library that learning needs is not installed."""
 
     # ---------------------------------------------------------------- public: checks, then work
 

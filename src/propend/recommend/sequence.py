@@ -20,7 +20,7 @@ from propend.models.sequence.encoder import encode_texts
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
 from propend.names import MICROSECONDS
-from propend.recommend.attributes import Attributes
+from propend.recommend.attributes import Attributes, check_attributes, since
 from propend.recommend.interactions import Histories, Interactions
 from propend.recommend.popularity import Popularity
 from propend.recommend.ranking import NO_OPINION, forbid_seen
@@ -86,23 +86,41 @@ class SequenceParameters:
 class SequenceRecommender(Recommender):
     """What comes next after a history: the product of a network's vector of it and each item's vector.
 
-    ``update`` appends events to the histories and leaves the network as it is; ``fit`` learns anew. A log of
-    fewer than 50 steps from item to item is answered by popularity, and ``remark`` says so.
+    ``update`` appends events to the histories and leaves the network as it is; ``fit`` learns anew. An item that
+    is new since has no vector: in a history it is read as an event without an item, and it is not offered, which
+    ``remark`` says. With ``features`` its attributes (``update(items=…)``) give it a vector, by what was learnt of
+    their values; those of the items learnt from stay as they were. A log of fewer than 50 steps from item to item is
+    answered by popularity, and ``remark`` says so.
+
+    Examples
+    --------
+    >>> log = Interactions.from_lists([[0, 1, 2, 0, 1]] * 20)
+    >>> shelf = Gru(size="tiny", epochs=2, threads=1).fit(log)  # doctest: +SKIP
+    >>> shelf.update(Interactions.from_lists([[0, 3]], users=[99])).remark  # doctest: +SKIP
+    "1 item is new since 'gru' learnt and has no vector: read in histories, offered from the next fit on"
     """
 
     Parameters = SequenceParameters
     parameters: SequenceParameters
     appends: ClassVar[bool] = True
+    shares = True
     trunk: ClassVar[str]
 
-    remark: str = ""
     _network: Any = None
     _vectors: F32
     _strengths: F32
     _known: npt.NDArray[np.bool_]
+    _learnt: int
+    """Items the network was trained on; those past it came later."""
+    _noted: str
+    """What the training said; ``remark`` adds what has changed since."""
     _simple: Popularity | None = None
 
     # ---------------------------------------------------------------- learning
+
+    def ready(self) -> None:
+        """Ask for torch."""
+        _library()
 
     def _learn(self, log: Interactions) -> None:
         training = _library()
@@ -117,7 +135,8 @@ class SequenceRecommender(Recommender):
             return
         self._strengths = np.unique(log.weight)[:_STRENGTHS].astype(np.float32)
         self._known = np.bincount(log.item, minlength=log.n_items) > 0
-        features = self._features(log.n_items)
+        self._learnt = log.n_items
+        features = self._features(self._items, log.n_items)
         if features is not None:
             self._known = np.ones(log.n_items, np.bool_)
         vocabulary = Vocabulary(
@@ -132,7 +151,7 @@ class SequenceRecommender(Recommender):
         run = training.train(
             shown, vocabulary, self._settings(log.n_items), features=features, judge=judge
         )
-        self.remark = "; ".join(run.notes)
+        self.remark = self._noted = "; ".join(run.notes)
         self.run = run.summary()
         self._settle(run.network)
 
@@ -172,21 +191,26 @@ class SequenceRecommender(Recommender):
         with torch.no_grad():
             self._vectors = network.item_vectors().detach().numpy().copy()
 
-    def _features(self, n_items: int) -> ItemFeatures | None:
+    def _features(
+        self, items: Items, count: int, learnt: Items | None = None
+    ) -> ItemFeatures | None:
+        """Return what is known of ``count`` items, in the codes of those ``learnt`` from."""
         p = self.parameters
         if not p.features and p.encoder is None:
             return None
-        vectors = None if p.encoder is None else encode_texts(self._texts(n_items), p.encoder)
-        return features_of(self._items if p.features else {}, n_items, vectors)
+        vectors = None if p.encoder is None else encode_texts(self._texts(items), p.encoder)
+        if not p.features:
+            items, learnt = {}, None
+        return features_of(items, count, vectors, learnt=learnt)
 
-    def _texts(self, n_items: int) -> list[str]:
-        column = self._items.get(self.parameters.text)
+    def _texts(self, items: Items) -> list[str]:
+        column = items.get(self.parameters.text)
         if not isinstance(column, Column):
             raise ModelError(
                 f"'{self.name}' is to encode the item attribute '{self.parameters.text}', and the items have no "
                 "such text; name another one with text="
             )
-        return [column.values[c] if c >= 0 else "" for c in column.codes[:n_items]]
+        return [column.values[c] if c >= 0 else "" for c in column.codes]
 
     def _arrays(self, histories: Histories) -> SequenceArrays:
         """Return histories as sequences; how strongly an item was met is the event's type."""
@@ -260,7 +284,7 @@ class SequenceRecommender(Recommender):
         return found
 
     def item_vectors(self) -> F32:
-        """Return the item vectors [n_items, d] that scores are products with, for export."""
+        """Return the item vectors [n_items, d] that scores are products with, for export; 0 for a new item without one."""
         self._fitted()
         if self._simple is not None:
             raise ModelError(f"{self.remark}; popularity has no item vectors")
@@ -276,14 +300,49 @@ class SequenceRecommender(Recommender):
     ) -> Self:
         """Append further interactions to the histories; what was learnt stays, until ``fit``.
 
-        A catalogue that grew, or a log that was too short to learn from, is learnt anew.
+        ``items`` are the attributes of the catalogue as it is now, of which those of new items are read. Only a log
+        that was too short to learn from is learnt anew.
         """
-        log = self._fitted().join(later)
-        if self._simple is not None or log.n_items > len(self._vectors):
+        if self._simple is not None:
             return super().update(later, items=items, users=users, at=at)
+        log = self._fitted().join(later)
+        check_attributes(items or {}, "item", log.n_items)
+        self._grow(log.n_items, items)
         self._log = log
         self._at = max(self._at, log.last + 1) if at is None else at
         return self
+
+    def _grow(self, n_items: int, items: Items | None) -> None:
+        """Make room for a catalogue of ``n_items``; ``items`` tells the new ones' attributes, or tells them anew."""
+        import torch
+
+        start = len(self._vectors) if items is None else self._learnt
+        if start == n_items:
+            return
+        features = None
+        if items is not None:
+            features = self._features(since(items, start), n_items - start, self._items)
+        self._network = self._network.grown(start, n_items, features)
+        known = np.zeros(n_items - start, np.bool_) if features is None else features.known
+        self._known = np.concatenate([self._known[:start], known])
+        with torch.no_grad():
+            later = self._network.item_vectors(torch.arange(start, n_items)).numpy()
+        self._vectors = np.concatenate([self._vectors[:start], later])
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say in ``remark`` what training said, and which items are not offered."""
+        silent = int((~self._known[self._learnt :]).sum())
+        are = "1 item is" if silent == 1 else f"{silent:,} items are"
+        have = "has" if silent == 1 else "have"
+        new = (
+            f"{are} new since '{self.name}' learnt and {have} no vector: "
+            "read in histories, offered from the next fit on"
+        )
+        self.remark = "; ".join(filter(None, [self._noted, new if silent else ""]))
+
+    def _knows(self, item: int) -> bool:
+        return self._simple._knows(item) if self._simple is not None else bool(self._known[item])
 
     def _alike(self, items: I64) -> F32:
         if self._simple is not None:
@@ -292,6 +351,7 @@ class SequenceRecommender(Recommender):
         unit = self._vectors / size[:, None]
         likeness: F32 = unit[items] @ unit.T
         likeness[:, ~self._known] = NO_OPINION
+        likeness[~self._known[items]] = NO_OPINION
         return likeness
 
     def _because(
@@ -321,7 +381,8 @@ class SequenceRecommender(Recommender):
 
         arrays = {f"weights.{n}": t.numpy() for n, t in self._network.state_dict().items()}
         arrays |= {"strengths": self._strengths, "known": self._known}
-        return State({"remark": self.remark, "network": described(self._network)}, arrays)
+        header = {"remark": self._noted, "learnt": self._learnt}
+        return State({**header, "network": described(self._network)}, arrays)
 
     def _restore(self, state: State) -> None:
         self.remark = state.header["remark"]
@@ -341,6 +402,8 @@ class SequenceRecommender(Recommender):
             if n.startswith(start)
         }
         self._settle(restored(state.header["network"], tensors, f"the saved '{self.name}'"))
+        self._noted, self._learnt = self.remark, state.header.get("learnt", len(self._known))
+        self._tell()
 
 
 class Gru(SequenceRecommender):

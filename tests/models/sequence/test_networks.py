@@ -253,6 +253,36 @@ def test_items_have_hashed_ids_attributes_and_vectors() -> None:
     assert len(torch.unique(every, dim=0)) == 50
 
 
+@pytest.mark.parametrize("rows", [16, 50, 64], ids=["hashed", "full", "roomy"])
+def test_a_catalogue_grows_and_what_was_learnt_stays(rows: int) -> None:
+    from propend.models.sequence.checkpoint import described, restored
+    from propend.models.sequence.network import Network
+
+    rng = np.random.default_rng(0)
+    colour = rng.integers(-1, 3, 50)
+    features = ItemFeatures.of({"colour": (colour, 3)}, vectors=rng.random((50, 6), np.float32))
+    vocabulary = Vocabulary(items=50, rows=rows, features=features.described, dense=6)
+    net = Network(Settings(size="tiny"), vocabulary, features).eval()
+    before = net.item_vectors()
+    later = ItemFeatures.of({"colour": (np.array([1, -1]), 3)}, vectors=np.eye(2, 6, 0, np.float32))
+    grown = net.grown(50, 52, later)
+    assert len(net.item_vectors()) == 50, "the one it grew from is as it was"
+    assert torch.allclose(grown.item_vectors()[:50], before, atol=1e-7)
+    own = grown.embedding
+    expected = own.of_colour.weight[[2, 0]] + own.project.weight.T[:2]
+    assert torch.allclose(grown.item_vectors()[50:], expected, atol=1e-7), "attributes, and no id"
+    again = grown.grown(52, 53)
+    assert torch.allclose(again.item_vectors()[52], own.of_colour.weight[0]), "nothing is known"
+    assert torch.allclose(again.item_vectors()[:52], grown.item_vectors(), atol=1e-7)
+    loaded = restored(described(again), again.state_dict(), "memory")
+    assert torch.equal(loaded.item_vectors(), again.item_vectors())
+    plain = Network(Settings(size="tiny"), Vocabulary(items=50, rows=rows)).eval().grown(50, 51)
+    time = np.array([5, 6]) * MICROSECONDS
+    new, none = (SequenceArrays.of([0, 2], [3, item], time=time) for item in (50, -1))
+    moment = np.array([7])
+    assert torch.equal(plain.last(new, moment), plain.last(none, moment)), "an event without item"
+
+
 def test_one_event_and_no_item_are_served() -> None:
     net = network("transformer")
     data = SequenceArrays.of([0, 1], [-1], time=[5])

@@ -16,12 +16,14 @@ __all__ = ["encode_pictures", "encode_texts", "hash_texts"]
 F32 = npt.NDArray[np.float32]
 
 
-def hash_texts(texts: Sequence[str], width: int = 128) -> F32:
+def hash_texts(
+    texts: Sequence[str], width: int = 128, *, learnt: Sequence[str] | None = None
+) -> F32:
     """Return a vector [n, width] of length 1 for each text from its runs of 1 to 3 characters; nought for empty text.
 
     Runs inside words need no word list and serve Chinese and English alike; they are hashed, weighed by how rare they
     are, and projected by sparse random signs, which keeps who is like whom (Li, Hastie & Church, "Very sparse random
-    projections", KDD 2006).
+    projections", KDD 2006). ``learnt``: other texts, by which it is told how rare a run is.
 
     >>> mug, cup, sock = hash_texts(["red mug", "red mug, large", "woollen sock"])
     >>> bool(mug @ cup > 0.5 > mug @ sock)
@@ -33,7 +35,9 @@ def hash_texts(texts: Sequence[str], width: int = 128) -> F32:
     cut = HashingVectorizer(
         analyzer="char_wb", ngram_range=(1, 3), n_features=1 << 18, alternate_sign=False, norm=None
     )
-    found = TfidfTransformer(sublinear_tf=True).fit_transform(cut.transform(texts))
+    rarity = TfidfTransformer(sublinear_tf=True)
+    rarity.fit(cut.transform(texts if learnt is None else learnt))
+    found = rarity.transform(cut.transform(texts))
     project = SparseRandomProjection(width, random_state=0, dense_output=True)
     return _unit([np.asarray(project.fit_transform(found), np.float32)])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import copy
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -27,7 +28,13 @@ from propend.models.sequence.targets import (
     future_of,
     next_of,
 )
-from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary, hashed_rows
+from propend.models.sequence.tokens import (
+    NONE,
+    ItemFeatures,
+    SequenceArrays,
+    Vocabulary,
+    hashed_rows,
+)
 from propend.models.sequence.trunks import Packed, Trunk, trunk_of
 from propend.names import MICROSECONDS
 
@@ -83,6 +90,8 @@ class Sampler:
 class Embedding(nn.Module):
     """Event tokens and item vectors [items, d]: an id (hashed where the catalogue is large), attributes, vectors."""
 
+    hashes: Tensor
+
     def __init__(self, vocabulary: Vocabulary, width: int, features: ItemFeatures | None) -> None:
         super().__init__()
         self.vocabulary, self.width = vocabulary, width
@@ -130,6 +139,34 @@ class Embedding(nn.Module):
         if self.vocabulary.dense:
             found = found + self.project(self.dense if codes is None else self.dense[codes])
         return found
+
+    def grow(self, kept: int, items: int, features: ItemFeatures | None = None) -> None:
+        """Make room for ``items``: see ``Network.grown``."""
+        old = self.vocabulary
+        later = items - old.items
+        if later > 0:
+            table = self.table.weight.detach()
+            more = 1 if old.hashed else later  # hashed, all that is new shares one row that is 0
+            table = torch.cat([table, table.new_zeros(more, self.width)])
+            if old.hashed:
+                nothing = self.hashes.new_full((later, 2), len(table) - 1)
+                self.hashes = torch.cat([self.hashes, nothing])
+            self.table = nn.Embedding.from_pretrained(table, freeze=False)
+            rows = len(table) if old.hashed else max(old.rows, items)
+            self.vocabulary = replace(old, items=items, rows=rows)
+        missing = np.full(items - kept, NONE)
+        for name, _ in old.features:
+            codes = missing if features is None else features.codes[name]
+            self._extend(f"codes_{name}", kept, codes.astype(np.int64) + 1)
+        if old.dense:
+            vectors = np.zeros((items - kept, old.dense), np.float32)
+            if features is not None and features.vectors is not None:
+                vectors = features.vectors
+            self._extend("dense", kept, vectors)
+
+    def _extend(self, name: str, kept: int, values: npt.NDArray[Any]) -> None:
+        buffer = getattr(self, name)
+        setattr(self, name, torch.cat([buffer[:kept], _send(values, buffer.device)]))
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Return token vectors [t, d]."""
@@ -191,6 +228,17 @@ class Network(nn.Module):
             "heads": self.heads,
         }
         return {n: sum(p.numel() for p in part.parameters()) for n, part in parts.items()}
+
+    def grown(self, kept: int, items: int, features: ItemFeatures | None = None) -> Network:
+        """Return the network for a catalogue that grew to ``items``; the first ``kept`` stay as they are.
+
+        An item it was not trained on has no vector of its id, so that as an event it is one without an item, but for its
+        attributes: ``features`` are those of the items past ``kept``, in the codes it was trained on.
+        """
+        made = copy.deepcopy(self)
+        made.embedding.grow(kept, items, features)
+        made.vocabulary = made.embedding.vocabulary
+        return made
 
     def hidden(self, data: SequenceArrays, batch: Batch, query: Any = None) -> Tensor:
         """Return a vector [t, d] for each event of a batch; ``query`` in seconds, for trunks that ask for it."""

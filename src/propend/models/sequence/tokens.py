@@ -90,8 +90,11 @@ class ItemFeatures:
         vectors: F32 | None = None,
         *,
         bins: int = 16,
+        learnt: Mapping[str, npt.NDArray[np.floating]] | None = None,
     ) -> ItemFeatures:
         """Build from coded attributes (codes, number of values) and numbers with NaN for missing.
+
+        ``learnt``: the numbers that the bins are made from, where these are not ``numbers`` themselves.
 
         >>> made = ItemFeatures.of({}, {"price": np.array([1.0, np.nan, 3.0, 9.0])}, bins=2)
         >>> made.codes["price"].tolist(), made.values["price"]
@@ -100,12 +103,14 @@ class ItemFeatures:
         codes = {name: np.asarray(c, np.int32) for name, (c, _) in coded.items()}
         values = {name: int(n) for name, (_, n) in coded.items()}
         for name, column in (numbers or {}).items():
-            known = np.isfinite(column)
+            whole = column if learnt is None else learnt[name]
+            sure = whole[np.isfinite(whole)]
             edges = (
-                np.unique(np.quantile(column[known], np.linspace(0, 1, bins + 1)[1:-1]))
-                if known.any()
+                np.unique(np.quantile(sure, np.linspace(0, 1, bins + 1)[1:-1]))
+                if len(sure)
                 else np.zeros(0)
             )
+            known = np.isfinite(column)
             cut = np.searchsorted(edges, np.where(known, column, 0.0), side="right")
             codes[name] = np.where(known, cut, NONE).astype(np.int32)
             values[name] = len(edges) + 1
@@ -120,6 +125,19 @@ class ItemFeatures:
     def width(self) -> int:
         """The width of the vectors; 0 without any."""
         return 0 if self.vectors is None else int(self.vectors.shape[1])
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Whether anything is known of each item.
+
+        >>> ItemFeatures.of({}, {"price": np.array([1.0, np.nan])}).known.tolist()
+        [True, False]
+        """
+        parts = [codes >= 0 for codes in self.codes.values()]
+        if self.vectors is not None:
+            parts.append(np.asarray(self.vectors.any(axis=1)))
+        told: npt.NDArray[np.bool_] = np.logical_or.reduce(parts)
+        return told
 
 
 @dataclass(frozen=True)
