@@ -163,6 +163,51 @@ def test_a_loss_that_runs_away_is_left_out_and_slows_learning(
     assert all(torch.isfinite(t).all() for t in run.network.state_dict().values())
 
 
+@pytest.mark.parametrize("shift", [2.4, 40.0])
+def test_a_loss_near_or_below_nought_is_no_spike_and_a_climb_from_there_is(
+    monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    from propend.models.sequence import training
+    from propend.models.sequence.network import Network
+
+    plain, settings = Network.loss, replace(SMALL, epochs=16)
+    base = training.train(cycles(100), WALKS, settings)
+
+    def lower(self: Any, *given: Any) -> Any:
+        return {"item": plain(self, *given)["item"] - shift}
+
+    monkeypatch.setattr(Network, "loss", lower)
+    run = training.train(cycles(100), WALKS, settings)
+    assert run.notes == []
+    assert same(weights(run), weights(base))  # a constant has no gradient
+
+    count = 0
+
+    def climb(self: Any, *given: Any) -> Any:
+        nonlocal count
+        count += 1
+        return {"item": plain(self, *given)["item"] - shift + 1.1 ** max(count - 55, 0) - 1}
+
+    monkeypatch.setattr(Network, "loss", climb)
+    (note,) = training.train(cycles(100), WALKS, replace(SMALL, epochs=48)).notes[:1]
+    assert "the loss ran away" in note
+
+
+def test_after_a_runaway_the_best_weights_go_on_with_a_fresh_optimiser_and_average() -> None:
+    from propend.models.sequence import training
+
+    settings = replace(SMALL, average=0.9, epochs=2).resolved()
+    trainer = training._Trainer(cycles(40), WALKS, settings, None, lambda _: 1.0, *[None] * 4)
+    trainer.run()
+    trainer.network.load_state_dict({n: t + 1 for n, t in trainer.kept.items()})
+    assert trainer.average
+    assert trainer.optimiser.state
+    for _ in range(5):
+        trainer._spiked()
+    assert same(weights(trainer.result), trainer.kept)
+    assert (trainer.average, len(trainer.optimiser.state)) == ({}, 0)
+
+
 def test_early_stopping_returns_the_best() -> None:
     from propend.models.sequence.training import train
 

@@ -20,7 +20,7 @@ __all__ = ["Resumable", "Run"]
 Tensor: TypeAlias = torch.Tensor
 
 _LATEST: Final = "latest.json"
-_COUNTERS: Final = ("epoch", "number", "steps", "tokens", "rate", "waited", "spikes")
+_COUNTERS: Final = ("epoch", "number", "steps", "tokens", "rate", "waited", "spikes", "deviation")
 
 
 @dataclass

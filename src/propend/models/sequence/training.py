@@ -29,6 +29,8 @@ Judge = Callable[[Network], float]
 Report = Callable[[str, int, int | None], None]
 
 _SPIKE: Final = 3.0
+_DEVIATIONS: Final = 10.0
+_LEAST_DEVIATION: Final = 0.1
 _MOST_SPIKES: Final = 5
 
 
@@ -115,7 +117,7 @@ class _Trainer(Resumable):
         self.result = Run(self.network, data_hash=data.data_hash())
         self.tokens = settings.tokens or 1024
         self.rate = settings.learning_rate or 1e-3
-        self.steps, self.spikes, self.level = 0, 0, float("nan")
+        self.steps, self.spikes, self.level, self.deviation = 0, 0, float("nan"), _LEAST_DEVIATION
         self.epoch, self.number, self.waited = 0, 0, 0
         self.optimiser = torch.optim.AdamW(
             _groups(self.network, settings.weight_decay), lr=self.rate, betas=(0.9, 0.98)
@@ -254,9 +256,21 @@ class _Trainer(Resumable):
     # ---------------------------------------------------------------- guards
 
     def _is_spike(self, value: float) -> bool:
-        """Leave out a batch whose loss is not finite or far above the level so far."""
-        if np.isfinite(value) and not (self.steps > 50 and value > _SPIKE * self.level):
-            self.level = value if np.isnan(self.level) else 0.98 * self.level + 0.02 * value
+        """Leave out a batch whose loss is not finite or far above the level so far.
+
+        Far is three times the level, and ten times the usual distance from it: a sum of densities may lie at or below
+        0, where a multiple of the level alone says nothing.
+        """
+        rise = value - self.level
+        far = max((_SPIKE - 1) * self.level, _DEVIATIONS * self.deviation)
+        if np.isfinite(value) and not (self.steps > 50 and rise > far):
+            if np.isnan(self.level):
+                self.level = value
+            else:
+                self.level = 0.98 * self.level + 0.02 * value
+                # by at most 6 % a batch, so that a loss that climbs does not become usual on the way
+                usual = 0.98 * self.deviation + 0.02 * min(abs(rise), 4 * self.deviation)
+                self.deviation = max(usual, _LEAST_DEVIATION)
             self.spikes = 0
             return False
         self._spiked()
@@ -267,8 +281,10 @@ class _Trainer(Resumable):
         if self.spikes < _MOST_SPIKES:
             return
         self.spikes, self.rate, self.level = 0, self.rate / 2, float("nan")
+        self.optimiser.state.clear()  # its momentum leads to where the loss ran away
         if self.kept:
             self.network.load_state_dict(self.kept)
+            self.average = {}  # of weights that are given up
         note = f"the loss ran away in epoch {self.epoch + 1}; the learning rate was halved to {self.rate:g}"
         self.result.notes.append(note)
         if self.rate < 1e-7:
