@@ -237,6 +237,9 @@ def test_fine_tuning_starts_from_what_was_learnt() -> None:
 def test_too_little_is_said() -> None:
     from propend.models.sequence.training import train
 
+    for device in ("cuda:63", "gpu", "meta"):
+        with pytest.raises(ModelError, match=f"no device '{device}' here that can compute; choose"):
+            train(cycles(9), WALKS, replace(SMALL, device=device))
     with pytest.raises(NotEnoughDataError, match="two events at least"):
         train(SequenceArrays.of([0, 1, 2], [0, 1]), WALKS, SMALL)
     two = SequenceArrays.of(np.arange(0, 42, 2), np.tile([0, 1], 20), amount=np.full(40, np.nan))
@@ -272,3 +275,34 @@ def test_saved_networks_answer_alike_and_another_schema_is_refused(tmp_path: Pat
     with pytest.raises(ModelError, match="cannot be read"):
         checkpoint.load(tmp_path / "m")
     assert b"pickle" not in text
+
+
+def test_weights_of_a_save_that_was_broken_off_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from propend.models.sequence import checkpoint
+    from propend.models.sequence.network import Network
+
+    first, second = (Network(replace(SMALL, seed=s), WALKS) for s in (0, 1))
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(first, tmp_path)
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o640}
+    config = msgspec.json.decode((tmp_path / "config.json").read_bytes())
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_json", kill)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(second, tmp_path)
+    with pytest.raises(ModelError, match="not those of their configuration: a save was broken off"):
+        checkpoint.load(tmp_path)
+    del config["weights_sha256"]  # as it was saved before weights had a print
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(config))
+    loaded, _ = checkpoint.load(tmp_path)
+    assert all(torch.equal(t, second.state_dict()[n]) for n, t in loaded.state_dict().items())

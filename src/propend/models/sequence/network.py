@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from propend.errors import ModelError
 from propend.models.sequence import losses
 from propend.models.sequence.heads import Heads, log_normal_mixture, zero_inflated_log_normal
 from propend.models.sequence.packing import Batch, piece_batch
@@ -333,10 +334,23 @@ class Network(nn.Module):
 
 
 def device_of(name: str) -> Any:
-    """Return the device of a name; ``auto`` is CUDA where there is one."""
+    """Return the device of a name; ``auto`` is CUDA where there is one.
+
+    Raises ``ModelError`` for a device that is not there.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        float(torch.zeros(1, device=device))  # a build without CUDA has the name, not the device
+    except (RuntimeError, AssertionError):
+        raise ModelError(
+            f"there is no device '{name}' here that can compute; choose 'cpu', or 'auto' to take what is there"
+        ) from None
+    return device
 
 
 def _send(array: Any, device: Any) -> Tensor:
