@@ -298,6 +298,20 @@ def test_fine_tuning_answers_the_task_itself(shop: Workspace, model: Any) -> Non
     assert auroc(frame.y[test], scores) > 0.6
 
 
+def test_fine_tuning_takes_fewer_rows_at_a_time_where_memory_runs_out() -> None:
+    from propend.learn.fusion import _in_batches
+
+    seen: list[int] = []
+
+    def learn(rows: np.ndarray[Any, Any]) -> None:
+        if len(rows) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.extend(rows.tolist())
+
+    assert _in_batches(learn, np.arange(50), 64) == 16
+    assert seen == list(range(50))  # each row once
+
+
 def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path) -> None:
     from propend.expression import parse
     from propend.learn.behaviour import pretrain

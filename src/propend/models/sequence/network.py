@@ -14,6 +14,7 @@ from torch.nn import functional
 from propend.errors import ModelError
 from propend.models.sequence import losses
 from propend.models.sequence.heads import Heads, log_normal_mixture, zero_inflated_log_normal
+from propend.models.sequence.memory import halving
 from propend.models.sequence.packing import Batch, piece_batch
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import (
@@ -40,7 +41,7 @@ HORIZONS: Final = (7.0, 14.0, 30.0, 60.0, 90.0)
 """Days ahead that the horizon head is trained on; it is asked about any in between."""
 
 _ROWS: Final = 512
-"""Histories that are read at a time."""
+"""Histories that are read at a time, as long as memory suffices."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Embedding(nn.Module):
 
 
 class Network(nn.Module):
-    """A sequence model.
+    """A sequence model; ``notes`` say where memory ran out as it was asked.
 
     Raises ``ModelError`` for settings that do not fit together.
     """
@@ -165,6 +166,7 @@ class Network(nn.Module):
         assert chosen.depth is not None
         assert chosen.attention_heads is not None
         self.settings, self.vocabulary = chosen, vocabulary
+        self.rows, self.notes = _ROWS, list[str]()
         self.embedding = Embedding(vocabulary, chosen.width, features)
         self.drop = nn.Dropout(chosen.dropout)
         bias = chosen.time_bias if vocabulary.clock else "none"
@@ -302,14 +304,21 @@ class Network(nn.Module):
         return found
 
     def last(self, data: SequenceArrays, moments: npt.NDArray[np.int64]) -> Tensor:
-        """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one."""
+        """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one.
+
+        Raises ``ModelError`` where memory does not suffice for one history at a time; while gradients are kept, which take
+        memory for all, that is the caller's to see to.
+        """
         size = np.diff(data.offsets)
         found = torch.zeros(len(size), self.embedding.width, device=self.device)
         length = self.settings.length
         order = np.argsort(np.minimum(size, length), kind="stable")
         order = order[size[order] > 0]
-        for start in range(0, len(order), _ROWS):
-            users = order[start : start + _ROWS]
+        start = 0
+
+        def read(rows: int) -> None:
+            nonlocal start
+            users = order[start : start + rows]
             stop = data.offsets[users + 1]
             batch = piece_batch(users, np.maximum(data.offsets[users], stop - length), stop, length)
             query = None
@@ -322,6 +331,13 @@ class Network(nn.Module):
             found[_send(users, self.device)] = hidden[
                 _send(batch.layout.offsets[1:] - 1, self.device)
             ].float()
+            start, self.rows = start + len(users), rows
+
+        while start < len(order):
+            if torch.is_grad_enabled():
+                read(self.rows)
+            else:
+                halving(read, self.rows, unit="histories", notes=self.notes)
         return found
 
     def contrast(self, data: SequenceArrays, batch: Batch, owner: npt.NDArray[np.int64]) -> Tensor:
