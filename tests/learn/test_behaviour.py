@@ -318,8 +318,14 @@ def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path
     from propend.learn.fusion import distil, fuse
 
     small = shop_of(tmp_path, 90)
-    with pytest.raises(NotEnoughDataError, match="boosted trees on aggregates"):
+    with pytest.raises(NotEnoughDataError, match=r"the log has .* boosted trees on aggregates"):
         pretrain(small.store, small.schema)
+    middle = small.schema.first + 60 * DAY  # 2026-03-01
+    half = r"half of the users have [\d,]+ events of \d+ users with two or more up to 2026-03-0\d; .* in each half, so bring an older log$"
+    with pytest.raises(NotEnoughDataError, match=half):
+        pretrain(small.store, small.schema, until=middle, leave=0)
+    with pytest.raises(NotEnoughDataError, match=r"the log has .* up to 2026-03-0\d; .*older log$"):
+        pretrain(small.store, small.schema, until=middle)
     plan = plan_cutoffs(small.schema.first, small.now, BUYS.horizon, folds=1)
     features = [parse("count(purchase)"), parse("days_since(*)")]
     frame = build_frame(small.store, small.schema, small.engine, BUYS, features, plan.cutoffs)
@@ -330,6 +336,61 @@ def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path
     student, card = distil(fusion, frame)
     assert student.columns == frame.names
     assert card["spearman"] > 0.7
+
+
+def test_a_refused_run_leaves_no_copy_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import behaviour
+    from propend.learn.cross_fitted import cross_fitted_in
+    from propend.learn.enough import check_enough
+
+    small = shop_of(tmp_path, 90)
+    with pytest.raises(NotEnoughDataError):
+        small.pretrain("tiny")
+    home = small.folder / "behaviour" / "tiny"
+    assert [p.name for p in home.rglob("*")] == [".lock"]
+    settings = behaviour.pretraining_settings("tiny", epochs=1, tokens=512, threads=1)
+    asked = []
+
+    def second_refused(*given: Any, **more: Any) -> None:
+        asked.append(given)
+        if len(asked) == 2:
+            check_enough(*given, **more)
+
+    monkeypatch.setattr(behaviour, "check_enough", second_refused)
+    with pytest.raises(NotEnoughDataError, match="half of the users"):
+        cross_fitted_in(small.store, small.schema, home, small.now, settings=settings)
+    assert [p.name for p in home.rglob("*")] == [".lock"]
+
+
+def test_pretraining_says_for_which_questions_the_past_is_long_enough(
+    shop: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import enough
+    from propend.learn.enough import check_enough, competing
+    from propend.learn.sequences import half_of
+
+    coding = Coding.of(shop.store)
+    said = competing(shop.store, shop.schema, coding)
+    assert said["days"]
+    codes, _ = everyone(shop, shop.now)
+    for days in (7, 14, 30):  # 90 cannot be asked of 120 days
+        until = plan_cutoffs(
+            shop.schema.first, shop.now, Task.parse("q", f"any(purchase) next {days}d for any(*)").horizon
+        ).folds[0].train[-1]  # fmt: skip
+        try:
+            for h in (0, 1):
+                half = codes[half_of(codes) == h]
+                made = histories(shop.store, coding, half, np.full(len(half), until), 1_000)
+                check_enough([made], until, half=True)
+            assert days in said["days"]
+        except NotEnoughDataError:
+            assert days not in said["days"]
+    monkeypatch.setattr(enough, "LEAST_USERS", 10**6)
+    none = competing(shop.store, shop.schema, coding)
+    assert none["days"] == []
+    assert none["sentence"].startswith("for 7, 14 and 30 days ahead the log before the first")
 
 
 @pytest.mark.parametrize(
@@ -402,6 +463,7 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     assert document["verdict"] == held["verdict"]
     verdict = document["verdict"]
     assert told.strip().splitlines()[-1] == f"{verdict['answer']}: {verdict['why']}"
+    assert document["competing"]["sentence"] in told
     shop.forget("u7")
     assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()
 

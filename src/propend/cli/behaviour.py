@@ -119,6 +119,7 @@ def _words(document: dict[str, Any]) -> None:
     for note in document["notes"]:
         click.echo(f"note: {note}")
     click.echo(f"\nwritten to {document['folder']}")
+    click.echo(document["competing"]["sentence"])
     click.echo(f"{document['verdict']['answer']}: {document['verdict']['why']}")
 
 
