@@ -415,6 +415,8 @@ def test_the_verdict_on_a_behaviour_model_says_what_to_do(
     found = {n: {"gain": {"low": g[0], "high": g[1]}} for n, g in given.items() if g is not None}
     verdict = held_out_verdict(found)
     assert verdict["answer"] == answer
+    few = held_out_verdict({n: {**given, "k": 3} for n, given in found.items()})
+    assert few["why"] == verdict["why"].replace("the ten most", "the 3 most")
     assert all(word in verdict["why"] for word in words)
 
 
@@ -452,13 +454,18 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     assert len(users["vector"][0]) == 32
     main(["pretrain", str(shop.folder), "--size", "tiny"])
     told = capsys.readouterr().out
-    for words in ("behaviour model of", "users it has not learnt from", "the ten most popular"):
+    for words in (
+        "users it has not learnt from",
+        "next item is its first",
+        "the most popular item",
+    ):
         assert words in told
     held = document["held_out"]
     gain = held["next_item"]["gain"]
     assert held["next_item"]["steps"] >= 30
     assert gain["low"] <= gain["value"] <= gain["high"]
-    beside = held["next_item"]["hit@10"] - held["next_item"]["popular"]
+    assert held["next_item"]["k"] == 1  # of three items ten would always hold it
+    beside = held["next_item"]["hit@1"] - held["next_item"]["popular"]
     assert gain["value"] == pytest.approx(beside, abs=2e-4)
     assert document["verdict"] == held["verdict"]
     verdict = document["verdict"]
