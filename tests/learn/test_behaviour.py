@@ -99,6 +99,32 @@ def test_histories_hold_what_was_known_and_no_more(shop: Workspace) -> None:
         assert made.user(row)["days"][-1:].tolist() == [came][: len(known)]
 
 
+def test_a_coding_of_the_past_holds_what_was_met_by_then(tmp_path: Path) -> None:
+    from propend.learn.item_features import item_features
+
+    lines = ["user,time,event,item,channel,name"]
+    for user in range(30):
+        lines.append(f"u{user},{_stamp(user / 10)},view,a{user % 3},web,thing a{user % 3}")
+        lines.append(f"u{user},{_stamp(50 + user / 10)},refund,b{user % 5},app,thing b{user % 5}")
+    lines[1:] = sorted(lines[1:], key=lambda line: line.split(",")[1])
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    main(["init", str(tmp_path / "shop"), "--from", str(tmp_path / "log.csv")])
+    late = open_workspace(tmp_path / "shop")
+    late.ingest()
+    whole = Coding.of(late.store)
+    assert (len(whole.types), whole.channels, whole.items) == (2, ("app", "web"), 8)
+    past = Coding.of(late.store, until=late.schema.first + 20 * DAY)
+    assert (past.types, past.channels, past.items) == (("view",), ("web",), 3)
+    assert past.refused(late.store) == ""
+    assert Coding.of(late.store, until=late.now) == whole
+    codes, cutoffs = everyone(late, late.now)
+    made = histories(late.store, past, codes, cutoffs, 10)
+    assert len(made) == 30  # the later type is not read
+    features = item_features(late.store, late.schema, until=late.now, items=past.items)
+    if features is not None:
+        assert all(len(c) == 3 for c in features.codes.values())
+
+
 def test_hours_and_days_are_those_of_the_shop(shop: Workspace) -> None:
     from zoneinfo import ZoneInfo
 
@@ -332,14 +358,34 @@ def test_fine_tuning_answers_the_task_itself(shop: Workspace, model: Any) -> Non
     assert auroc(frame.y[test], scores) > 0.6
 
 
+def test_fine_tuning_takes_fewer_rows_at_a_time_where_memory_runs_out() -> None:
+    from propend.learn.fusion import _in_batches
+
+    seen: list[int] = []
+
+    def learn(rows: np.ndarray[Any, Any]) -> None:
+        if len(rows) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        seen.extend(rows.tolist())
+
+    assert _in_batches(learn, np.arange(50), 64) == 16
+    assert seen == list(range(50))  # each row once
+
+
 def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path) -> None:
     from propend.expression import parse
     from propend.learn.behaviour import pretrain
     from propend.learn.fusion import distil, fuse
 
     small = shop_of(tmp_path, 90)
-    with pytest.raises(NotEnoughDataError, match="boosted trees on aggregates"):
+    with pytest.raises(NotEnoughDataError, match=r"the log has .* boosted trees on aggregates"):
         pretrain(small.store, small.schema)
+    middle = small.schema.first + 60 * DAY  # 2026-03-01
+    half = r"half of the users have [\d,]+ events of \d+ users with two or more up to 2026-03-0\d; .* in each half, so bring an older log$"
+    with pytest.raises(NotEnoughDataError, match=half):
+        pretrain(small.store, small.schema, until=middle, leave=0)
+    with pytest.raises(NotEnoughDataError, match=r"the log has .* up to 2026-03-0\d; .*older log$"):
+        pretrain(small.store, small.schema, until=middle)
     plan = plan_cutoffs(small.schema.first, small.now, BUYS.horizon, folds=1)
     features = [parse("count(purchase)"), parse("days_since(*)")]
     frame = build_frame(small.store, small.schema, small.engine, BUYS, features, plan.cutoffs)
@@ -350,6 +396,61 @@ def test_a_short_log_is_answered_by_a_simpler_model_that_is_named(tmp_path: Path
     student, card = distil(fusion, frame)
     assert student.columns == frame.names
     assert card["spearman"] > 0.7
+
+
+def test_a_refused_run_leaves_no_copy_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import behaviour
+    from propend.learn.cross_fitted import cross_fitted_in
+    from propend.learn.enough import check_enough
+
+    small = shop_of(tmp_path, 90)
+    with pytest.raises(NotEnoughDataError):
+        small.pretrain("tiny")
+    home = small.folder / "behaviour" / "tiny"
+    assert [p.name for p in home.rglob("*")] == [".lock"]
+    settings = behaviour.pretraining_settings("tiny", epochs=1, tokens=512, threads=1)
+    asked = []
+
+    def second_refused(*given: Any, **more: Any) -> None:
+        asked.append(given)
+        if len(asked) == 2:
+            check_enough(*given, **more)
+
+    monkeypatch.setattr(behaviour, "check_enough", second_refused)
+    with pytest.raises(NotEnoughDataError, match="half of the users"):
+        cross_fitted_in(small.store, small.schema, home, small.now, settings=settings)
+    assert [p.name for p in home.rglob("*")] == [".lock"]
+
+
+def test_pretraining_says_for_which_questions_the_past_is_long_enough(
+    shop: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from propend.learn import enough
+    from propend.learn.enough import check_enough, competing
+    from propend.learn.sequences import half_of
+
+    coding = Coding.of(shop.store)
+    said = competing(shop.store, shop.schema, coding)
+    assert said["days"]
+    codes, _ = everyone(shop, shop.now)
+    for days in (7, 14, 30):  # 90 cannot be asked of 120 days
+        until = plan_cutoffs(
+            shop.schema.first, shop.now, Task.parse("q", f"any(purchase) next {days}d for any(*)").horizon
+        ).folds[0].train[-1]  # fmt: skip
+        try:
+            for h in (0, 1):
+                half = codes[half_of(codes) == h]
+                made = histories(shop.store, coding, half, np.full(len(half), until), 1_000)
+                check_enough([made], until, half=True)
+            assert days in said["days"]
+        except NotEnoughDataError:
+            assert days not in said["days"]
+    monkeypatch.setattr(enough, "LEAST_USERS", 10**6)
+    none = competing(shop.store, shop.schema, coding)
+    assert none["days"] == []
+    assert none["sentence"].startswith("for 7, 14 and 30 days ahead the log before the first")
 
 
 @pytest.mark.parametrize(
@@ -374,6 +475,8 @@ def test_the_verdict_on_a_behaviour_model_says_what_to_do(
     found = {n: {"gain": {"low": g[0], "high": g[1]}} for n, g in given.items() if g is not None}
     verdict = held_out_verdict(found)
     assert verdict["answer"] == answer
+    few = held_out_verdict({n: {**given, "k": 3} for n, given in found.items()})
+    assert few["why"] == verdict["why"].replace("the ten most", "the 3 most")
     assert all(word in verdict["why"] for word in words)
 
 
@@ -411,17 +514,23 @@ def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
     assert len(users["vector"][0]) == 32
     main(["pretrain", str(shop.folder), "--size", "tiny"])
     told = capsys.readouterr().out
-    for words in ("behaviour model of", "users it has not learnt from", "the ten most popular"):
+    for words in (
+        "users it has not learnt from",
+        "next item is its first",
+        "the most popular item",
+    ):
         assert words in told
     held = document["held_out"]
     gain = held["next_item"]["gain"]
     assert held["next_item"]["steps"] >= 30
     assert gain["low"] <= gain["value"] <= gain["high"]
-    beside = held["next_item"]["hit@10"] - held["next_item"]["popular"]
+    assert held["next_item"]["k"] == 1  # of three items ten would always hold it
+    beside = held["next_item"]["hit@1"] - held["next_item"]["popular"]
     assert gain["value"] == pytest.approx(beside, abs=2e-4)
     assert document["verdict"] == held["verdict"]
     verdict = document["verdict"]
     assert told.strip().splitlines()[-1] == f"{verdict['answer']}: {verdict['why']}"
+    assert document["competing"]["sentence"] in told
     shop.forget("u7")
     assert "u7" not in pq.read_table(folder / "users.parquet")["user"].to_pylist()
 

@@ -86,13 +86,14 @@ def _words(document: dict[str, Any]) -> None:
     body = []
     if "next_item" in held:
         hit = held["next_item"]
+        k = hit["k"]
         body.append(
             [
-                "next item among its first ten",
-                f"{hit['hit@10']:.1%}",
+                f"next item among its first {k}" if k > 1 else "next item is its first",
+                f"{hit[f'hit@{k}']:.1%}",
                 f"{hit['popular']:.1%}",
                 _range(hit["gain"]),
-                "the ten most popular items",
+                f"the {k} most popular items" if k > 1 else "the most popular item",
                 f"{hit['steps']:,} items",
             ]
         )
@@ -119,6 +120,7 @@ def _words(document: dict[str, Any]) -> None:
     for note in document["notes"]:
         click.echo(f"note: {note}")
     click.echo(f"\nwritten to {document['folder']}")
+    click.echo(document["competing"]["sentence"])
     click.echo(f"{document['verdict']['answer']}: {document['verdict']['why']}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ from propend.errors import MissingExtraError, ModelError, NotEnoughDataError
 from propend.events.durable import exclusive, sync_file
 from propend.events.store import Store
 from propend.features.schema import Schema
+from propend.learn.enough import check_enough, competing
 from propend.learn.held_out import held_out_figures
 from propend.learn.item_features import item_features
 from propend.learn.sequences import Coding, read_sequences, snapshots
@@ -39,9 +41,6 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int | None], None]
 
-LEAST_USERS: Final = 100
-"""Fewest users with two events that pretraining accepts."""
-LEAST_EVENTS: Final = 1_000
 LENGTHS: Final = {"tiny": 32, "small": 64, "base": 256, "large": 512}
 HELD: Final = 0.05
 """Share of the users held out, who say when to stop."""
@@ -254,12 +253,12 @@ def pretrain(
 
     moment = schema.last + 1 if until is None else until
     chosen = pretraining_settings(size) if settings is None else settings.resolved()
-    coding = Coding.of(store, schema.zone)
-    features = item_features(store, schema, until=moment, encoder=encoder)
+    coding = Coding.of(store, schema.zone, until=until)
+    features = item_features(store, schema, until=moment, items=coding.items, encoder=encoder)
     vocabulary = coding.vocabulary(features)
     if chosen.loss == "full" and vocabulary.items > 30_000:
         chosen = replace(chosen, loss="sampled", negatives=2_048, negative_power=0.5)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _no_copy_left(folder):
         place = Path(scratch) if folder is None else folder
         count = max(store.user_count, 1)
         hold = min(max(HELD, min(LEAST_HELD / count, 0.2)), MOST_HELD / count)
@@ -272,7 +271,7 @@ def pretrain(
             leave=leave,
             progress=progress,
         )
-        _check_enough(shown, held)
+        check_enough((shown, held), until, half=leave is not None)
         run = training.train(
             shown,
             vocabulary,
@@ -321,20 +320,24 @@ def pretrain_in(
             store, schema, size=size, folder=place / "training", settings=settings,
             encoder=encoder, progress=progress,
         )  # fmt: skip
+        made.run["competing"] = competing(store, schema, made.coding)
         made.save(place)
         made.export(store, schema, place)
         shutil.rmtree(place / "training")
     return made
 
 
-def _check_enough(*parts: SequenceArrays) -> None:
-    able = sum(int((np.diff(data.offsets) >= 2).sum()) for data in parts)
-    events = sum(map(len, parts))
-    if able < LEAST_USERS or events < LEAST_EVENTS:
-        raise NotEnoughDataError(
-            f"the log has {events:,} events of {able:,} users with two or more; a behaviour model needs "
-            f"{LEAST_EVENTS:,} events of {LEAST_USERS} such users: boosted trees on aggregates (propend predict) do without"
-        )
+@contextmanager
+def _no_copy_left(folder: Path | None) -> Iterator[None]:
+    """Remove the copy of the log from a run's folder where it is refused: nobody would go on with it."""
+    try:
+        yield
+    except NotEnoughDataError:
+        if folder is not None:
+            shutil.rmtree(folder / "sequences", ignore_errors=True)
+            with suppress(OSError):  # where a run lies beside it
+                folder.rmdir()
+        raise
 
 
 def _table_of(name: str, ids: Any, vectors: F64) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -11,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import ModelError
+from propend.errors import ModelError, NotEnoughDataError
 from propend.events.durable import exclusive
 from propend.events.store import Store
 from propend.events.timelines import Timelines
@@ -180,11 +181,24 @@ def cross_fitted_in(
                 folder=place / f"training{half}", progress=_named(progress, half),
             )  # fmt: skip
 
-        pair = CrossFitted((half_model(0), half_model(1)))
+        try:
+            pair = CrossFitted((half_model(0), half_model(1)))
+        except NotEnoughDataError:
+            # the first half's run too, with its copy of the log: alone it is of no use
+            _clear(place)
+            raise
         pair.save(place)
-        for half in (0, 1):
-            shutil.rmtree(place / f"training{half}")
+        _clear(place)
     return pair, place
+
+
+def _clear(place: Path) -> None:
+    """Remove the runs of a pair, and folders that are left empty."""
+    for half in (0, 1):
+        shutil.rmtree(place / f"training{half}", ignore_errors=True)
+    with suppress(OSError):
+        place.rmdir()
+        place.parent.rmdir()
 
 
 def _named(progress: Progress | None, half: int) -> Progress | None:

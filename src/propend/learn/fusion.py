@@ -295,10 +295,8 @@ def fine_tune(
     length = model.network.settings.length
     yes_no = task.answer == "yes_no"
     data = histories(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
-    moments, y = (
-        frame.cutoff[asked] // MICROSECONDS,
-        torch.as_tensor(frame.y[asked], dtype=torch.float32),
-    )
+    moments, device = frame.cutoff[asked] // MICROSECONDS, model.network.device
+    y = torch.as_tensor(frame.y[asked], dtype=torch.float32, device=device)
     later = frame.cutoff[asked] == frame.cutoff[asked].max()
     if later.all():
         later = np.random.default_rng(seed).random(len(asked)) < 0.2
@@ -306,26 +304,28 @@ def fine_tune(
 
     def loss_of(network: Any, head: Any, chosen: I64) -> Any:
         out = head(network.last(data.take(chosen), moments[chosen]))
-        wanted = y[torch.from_numpy(chosen)]
+        wanted = y[torch.from_numpy(chosen).to(device)]
         if yes_no:
             return functional.binary_cross_entropy_with_logits(out[:, 0], wanted)
         return zero_inflated_log_normal(out, wanted)
 
+    def learn(chosen: I64) -> None:
+        steps.zero_grad()
+        loss_of(network, head, chosen).backward()
+        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        steps.step()
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = copy.deepcopy(model.network)
-        head = torch.nn.Linear(network.settings.width, 1 if yes_no else 3)
+        head = torch.nn.Linear(network.settings.width, 1 if yes_no else 3).to(device)
         parts = torch.nn.ModuleList([network, head])
         steps = torch.optim.AdamW(parts.parameters(), lr=learning_rate, weight_decay=0.01)
         best, kept = np.inf, copy.deepcopy(parts.state_dict())
         for epoch in range(epochs):
             parts.train()
             order = np.random.default_rng((seed, epoch)).permutation(fit)
-            for start in range(0, len(order), batch):
-                steps.zero_grad()
-                loss_of(network, head, order[start : start + batch]).backward()
-                torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-                steps.step()
+            batch = _in_batches(learn, order, batch)
             parts.eval()
             with torch.no_grad():
                 now = float(loss_of(network, head, held))
@@ -339,10 +339,27 @@ def fine_tune(
         with torch.no_grad():
             for rows, made in snapshots(store, model.coding, users, cutoffs, length):
                 out = head(network.last(made, cutoffs[rows] // MICROSECONDS))
-                found[rows] = (torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)).numpy()
+                said = torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)
+                found[rows] = said.cpu().numpy()
         return found
 
     return score
+
+
+def _in_batches(learn: Callable[[I64], None], rows: I64, batch: int) -> int:
+    """Learn from ``rows``, a batch at a time; return the batch's size, which is less where memory ran out."""
+    from propend.models.sequence.memory import halving
+
+    start = 0
+
+    def step(size: int) -> None:
+        nonlocal start, batch
+        learn(rows[start : start + size])
+        start, batch = start + size, size
+
+    while start < len(rows):
+        halving(step, batch, unit="rows")
+    return batch
 
 
 def distil(fusion: Fusion, frame: Frame, *, seed: int = 7) -> tuple[Model, dict[str, float]]:

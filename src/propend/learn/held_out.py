@@ -16,6 +16,7 @@ __all__ = ["held_out_figures", "held_out_verdict"]
 LEAST: Final = 30
 """Fewest next items, and moments of either answer, that a figure is told of."""
 FIRST: Final = 10
+"""Places in which the next item is looked for; a quarter of the items where they are few, since all would hold it anyway."""
 DAYS: Final = 30.0
 RULES: Final = {
     "next_item": ("the ten most popular items", "the next item"),
@@ -25,8 +26,8 @@ RULES: Final = {
 
 
 def held_out_figures(network: Any, shown: SequenceArrays, held: SequenceArrays) -> dict[str, Any]:
-    """Return how often the next item of held-out users is among the first ten, beside the ten most popular of the others;
-    and how well the chance of anything within 30 days ranks random moments (AUROC), beside the days of silence so far.
+    """Return how often the next item of held-out users is among the first ``k`` (ten; no more than a quarter of the items),
+    beside the ``k`` most popular of the others; and how well the chance of anything within 30 days ranks random moments (AUROC), beside the days of silence so far.
 
     Each with its ``gain`` over the rule and that gain's 95 % interval (bootstrap over users); ``verdict`` says what follows.
     A part for which there are too few answers is left out.
@@ -34,12 +35,15 @@ def held_out_figures(network: Any, shown: SequenceArrays, held: SequenceArrays) 
     from propend.models.sequence.held_out import next_items, returns
 
     found: dict[str, Any] = {"users": held.users}
-    popular = np.argsort(-shown.item_counts(network.vocabulary.items), kind="stable")[:FIRST]
-    items = next_items(network, held, popular, FIRST)
-    if len(items.user) >= LEAST:
+    count = network.vocabulary.items
+    k = max(1, min(FIRST, count // 4))
+    popular = np.argsort(-shown.item_counts(count), kind="stable")[:k]
+    items = next_items(network, held, popular, k)
+    if len(items.user) >= LEAST and count > 1:
         found["next_item"] = {
             "steps": len(items.user),
-            "hit@10": round(float(items.hit.mean()), 4),
+            "k": k,
+            f"hit@{k}": round(float(items.hit.mean()), 4),
             "popular": round(float(items.common.mean()), 4),
             "gain": _gain(_share, items.hit, items.hit, items.common, items.user),
         }
@@ -64,6 +68,7 @@ def held_out_verdict(found: dict[str, Any]) -> dict[str, str]:
     'it knows no more than days of silence about who returns within 30 days, beyond noise; bring more events or leave it out (remove its folder)'
     """
     gains = {name: found[name]["gain"] for name in RULES if name in found}
+    rules = {name: (_rule(name, found[name]), RULES[name][1]) for name in gains}
     if not gains:
         return {
             "answer": "not enough data",
@@ -78,7 +83,7 @@ def held_out_verdict(found: dict[str, Any]) -> dict[str, str]:
         ("does worse than", lost, "at"),
     )
     said = "; ".join(
-        f"it {does} {_listed(names, at)}, beyond noise" for does, names, at in parts if names
+        f"it {does} {_listed(rules, names, at)}, beyond noise" for does, names, at in parts if names
     )
     if won:
         return {
@@ -91,8 +96,15 @@ def held_out_verdict(found: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _listed(names: list[str], at: str) -> str:
-    return " and ".join(f"{RULES[name][0]} {at} {RULES[name][1]}" for name in names)
+def _rule(name: str, figure: dict[str, Any]) -> str:
+    k = figure.get("k", FIRST)
+    if name != "next_item" or k == FIRST:
+        return RULES[name][0]
+    return "the most popular item" if k == 1 else f"the {k} most popular items"
+
+
+def _listed(rules: dict[str, tuple[str, str]], names: list[str], at: str) -> str:
+    return " and ".join(f"{rules[name][0]} {at} {rules[name][1]}" for name in names)
 
 
 def _share(_: Any, hit: Any, weight: Any) -> float:

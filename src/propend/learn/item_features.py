@@ -30,9 +30,14 @@ MOST_VALUES: Final = 4_096
 
 
 def item_features(
-    store: Store, schema: Schema, *, until: int, encoder: str | Path | None = None
+    store: Store,
+    schema: Schema,
+    *,
+    until: int,
+    items: int | None = None,
+    encoder: str | Path | None = None,
 ) -> ItemFeatures | None:
-    """Return a log's catalogue as item features; None where nothing is known.
+    """Return a log's catalogue (its first ``items``, by default all) as item features; None where nothing is known.
 
     An attribute that changes from line to line is left out, since its value of today may be later than a row's cutoff;
     a price that the log's own lines carry is read from those before ``until`` (UTC microseconds). Texts become vectors
@@ -42,7 +47,7 @@ def item_features(
     """
     moved = changing(store)
     steady = {n: v for n, v in schema.items.items() if str(Field((ITEM, n))) not in moved}
-    count = max(len(schema.item_ids), 1)
+    count = max(len(schema.item_ids) if items is None else items, 1)
     if PRICE not in steady and PRICE in store.manifest.columns:
         steady[PRICE] = _prices(store, count, until)
     vectors = None
@@ -96,8 +101,9 @@ def features_of(
                 codes = values.codes[:count]
                 coded[plain] = (np.where(codes < many, codes, NONE), many)
         elif values.ndim == 2:
-            size = np.linalg.norm(np.nan_to_num(values), axis=1, keepdims=True)
-            more.append((np.nan_to_num(values) / np.maximum(size, 1e-12)).astype(np.float32))
+            known = np.nan_to_num(values[:count])
+            size = np.linalg.norm(known, axis=1, keepdims=True)
+            more.append((known / np.maximum(size, 1e-12)).astype(np.float32))
         else:
             numbers[plain] = values[:count]
             whole[plain] = numbers[plain] if learnt is None else np.asarray(old)

@@ -163,6 +163,51 @@ def test_a_loss_that_runs_away_is_left_out_and_slows_learning(
     assert all(torch.isfinite(t).all() for t in run.network.state_dict().values())
 
 
+@pytest.mark.parametrize("shift", [2.4, 40.0])
+def test_a_loss_near_or_below_nought_is_no_spike_and_a_climb_from_there_is(
+    monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
+    from propend.models.sequence import training
+    from propend.models.sequence.network import Network
+
+    plain, settings = Network.loss, replace(SMALL, epochs=16)
+    base = training.train(cycles(100), WALKS, settings)
+
+    def lower(self: Any, *given: Any) -> Any:
+        return {"item": plain(self, *given)["item"] - shift}
+
+    monkeypatch.setattr(Network, "loss", lower)
+    run = training.train(cycles(100), WALKS, settings)
+    assert run.notes == []
+    assert same(weights(run), weights(base))  # a constant has no gradient
+
+    count = 0
+
+    def climb(self: Any, *given: Any) -> Any:
+        nonlocal count
+        count += 1
+        return {"item": plain(self, *given)["item"] - shift + 1.1 ** max(count - 55, 0) - 1}
+
+    monkeypatch.setattr(Network, "loss", climb)
+    (note,) = training.train(cycles(100), WALKS, replace(SMALL, epochs=48)).notes[:1]
+    assert "the loss ran away" in note
+
+
+def test_after_a_runaway_the_best_weights_go_on_with_a_fresh_optimiser_and_average() -> None:
+    from propend.models.sequence import training
+
+    settings = replace(SMALL, average=0.9, epochs=2).resolved()
+    trainer = training._Trainer(cycles(40), WALKS, settings, None, lambda _: 1.0, *[None] * 4)
+    trainer.run()
+    trainer.network.load_state_dict({n: t + 1 for n, t in trainer.kept.items()})
+    assert trainer.average
+    assert trainer.optimiser.state
+    for _ in range(5):
+        trainer._spiked()
+    assert same(weights(trainer.result), trainer.kept)
+    assert (trainer.average, len(trainer.optimiser.state)) == ({}, 0)
+
+
 def test_early_stopping_returns_the_best() -> None:
     from propend.models.sequence.training import train
 
@@ -192,6 +237,9 @@ def test_fine_tuning_starts_from_what_was_learnt() -> None:
 def test_too_little_is_said() -> None:
     from propend.models.sequence.training import train
 
+    for device in ("cuda:63", "gpu", "meta"):
+        with pytest.raises(ModelError, match=f"no device '{device}' here that can compute; choose"):
+            train(cycles(9), WALKS, replace(SMALL, device=device))
     with pytest.raises(NotEnoughDataError, match="two events at least"):
         train(SequenceArrays.of([0, 1, 2], [0, 1]), WALKS, SMALL)
     two = SequenceArrays.of(np.arange(0, 42, 2), np.tile([0, 1], 20), amount=np.full(40, np.nan))
@@ -227,3 +275,34 @@ def test_saved_networks_answer_alike_and_another_schema_is_refused(tmp_path: Pat
     with pytest.raises(ModelError, match="cannot be read"):
         checkpoint.load(tmp_path / "m")
     assert b"pickle" not in text
+
+
+def test_weights_of_a_save_that_was_broken_off_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    from propend.models.sequence import checkpoint
+    from propend.models.sequence.network import Network
+
+    first, second = (Network(replace(SMALL, seed=s), WALKS) for s in (0, 1))
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(first, tmp_path)
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o640}
+    config = msgspec.json.decode((tmp_path / "config.json").read_bytes())
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_json", kill)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(second, tmp_path)
+    with pytest.raises(ModelError, match="not those of their configuration: a save was broken off"):
+        checkpoint.load(tmp_path)
+    del config["weights_sha256"]  # as it was saved before weights had a print
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(config))
+    loaded, _ = checkpoint.load(tmp_path)
+    assert all(torch.equal(t, second.state_dict()[n]) for n, t in loaded.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -46,11 +47,13 @@ def described(network: Network) -> dict[str, Any]:
 def save(network: Network, folder: Path, **more: Any) -> None:
     """Write a network to a folder: weights, then the configuration that makes them count.
 
-    ``more`` stands beside it in the configuration (what the codes mean, how it was trained).
+    ``more`` stands beside it in the configuration (what the codes mean, how it was trained), and so does the
+    weights' SHA-256: a save that is broken off between the two files is refused by ``load``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / WEIGHTS, network.state_dict())
-    write_json(folder / CONFIG, {**described(network), **more})
+    digest = _digest(folder / WEIGHTS)
+    write_json(folder / CONFIG, {**described(network), "weights_sha256": digest, **more})
 
 
 def load(
@@ -62,7 +65,7 @@ def load(
     ------
     ModelError
         nothing there, another format version, a ``vocabulary`` that is not the one it was trained on, or
-        weights that do not fit.
+        weights that do not fit or are not those that were saved with the configuration.
     """
     try:
         config = msgspec.json.decode((folder / CONFIG).read_bytes())
@@ -70,7 +73,14 @@ def load(
         raise ModelError(f"there is no sequence model in {folder}; train one first") from None
     except msgspec.DecodeError:
         raise ModelError(f"{folder / CONFIG} is damaged; train the model anew") from None
-    network = restored(config, read_tensors(folder / WEIGHTS), str(folder), vocabulary)
+    tensors = read_tensors(folder / WEIGHTS)
+    # without one it was saved before weights had a print
+    if config.get("weights_sha256") not in (None, _digest(folder / WEIGHTS)):
+        raise ModelError(
+            f"the weights in {folder} are not those of their configuration: a save was broken off, or a file was "
+            "replaced; train the model anew"
+        )
+    network = restored(config, tensors, str(folder), vocabulary)
     return network.to(device).eval(), config
 
 
@@ -129,7 +139,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     except ImportError:
         raise MissingExtraError("saving a sequence model", "deep") from None
     draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    draft.touch()
+    mode = (
+        draft.stat().st_mode
+    )  # by the umask, as every other file; safetensors writes for its owner alone
     save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, draft)
+    draft.chmod(mode)
     os.replace(draft, path)  # noqa: PTH105
 
 
@@ -147,6 +163,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path} cannot be read ({error}); restore it or train the model anew"
         ) from None
     return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

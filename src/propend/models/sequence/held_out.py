@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from propend.models.sequence.memory import halving
 from propend.models.sequence.network import Network, Sampler
 from propend.models.sequence.packing import batches
 from propend.models.sequence.settings import Settings
@@ -23,6 +24,8 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
+Found = TypeVar("Found")
+
 _MOST_RANKED: Final = 100_000
 """Largest catalogue over which held-out users are judged by full cross-entropy."""
 _MOST_STEPS: Final = 20_000
@@ -31,22 +34,36 @@ _MOST_STEPS: Final = 20_000
 def held_out_loss(data: SequenceArrays, settings: Settings) -> Callable[[Network], float]:
     """Return a judge: minus the weighted loss on sequences that training does not see, moments and samples fixed."""
     chosen = settings.resolved()
+    tokens = chosen.tokens or 1024
 
     @torch.no_grad()
     def judge(network: Network) -> float:
-        total, weight = 0.0, 0
         items = network.vocabulary.items
         sampler = Sampler(np.ones(items, np.int64), chosen) if items > _MOST_RANKED else None
         least = chosen.least(network.vocabulary.clock)
-        stream = batches(data, chosen.length, chosen.tokens or 1024, least=least)
-        for number, batch in enumerate(stream):
-            rng = np.random.default_rng((chosen.seed, number))
-            parts = network.loss(data, batch, rng, sampler)
-            total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
-            weight += len(batch)
-        return total / max(weight, 1)
+
+        def once(size: int) -> float:
+            nonlocal tokens
+            total, weight = 0.0, 0
+            for number, batch in enumerate(batches(data, chosen.length, size, least=least)):
+                rng = np.random.default_rng((chosen.seed, number))
+                parts = network.loss(data, batch, rng, sampler)
+                total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
+                weight += len(batch)
+            tokens = (
+                size  # later epochs are judged at the same moments, or they could not be compared
+            )
+            return total / max(weight, 1)
+
+        return _in_room(once, network, tokens)
 
     return judge
+
+
+def _in_room(ask: Callable[[int], Found], network: Network, tokens: int | None) -> Found:
+    """Return ``ask(tokens)``, with fewer events at a time where memory runs out."""
+    least, notes = network.settings.length, network.notes
+    return halving(ask, tokens or 1024, least=least, what="held-out batch", notes=notes)
 
 
 @dataclass(frozen=True)
@@ -63,12 +80,21 @@ def next_items(
     network: Network, data: SequenceArrays, popular: npt.NDArray[np.integer], k: int = 10
 ) -> NextItems:
     """Ask a network for every next item: whether it was among its first ``k``, and whether it is in ``popular``."""
+
+    def once(tokens: int) -> NextItems:
+        return _next_items(network, data, popular, k, tokens)
+
+    return _in_room(once, network, network.settings.tokens)
+
+
+def _next_items(
+    network: Network, data: SequenceArrays, popular: npt.NDArray[np.integer], k: int, tokens: int
+) -> NextItems:
     users, hits, common, asked = [], [], [], 0
     rng = np.random.default_rng(0)
     items = network.item_vectors()
-    settings = network.settings
     rows_at_once = max(1, (1 << 22) // len(items))
-    for batch in batches(data, settings.length, settings.tokens or 1024):
+    for batch in batches(data, network.settings.length, tokens):
         after = next_of(data, batch)
         rows = np.flatnonzero(after.item >= 0)
         query = None
@@ -105,16 +131,21 @@ class Returns:
 @torch.no_grad()
 def returns(network: Network, data: SequenceArrays, days: float = 30.0, seed: int = 0) -> Returns:
     """Ask a network with a horizon head whether users come back within ``days``, at moments drawn as in training."""
+
+    def once(tokens: int) -> Returns:
+        return _returns(network, data, days, seed, tokens)
+
+    return _in_room(once, network, network.settings.tokens)
+
+
+def _returns(
+    network: Network, data: SequenceArrays, days: float, seed: int, tokens: int
+) -> Returns:
     users, came, chance, waits, count = [], [], [], [], 0
     settings = network.settings
     rng = np.random.default_rng(seed)
-    stream = batches(
-        data,
-        settings.length,
-        settings.tokens or 1024,
-        least=settings.least(network.vocabulary.clock),
-    )
-    for batch in stream:
+    least = settings.least(network.vocabulary.clock)
+    for batch in batches(data, settings.length, tokens, least=least):
         asked = asked_of(data, batch, (days,), rng)
         rows = np.flatnonzero(rng.random(len(batch)) < asked.weight)
         if not len(rows):

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from propend.errors import ModelError
 from propend.models.sequence import losses
 from propend.models.sequence.heads import Heads, log_normal_mixture, zero_inflated_log_normal
+from propend.models.sequence.memory import halving
 from propend.models.sequence.packing import Batch, piece_batch
 from propend.models.sequence.settings import Settings
 from propend.models.sequence.targets import (
@@ -46,7 +48,7 @@ HORIZONS: Final = (7.0, 14.0, 30.0, 60.0, 90.0)
 """Days ahead that the horizon head is trained on; it is asked about any in between."""
 
 _ROWS: Final = 512
-"""Histories that are read at a time."""
+"""Histories that are read at a time, as long as memory suffices."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class Embedding(nn.Module):
 
 
 class Network(nn.Module):
-    """A sequence model.
+    """A sequence model; ``notes`` say where memory ran out as it was asked.
 
     Raises ``ModelError`` for settings that do not fit together.
     """
@@ -201,6 +203,7 @@ class Network(nn.Module):
         assert chosen.depth is not None
         assert chosen.attention_heads is not None
         self.settings, self.vocabulary = chosen, vocabulary
+        self.rows, self.notes = _ROWS, list[str]()
         self.embedding = Embedding(vocabulary, chosen.width, features)
         self.drop = nn.Dropout(chosen.dropout)
         bias = chosen.time_bias if vocabulary.clock else "none"
@@ -349,14 +352,21 @@ class Network(nn.Module):
         return found
 
     def last(self, data: SequenceArrays, moments: npt.NDArray[np.int64]) -> Tensor:
-        """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one."""
+        """Return the vector [users, d] after each history as asked at ``moments`` (seconds); 0 for an empty one.
+
+        Raises ``ModelError`` where memory does not suffice for one history at a time; while gradients are kept, which take
+        memory for all, that is the caller's to see to.
+        """
         size = np.diff(data.offsets)
         found = torch.zeros(len(size), self.embedding.width, device=self.device)
         length = self.settings.length
         order = np.argsort(np.minimum(size, length), kind="stable")
         order = order[size[order] > 0]
-        for start in range(0, len(order), _ROWS):
-            users = order[start : start + _ROWS]
+        start = 0
+
+        def read(rows: int) -> None:
+            nonlocal start
+            users = order[start : start + rows]
             stop = data.offsets[users + 1]
             batch = piece_batch(users, np.maximum(data.offsets[users], stop - length), stop, length)
             query = None
@@ -369,6 +379,13 @@ class Network(nn.Module):
             found[_send(users, self.device)] = hidden[
                 _send(batch.layout.offsets[1:] - 1, self.device)
             ].float()
+            start, self.rows = start + len(users), rows
+
+        while start < len(order):
+            if torch.is_grad_enabled():
+                read(self.rows)
+            else:
+                halving(read, self.rows, unit="histories", notes=self.notes)
         return found
 
     def contrast(self, data: SequenceArrays, batch: Batch, owner: npt.NDArray[np.int64]) -> Tensor:
@@ -381,10 +398,23 @@ class Network(nn.Module):
 
 
 def device_of(name: str) -> Any:
-    """Return the device of a name; ``auto`` is CUDA where there is one."""
+    """Return the device of a name; ``auto`` is CUDA where there is one.
+
+    Raises ``ModelError`` for a device that is not there.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        float(torch.zeros(1, device=device))  # a build without CUDA has the name, not the device
+    except (RuntimeError, AssertionError):
+        raise ModelError(
+            f"there is no device '{name}' here that can compute; choose 'cpu', or 'auto' to take what is there"
+        ) from None
+    return device
 
 
 def _send(array: Any, device: Any) -> Tensor:

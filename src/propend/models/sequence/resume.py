@@ -20,7 +20,7 @@ __all__ = ["Resumable", "Run"]
 Tensor: TypeAlias = torch.Tensor
 
 _LATEST: Final = "latest.json"
-_COUNTERS: Final = ("epoch", "number", "steps", "tokens", "rate", "waited", "spikes")
+_COUNTERS: Final = ("epoch", "number", "steps", "tokens", "rate", "waited", "spikes", "deviation")
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Resumable:
             setattr(self, key, value)
         self.level = float("nan") if state["level"] is None else state["level"]
         run = state["run"]
-        self.result.curves, self.result.notes = run["curves"], run["notes"]
+        self.result.curves, self.result.notes[:] = run["curves"], run["notes"]
         self.result.best = -np.inf if run["best"] is None else run["best"]
         self.result.best_epoch, self.result.seconds = run["best_epoch"], run["seconds"]
         return (

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from propend.errors import ModelError, NotEnoughDataError
+from propend.models.sequence.memory import halving
 from propend.models.sequence.network import Network, Sampler, device_of
 from propend.models.sequence.packing import Batch, batches, piece_batch
 from propend.models.sequence.resume import Resumable, Run
@@ -29,6 +30,8 @@ Judge = Callable[[Network], float]
 Report = Callable[[str, int, int | None], None]
 
 _SPIKE: Final = 3.0
+_DEVIATIONS: Final = 10.0
+_LEAST_DEVIATION: Final = 0.1
 _MOST_SPIKES: Final = 5
 
 
@@ -113,9 +116,12 @@ class _Trainer(Resumable):
             network.load_state_dict(start.state_dict(), strict=False)
         self.network = network.to(device)
         self.result = Run(self.network, data_hash=data.data_hash())
+        self.network.notes = (
+            self.result.notes
+        )  # what judges and figures say of memory stands there too
         self.tokens = settings.tokens or 1024
         self.rate = settings.learning_rate or 1e-3
-        self.steps, self.spikes, self.level = 0, 0, float("nan")
+        self.steps, self.spikes, self.level, self.deviation = 0, 0, float("nan"), _LEAST_DEVIATION
         self.epoch, self.number, self.waited = 0, 0, 0
         self.optimiser = torch.optim.AdamW(
             _groups(self.network, settings.weight_decay), lr=self.rate, betas=(0.9, 0.98)
@@ -147,7 +153,7 @@ class _Trainer(Resumable):
         self.network.eval()
         if self.judge is not None and self.result.best_epoch == self.settings.epochs:
             self.result.notes.append(
-                f"it still got better in its last epoch ({self.settings.epochs}); more (--epochs) would teach it more"
+                f"it still got better in its last epoch ({self.settings.epochs}); more epochs would teach it more"
             )
         self.result.seconds += time.perf_counter() - begun
         return self.result
@@ -159,22 +165,24 @@ class _Trainer(Resumable):
         seed = (self.settings.seed, self.epoch)
         stream = self._stream(seed)
         total = -(-len(self.data) // self.tokens)
-        while True:
-            batch = next(stream, None)
-            if batch is None:
-                break
-            try:
-                parts = self._one_batch(batch)
-            except (RuntimeError, MemoryError) as error:
-                if not _no_memory(error):
-                    raise
-                self._halve()
-                self.number *= 2
+
+        def step(tokens: int) -> tuple[dict[str, float], int] | None:
+            """Learn from the next batch, or say that there is none; with fewer ``tokens`` than before, in new batches."""
+            nonlocal stream
+            if tokens < self.tokens:
+                self.tokens, self.number = tokens, 2 * self.number
                 stream = self._stream(seed)
-                continue
+            batch = next(stream, None)
+            return None if batch is None else (self._one_batch(batch), len(batch))
+
+        while True:
+            made = halving(step, self.tokens, least=self.settings.length, notes=self.result.notes)
+            if made is None:
+                break
+            parts, events = made
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + value
-            done, seen, self.number = done + 1, seen + len(batch), self.number + 1
+            done, seen, self.number = done + 1, seen + events, self.number + 1
             if self.progress:
                 self._tell(total)
             if self.every and self.number % self.every == 0:
@@ -254,9 +262,21 @@ class _Trainer(Resumable):
     # ---------------------------------------------------------------- guards
 
     def _is_spike(self, value: float) -> bool:
-        """Leave out a batch whose loss is not finite or far above the level so far."""
-        if np.isfinite(value) and not (self.steps > 50 and value > _SPIKE * self.level):
-            self.level = value if np.isnan(self.level) else 0.98 * self.level + 0.02 * value
+        """Leave out a batch whose loss is not finite or far above the level so far.
+
+        Far is three times the level, and ten times the usual distance from it: a sum of densities may lie at or below
+        0, where a multiple of the level alone says nothing.
+        """
+        rise = value - self.level
+        far = max((_SPIKE - 1) * self.level, _DEVIATIONS * self.deviation)
+        if np.isfinite(value) and not (self.steps > 50 and rise > far):
+            if np.isnan(self.level):
+                self.level = value
+            else:
+                self.level = 0.98 * self.level + 0.02 * value
+                # by at most 6 % a batch, so that a loss that climbs does not become usual on the way
+                usual = 0.98 * self.deviation + 0.02 * min(abs(rise), 4 * self.deviation)
+                self.deviation = max(usual, _LEAST_DEVIATION)
             self.spikes = 0
             return False
         self._spiked()
@@ -267,24 +287,16 @@ class _Trainer(Resumable):
         if self.spikes < _MOST_SPIKES:
             return
         self.spikes, self.rate, self.level = 0, self.rate / 2, float("nan")
+        self.optimiser.state.clear()  # its momentum leads to where the loss ran away
         if self.kept:
             self.network.load_state_dict(self.kept)
+            self.average = {}  # of weights that are given up
         note = f"the loss ran away in epoch {self.epoch + 1}; the learning rate was halved to {self.rate:g}"
         self.result.notes.append(note)
         if self.rate < 1e-7:
             raise ModelError(
                 "training does not settle at any learning rate; look for absurd amounts in the log"
             )
-
-    def _halve(self) -> None:
-        if self.tokens <= self.settings.length:
-            raise ModelError(
-                f"not enough memory for a batch of {self.tokens} events; choose a smaller size or a shorter length"
-            )
-        self.tokens //= 2
-        if self.network.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.result.notes.append(f"memory ran out: the batch was halved to {self.tokens} events")
 
     def _blend(self) -> None:
         """Move the average of the weights, faster while it is young."""
@@ -327,10 +339,3 @@ def _groups(network: Network, decay: float) -> list[dict[str, Any]]:
     for name, weight in network.named_parameters():
         (shrink if weight.ndim > 1 and not name.startswith("embedding.") else leave).append(weight)
     return [{"params": shrink, "weight_decay": decay}, {"params": leave, "weight_decay": 0.0}]
-
-
-def _no_memory(error: BaseException) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text
-    )
