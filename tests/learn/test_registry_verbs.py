@@ -66,6 +66,38 @@ def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: 
     assert registry.load("buys").card["metrics"]["auroc"] == 0.55
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "2 forward folds"},
+        {"folds": 2},
+        {"tested": 90},
+        {"tested_positives": 9},
+        {"tested_hash": "b"},
+    ],
+)
+def test_other_tests_of_the_same_data_hold_no_version_back(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    tests = {
+        "protocol": "3 forward folds",
+        "folds": 3,
+        "tested": 100,
+        "tested_positives": 10,
+        "tested_hash": "a",
+    }
+    registry = Registry(tmp_path)
+    for auroc, card in ((0.8, tests), (0.7, tests), (0.7, {**tests, **other})):
+        made = fitted(auroc, "a")
+        made.card |= card
+        entry = registry.save(made)
+        assert entry.current == (auroc == 0.8 or card is not tests)
+    both = registry.compare("buys", 1, 3)
+    assert (both["same_data"], both["same_tests"]) == (True, False)
+    assert "in other tests" in both["note"]
+    assert registry.compare("buys", 1, 2)["same_tests"]
+
+
 def _altered(version: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     data = json.loads((version / "fitted.json").read_text())
     change(data)

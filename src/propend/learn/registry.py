@@ -28,6 +28,8 @@ from propend.tasks.task import Task
 __all__ = ["Entry", "Registry", "plain"]
 
 FORMAT = 2
+TESTS = ("protocol", "folds", "tested", "tested_positives", "tested_hash")
+"""What of a card says in which tests its figures were taken; cards from before ``tested_hash`` hold the others."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Registry:
     def save(self, fitted: Fitted, *, promote: bool = True) -> Entry:
         """Keep a fitted task as the next version and, unless told otherwise, make it the current one.
 
-        On the very rows the current one was judged on, a worse one by the task's own metric is kept beside it.
+        In the very tests the current one was judged in (the same rows, folds and protocol), a worse one by the task's own
+        metric is kept beside it.
         """
         home = self.folder / fitted.task.name
         home.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,7 @@ class Registry:
             current = self._current(self.folder / name)
             old = json.loads((self.folder / name / f"v{current}" / "fitted.json").read_text("utf-8"))  # fmt: skip
             before = old["card"]
-            if (old["ask"], before["data_hash"]) != (fitted.task.ask, fitted.card["data_hash"]):
+            if old["ask"] != fitted.task.ask or not _same_tests(before, fitted.card):
                 return ""
             quantile = fitted.card.get("quantile")
             if quantile != before.get("quantile"):
@@ -200,9 +203,11 @@ class Registry:
         return earlier[-1]
 
     def compare(self, task: str, first: int, second: int) -> dict[str, Any]:
-        """Return the metrics of two versions side by side, and whether they were judged on the same data."""
+        """Return the metrics of two versions side by side, and whether they were judged on the same data in the same tests."""
         a, b = self.load(task, first), self.load(task, second)
-        same = a.card.get("data_hash") == b.card.get("data_hash")
+        data = a.task.ask == b.task.ask and a.card.get("data_hash") == b.card.get("data_hash")
+        same = data and _same_tests(a.card, b.card)
+        apart = "the same rows in other tests (folds or protocol)" if data else "different rows"
         metrics = {
             name: {str(first): value, str(second): b.card["metrics"].get(name)}
             for name, value in a.card["metrics"].items()
@@ -211,10 +216,11 @@ class Registry:
             "task": task,
             "versions": [first, second],
             "champions": [a.name, b.name],
-            "same_data": same,
+            "same_data": data,
+            "same_tests": same,
             "note": "judged on the same rows"
             if same
-            else "judged on different rows: differences are not a comparison of the models alone",
+            else f"judged on {apart}: differences are not a comparison of the models alone",
             "metrics": metrics,
             "intervals": {
                 str(first): a.card.get("intervals", {}),
@@ -277,6 +283,13 @@ def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
     if "table" not in data["card"]:
         return tuple(parse(text) for text in data["features"])
     return tuple(Field((name,)) for name in data["card"]["columns"])
+
+
+def _same_tests(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two cards' figures are of the same rows in the same folds, as far as both of them say."""
+    return before.get("data_hash") == now.get("data_hash") and all(
+        before[key] == now[key] for key in TESTS if key in before and key in now
+    )
 
 
 def _verdict(card: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
 from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.intervals import uncertainty
-from propend.learn.judge import Judge, as_range, judge
+from propend.learn.judge import Judge, as_range, hash_of_tests, judge
 from propend.learn.labelled import LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
@@ -311,6 +311,7 @@ class _CrossValidation:
             "seed": self.seed,
             "protocol": _protocol(table, len(self.tested)),
             "data_hash": table.data_hash(),
+            "tested_hash": hash_of_tests(np.flatnonzero(tested), fold),
             "champion": max(set(chosen), key=chosen.count),
             "champions": chosen,
             "metrics": judged("champion"),
