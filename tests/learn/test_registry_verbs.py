@@ -153,6 +153,27 @@ def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:
     assert registry.load("buys").name == "logistic"
 
 
+@pytest.mark.parametrize("fault", ["has format 1", "is damaged"])
+def test_what_cannot_score_is_not_promoted(tmp_path: Path, fault: str) -> None:
+    registry = Registry(tmp_path)
+    first = registry.save(fitted(0.7, "a")).folder
+    registry.save(fitted(0.8, "b"))
+    if fault == "is damaged":
+        arrays = first / "model" / "arrays.npz"
+        arrays.write_bytes(arrays.read_bytes()[:-9] + b"otherwise")
+    else:
+        _altered(first, lambda d: d.update(format=1))
+    with pytest.raises(ModelError, match=fault):
+        registry.promote("buys", 1)
+    with pytest.raises(ModelError, match=fault):
+        registry.rollback("buys")
+    assert [(e.current, fault in e.fault) for e in registry.entries()] == [
+        (False, True),
+        (True, False),
+    ]
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.8
+
+
 def test_other_code_does_not_reuse_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "package"
     (package / "part").mkdir(parents=True)

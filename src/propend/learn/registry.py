@@ -21,8 +21,7 @@ from propend.learn.companion import kept_readouts
 from propend.learn.judge import judge
 from propend.learn.rivals import FUSION
 from propend.learn.train import Fitted
-from propend.models import catalog
-from propend.models.storage import HEADER
+from propend.models import catalog, storage
 from propend.tasks.task import Task
 
 __all__ = ["Entry", "Registry", "plain"]
@@ -97,7 +96,7 @@ class Registry:
         temporary.rename(home / f"v{version}")
         remark = self._worse(fitted) if promote and version > 1 else ""
         if version == 1 or (promote and not remark):
-            self.promote(fitted.task.name, version)
+            self._make_current(home, version)
         current = self._current(home) == version
         verdict = _verdict(fitted.card)
         return Entry(
@@ -181,12 +180,19 @@ class Registry:
             return None
 
     def promote(self, task: str, version: int) -> None:
-        """Make a version the one that scores."""
+        """Make a version the one that scores.
+
+        Raises ``ModelError`` where there is none of this number, or it cannot be loaded: the current one then stays.
+        """
         home = self.folder / task
         if not (home / f"v{version}").is_dir():
             raise ModelError(
                 f"task {task!r} has no version {version}; it has {', '.join(map(str, _versions(home))) or 'none'}"
             )
+        self.load(task, version)  # what cannot score must not become what scores
+        self._make_current(home, version)
+
+    def _make_current(self, home: Path, version: int) -> None:
         replace_text(home / "current", str(version))
 
     def rollback(self, task: str) -> int:
@@ -229,7 +235,8 @@ class Registry:
         }
 
     def entries(self) -> list[Entry]:
-        """Return every version of every task, oldest first; one that cannot be read stands there with its fault."""
+        """Return every version of every task, oldest first; one that was damaged or altered, its model's files included,
+        stands there with its fault."""
         found = []
         for home in (
             sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
@@ -239,6 +246,7 @@ class Registry:
                 folder, fault = home / f"v{version}", ""
                 try:
                     data = _read(folder, home.name, version)
+                    storage.check(folder / "model")
                     made_at, champion = str(data["made_at"]), str(data["name"])
                     verdict = _verdict(data["card"])
                 except (ModelError, KeyError) as error:
@@ -324,7 +332,7 @@ def _read(folder: Path, task: str, version: int) -> dict[str, Any]:
 def _seal(folder: Path) -> str:
     """Return the SHA-256 over what a version says of itself and the model's header, which seals the model's files."""
     whole = hashlib.sha256()
-    for path in (folder / "fitted.json", folder / "model" / HEADER):
+    for path in (folder / "fitted.json", folder / "model" / storage.HEADER):
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 
