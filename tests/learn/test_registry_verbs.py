@@ -49,6 +49,43 @@ def test_compare_and_roll_back(tmp_path: Path) -> None:
         registry.rollback("unknown")
 
 
+def test_rollback_goes_back_along_what_scored(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for auroc in (0.7, 0.8, 0.6, 0.9):  # the third is worse on the same rows: kept aside
+        registry.save(fitted(auroc, "a"))
+    registry.promote("buys", 1)
+    registry.promote("buys", 1)
+    assert [registry.rollback("buys") for _ in range(3)] == [4, 2, 1]
+    with pytest.raises(ModelError, match="no earlier version"):
+        registry.rollback("buys")
+    lines = (tmp_path / "buys" / "history").read_text().splitlines()
+    assert [line.split()[1:] for line in lines] == [
+        *(["promote", v] for v in "12411"),
+        *(["rollback", v] for v in "421"),
+    ]
+    registry.promote("buys", 3)
+    assert registry.rollback("buys") == 1
+
+
+def test_rollback_passes_over_nothing_in_silence(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for auroc in (0.7, 0.8, 0.9):
+        registry.save(fitted(auroc, "a"))
+    home = tmp_path / "buys"
+    (home / "v2" / "seal").unlink()
+    with pytest.raises(ModelError, match=r"not rolled back.*version 2 .*--promote"):
+        registry.rollback("buys")
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.9
+    (home / "history").unlink()  # a registry from before there was one
+    with pytest.raises(ModelError, match="no earlier version"):
+        registry.rollback("buys")
+    registry.promote("buys", 1)
+    assert registry.rollback("buys") == 3
+    (home / "history").write_text("once upon a time\n")
+    with pytest.raises(ModelError, match="history is damaged"):
+        registry.rollback("buys")
+
+
 def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.save(fitted(0.8, "a"))

@@ -122,7 +122,11 @@ def export(
 @click.option(
     "--promote", nargs=2, metavar="TASK VERSION", help="Make a version the one that scores."
 )
-@click.option("--rollback", metavar="TASK", help="Make the version before the current one score.")
+@click.option(
+    "--rollback",
+    metavar="TASK",
+    help="Make the version that scored before the current one score again.",
+)
 @click.option(
     "--compare", nargs=3, metavar="TASK VERSION VERSION", help="Two versions' metrics side by side."
 )

@@ -27,6 +27,8 @@ from propend.tasks.task import Task
 __all__ = ["Entry", "Registry", "plain"]
 
 FORMAT = 2
+HISTORY = "history"
+"""File of a task's folder: one line for each time that another version came to score."""
 TESTS = ("protocol", "folds", "tested", "tested_positives", "tested_hash")
 """What of a card says in which tests its figures were taken; cards from before ``tested_hash`` hold the others."""
 
@@ -192,21 +194,56 @@ class Registry:
         self.load(task, version)  # what cannot score must not become what scores
         self._make_current(home, version)
 
-    def _make_current(self, home: Path, version: int) -> None:
+    def _make_current(self, home: Path, version: int, how: str = "promote") -> None:
+        """Let a version score, and add a line to the history: when, how, which."""
+        path, now = home / HISTORY, datetime.now(UTC).isoformat(timespec="seconds")
+        if path.is_file():
+            told = path.read_text(encoding="utf-8")
+        else:  # a registry from before there was a history: it begins with what scores now
+            told = f"{now} found {self._current(home)}\n" if (home / "current").is_file() else ""
         replace_text(home / "current", str(version))
+        replace_text(path, f"{told}{now} {how} {version}\n")
 
     def rollback(self, task: str) -> int:
-        """Make the version before the current one score again; returns its number.
+        """Make the version that scored before the current one score again; returns its number.
 
-        Raises ``ModelError`` where there is none before it.
+        It goes back along what has scored, one step a call; a version that was kept aside never scored and is not reached.
+        Raises ``ModelError`` where nothing scored before it, or what did cannot be used any more.
         """
         home = self.folder / task
-        versions = _versions(home) if home.is_dir() else []
-        earlier = [v for v in versions if v < self._current(home)] if versions else []
-        if not earlier:
-            raise ModelError(f"task {task!r} has no earlier version to roll back to")
-        self.promote(task, earlier[-1])
-        return earlier[-1]
+        before = self._scored(home)[:-1] if home.is_dir() else []
+        if not before:
+            raise ModelError(
+                f"no earlier version of task {task!r} is known to have scored; choose one with: propend models DIR --promote TASK VERSION"
+            )
+        try:
+            self.load(task, before[-1])
+        except ModelError as error:
+            raise ModelError(
+                f"task {task!r} is not rolled back, for what scored before cannot be used: {error}; or choose another version with: propend models DIR --promote TASK VERSION"
+            ) from None
+        self._make_current(home, before[-1], "rollback")
+        return before[-1]
+
+    def _scored(self, home: Path) -> list[int]:
+        """Return the versions that scored one after the other, up to the current one; what was rolled back is gone."""
+        scored: list[int] = []
+        try:
+            lines = (home / HISTORY).read_text(encoding="utf-8").splitlines()
+            steps = [(how, int(version)) for _, how, version in map(str.split, lines)]
+        except FileNotFoundError:
+            steps = []
+        except ValueError:
+            raise ModelError(
+                f"what scored for task {home.name!r} is not known, {HISTORY} is damaged; choose a version with: propend models DIR --promote TASK VERSION"
+            ) from None
+        for how, version in steps:
+            if how == "rollback":
+                scored = scored[:-1]
+            if scored[-1:] != [version]:
+                scored.append(version)
+        current = self._current(home)
+        return scored if scored[-1:] == [current] else [*scored, current]
 
     def compare(self, task: str, first: int, second: int) -> dict[str, Any]:
         """Return the metrics of two versions side by side, and whether they were judged on the same data in the same tests."""
