@@ -97,7 +97,7 @@ def test_yes_no_with_everything_a_person_may_ask(
     assert document["future"]["features"] > 50
     assert {e["segment"] for e in document["segments"]["profile.country"]} == {"DE", "FR"}
     profit = document["profit"]
-    assert profit["best_profit"] >= 0
+    assert profit["expected_profit"] >= 0
     scores = pq.read_table(document["scores"])
     assert scores.column_names == ["user", "score", "low", "high", "answer", "reasons", "verdict"]
     assert set(scores["verdict"].to_pylist()) == {document["verdict"]["answer"]}
@@ -227,7 +227,7 @@ def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     assert document["name"] == "taken"
     assert 1 < len(document["segments"]["view.weekday"]) <= 7
-    assert document["profit"]["best_profit"] >= 0
+    assert document["profit"]["expected_profit"] >= 0
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     scores = pq.read_table(document["scores"])
     assert scores.column_names == ["user", "item", "time", "taken", "score", "verdict"]
