@@ -284,6 +284,29 @@ def test_the_search_is_inside_the_budget(shop: Path, capsys: pytest.CaptureFixtu
     assert set(document["search"]["chosen"]) == {"logistic", "trees"}
 
 
+def test_a_model_that_gives_no_reasons_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=160).round(3)
+    lines = [f"{a},{'yes' if a + b > 0 else 'no'}" for a, b in zip(x, np.roll(x, 1), strict=True)]
+    Path("t.csv").write_text("\n".join(["x,bought", *lines]))
+    asked = ["predict", "--table", "t.csv", "--label", "bought", "--folds", 2, "--model"]
+    for model, words in (
+        ("neighbours", "no reasons: 'neighbours' scores are not a sum of columns"),
+        ("decision_tree", "parts of the score itself"),
+    ):
+        document = call(capsys, *asked, model)
+        assert words in document["reasons"]
+        tell(document)
+        assert f"explanations: {document['reasons']}" in capsys.readouterr().out
+        rows = ["score", tmp_path, "bought", "--rows", "t.csv", "--version", document["version"]]
+        made = call(capsys, *rows, "--reasons", 1)
+        assert made["reasons"] == document["reasons"]
+        told = pq.read_table(made["file"])["reasons"].to_pylist()
+        assert any(told) == (model == "decision_tree")
+
+
 def test_a_table_is_learnt_from_and_further_rows_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

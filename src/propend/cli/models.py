@@ -62,6 +62,7 @@ def score(
         as_json,
         lambda: click.echo(
             f"{made['users']:,} users scored by {made['model']} in {made['seconds']:.1f} s, mean {made['mean_score']:.4f}\n  scores: {made['file']}"
+            + (f"\n  explanations: {made['reasons']}" if made["reasons"] else "")
         ),
     )
 
@@ -70,6 +71,8 @@ def _rows_told(made: dict[str, Any]) -> None:
     click.echo(
         f"{made['rows']:,} rows scored by {made['model']}, mean {made['mean_score']:.4f}\n  scores: {made['file']}"
     )
+    if made["reasons"]:
+        click.echo(f"  explanations: {made['reasons']}")
     for name, said in made["noted"].items():
         click.echo(f"  {name}: {said}")
 

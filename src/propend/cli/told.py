@@ -101,6 +101,8 @@ def tell(d: dict[str, Any]) -> None:
         click.echo(
             f"  explanations: replacing what the reasons name moves a score {d['deletion']['ratio']:.1f} times as far as replacing anything"
         )
+    if "reasons" in d:
+        click.echo(f"  explanations: {d['reasons']}")
     if "explained" in d:
         e = d["explained"]
         click.echo(f"  {e['user']}: {e['score']:.4f}")
