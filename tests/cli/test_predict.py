@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from propend.cli import main
+from propend.cli.models import _rows_told
 from propend.cli.told import tell
 from propend.pipeline.rows import row_models
 from propend.pipeline.workspace import open_workspace
@@ -305,6 +306,22 @@ def test_a_model_that_gives_no_reasons_says_so(
         assert made["reasons"] == document["reasons"]
         told = pq.read_table(made["file"])["reasons"].to_pylist()
         assert any(told) == (model == "decision_tree")
+
+
+def test_a_file_of_scores_says_that_they_are_not_the_rules(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verdict = {
+        "answer": "use the rule",
+        "why": "rfm does as well",
+        "file": "scores are the model's",
+    }
+    made = {"rows": 3, "model": "trees", "mean_score": 0.5, "file": "f", "noted": {}, "reasons": ""}
+    _rows_told({**made, "verdict": verdict})
+    told = "verdict: use the rule: rfm does as well; scores are the model's"
+    assert told in capsys.readouterr().out
+    _rows_told({**made, "verdict": {}})
+    assert "verdict" not in capsys.readouterr().out
 
 
 def test_a_table_is_learnt_from_and_further_rows_scored(

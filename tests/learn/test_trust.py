@@ -101,6 +101,7 @@ def test_power_and_verdict_in_words() -> None:
     assert verdict(none)["answer"] == "not enough data"
     rule = {"answer": "yes_no", "margins": {"scorecard": {"auroc": margin}}}
     assert verdict(rule)["answer"] == "use the rule"
+    assert verdict(rule)["file"].endswith("not those of scorecard")
     better = {"low": -9.0, "value": -5.0, "high": -1.0}
     assert verdict({"answer": "amount", "margins": {"mean": {"rmse": better}}})["answer"] == "use"
     card = {**none, "rows": 100, "positives": 9, "intervals": {"auroc": margin}}

@@ -114,6 +114,7 @@ def score_rows(
         "file": str(target),
         "rows": len(X),
         "noted": noted,
+        "verdict": fitted.card.get("verdict", {}),
         "reasons": said,
         "mean_score": float(scores.mean()),
         "seconds": time.perf_counter() - start,
