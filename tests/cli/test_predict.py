@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from propend.cli import main
+from propend.cli.models import _rows_told
 from propend.cli.told import tell
 from propend.pipeline.rows import row_models
 from propend.pipeline.workspace import open_workspace
@@ -97,7 +98,7 @@ def test_yes_no_with_everything_a_person_may_ask(
     assert document["future"]["features"] > 50
     assert {e["segment"] for e in document["segments"]["profile.country"]} == {"DE", "FR"}
     profit = document["profit"]
-    assert profit["best_profit"] >= 0
+    assert profit["expected_profit"] >= 0
     scores = pq.read_table(document["scores"])
     assert scores.column_names == ["user", "score", "low", "high", "answer", "reasons", "verdict"]
     assert set(scores["verdict"].to_pylist()) == {document["verdict"]["answer"]}
@@ -227,7 +228,7 @@ def test_per_impression(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     assert document["name"] == "taken"
     assert 1 < len(document["segments"]["view.weekday"]) <= 7
-    assert document["profit"]["best_profit"] >= 0
+    assert document["profit"]["expected_profit"] >= 0
     assert document["baseline"]["base_rate"]["auroc"] == 0.5
     scores = pq.read_table(document["scores"])
     assert scores.column_names == ["user", "item", "time", "taken", "score", "verdict"]
@@ -282,6 +283,45 @@ def test_the_search_is_inside_the_budget(shop: Path, capsys: pytest.CaptureFixtu
     document = call(capsys, "predict", shop, ask, "--folds", 2, "--search", "2s")
     assert document["search"]["seconds"] == 2
     assert set(document["search"]["chosen"]) == {"logistic", "trees"}
+
+
+def test_a_model_that_gives_no_reasons_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=160).round(3)
+    lines = [f"{a},{'yes' if a + b > 0 else 'no'}" for a, b in zip(x, np.roll(x, 1), strict=True)]
+    Path("t.csv").write_text("\n".join(["x,bought", *lines]))
+    asked = ["predict", "--table", "t.csv", "--label", "bought", "--folds", 2, "--model"]
+    for model, words in (
+        ("neighbours", "no reasons: 'neighbours' scores are not a sum of columns"),
+        ("decision_tree", "parts of the score itself"),
+    ):
+        document = call(capsys, *asked, model)
+        assert words in document["reasons"]
+        tell(document)
+        assert f"explanations: {document['reasons']}" in capsys.readouterr().out
+        rows = ["score", tmp_path, "bought", "--rows", "t.csv", "--version", document["version"]]
+        made = call(capsys, *rows, "--reasons", 1)
+        assert made["reasons"] == document["reasons"]
+        told = pq.read_table(made["file"])["reasons"].to_pylist()
+        assert any(told) == (model == "decision_tree")
+
+
+def test_a_file_of_scores_says_that_they_are_not_the_rules(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    verdict = {
+        "answer": "use the rule",
+        "why": "rfm does as well",
+        "file": "scores are the model's",
+    }
+    made = {"rows": 3, "model": "trees", "mean_score": 0.5, "file": "f", "noted": {}, "reasons": ""}
+    _rows_told({**made, "verdict": verdict})
+    told = "verdict: use the rule: rfm does as well; scores are the model's"
+    assert told in capsys.readouterr().out
+    _rows_told({**made, "verdict": {}})
+    assert "verdict" not in capsys.readouterr().out
 
 
 def test_a_table_is_learnt_from_and_further_rows_scored(

@@ -49,6 +49,43 @@ def test_compare_and_roll_back(tmp_path: Path) -> None:
         registry.rollback("unknown")
 
 
+def test_rollback_goes_back_along_what_scored(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for auroc in (0.7, 0.8, 0.6, 0.9):  # the third is worse on the same rows: kept aside
+        registry.save(fitted(auroc, "a"))
+    registry.promote("buys", 1)
+    registry.promote("buys", 1)
+    assert [registry.rollback("buys") for _ in range(3)] == [4, 2, 1]
+    with pytest.raises(ModelError, match="no earlier version"):
+        registry.rollback("buys")
+    lines = (tmp_path / "buys" / "history").read_text().splitlines()
+    assert [line.split()[1:] for line in lines] == [
+        *(["promote", v] for v in "12411"),
+        *(["rollback", v] for v in "421"),
+    ]
+    registry.promote("buys", 3)
+    assert registry.rollback("buys") == 1
+
+
+def test_rollback_passes_over_nothing_in_silence(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    for auroc in (0.7, 0.8, 0.9):
+        registry.save(fitted(auroc, "a"))
+    home = tmp_path / "buys"
+    (home / "v2" / "seal").unlink()
+    with pytest.raises(ModelError, match=r"not rolled back.*version 2 .*--promote"):
+        registry.rollback("buys")
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.9
+    (home / "history").unlink()  # a registry from before there was one
+    with pytest.raises(ModelError, match="no earlier version"):
+        registry.rollback("buys")
+    registry.promote("buys", 1)
+    assert registry.rollback("buys") == 3
+    (home / "history").write_text("once upon a time\n")
+    with pytest.raises(ModelError, match="history is damaged"):
+        registry.rollback("buys")
+
+
 def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.save(fitted(0.8, "a"))
@@ -64,6 +101,38 @@ def test_a_worse_model_on_the_same_rows_does_not_replace_a_better_one(tmp_path: 
     assert not registry.save(fitted(float("nan"), "b")).current
     registry.promote("buys", 2)
     assert registry.load("buys").card["metrics"]["auroc"] == 0.55
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "2 forward folds"},
+        {"folds": 2},
+        {"tested": 90},
+        {"tested_positives": 9},
+        {"tested_hash": "b"},
+    ],
+)
+def test_other_tests_of_the_same_data_hold_no_version_back(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    tests = {
+        "protocol": "3 forward folds",
+        "folds": 3,
+        "tested": 100,
+        "tested_positives": 10,
+        "tested_hash": "a",
+    }
+    registry = Registry(tmp_path)
+    for auroc, card in ((0.8, tests), (0.7, tests), (0.7, {**tests, **other})):
+        made = fitted(auroc, "a")
+        made.card |= card
+        entry = registry.save(made)
+        assert entry.current == (auroc == 0.8 or card is not tests)
+    both = registry.compare("buys", 1, 3)
+    assert (both["same_data"], both["same_tests"]) == (True, False)
+    assert "in other tests" in both["note"]
+    assert registry.compare("buys", 1, 2)["same_tests"]
 
 
 def _altered(version: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -119,6 +188,27 @@ def test_a_damaged_version_is_listed_with_its_fault(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="damaged"):
         registry.load("buys", 1)
     assert registry.load("buys").name == "logistic"
+
+
+@pytest.mark.parametrize("fault", ["has format 1", "is damaged"])
+def test_what_cannot_score_is_not_promoted(tmp_path: Path, fault: str) -> None:
+    registry = Registry(tmp_path)
+    first = registry.save(fitted(0.7, "a")).folder
+    registry.save(fitted(0.8, "b"))
+    if fault == "is damaged":
+        arrays = first / "model" / "arrays.npz"
+        arrays.write_bytes(arrays.read_bytes()[:-9] + b"otherwise")
+    else:
+        _altered(first, lambda d: d.update(format=1))
+    with pytest.raises(ModelError, match=fault):
+        registry.promote("buys", 1)
+    with pytest.raises(ModelError, match=fault):
+        registry.rollback("buys")
+    assert [(e.current, fault in e.fault) for e in registry.entries()] == [
+        (False, True),
+        (True, False),
+    ]
+    assert registry.load("buys").card["metrics"]["auroc"] == 0.8
 
 
 def test_other_code_does_not_reuse_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

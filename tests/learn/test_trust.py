@@ -101,6 +101,7 @@ def test_power_and_verdict_in_words() -> None:
     assert verdict(none)["answer"] == "not enough data"
     rule = {"answer": "yes_no", "margins": {"scorecard": {"auroc": margin}}}
     assert verdict(rule)["answer"] == "use the rule"
+    assert verdict(rule)["file"].endswith("not those of scorecard")
     better = {"low": -9.0, "value": -5.0, "high": -1.0}
     assert verdict({"answer": "amount", "margins": {"mean": {"rmse": better}}})["answer"] == "use"
     card = {**none, "rows": 100, "positives": 9, "intervals": {"auroc": margin}}
@@ -358,17 +359,55 @@ def test_the_interval_around_a_score_holds_venn_abers() -> None:
 # ---- threshold and segments
 
 
+def calibrated(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores that are the very chances of the answers."""
+    rng = np.random.default_rng(seed)
+    p = rng.beta(1, 4, n)
+    return p, (rng.random(n) < p).astype(float)
+
+
 def test_the_cut_is_the_brute_force_one() -> None:
-    p, y = drawn(500, 6)
+    p, y = calibrated(500, 6)
     curve = profit_curve(y, p, value=5.0, cost=1.0)
-    every = [float(((5 * y - 1) * (p >= cut)).sum()) for cut in np.r_[np.inf, p]]
-    assert curve.profit[curve.best] >= 0.99 * max(every)
-    assert curve.low[curve.best] < curve.profit[curve.best] < curve.high[curve.best]
-    assert curve.break_even == pytest.approx(0.2)
+    assert curve.cut == curve.break_even == pytest.approx(0.2)
+    every = [float(((5 * p - 1) * (p >= cut)).sum()) for cut in np.r_[np.inf, p]]
+    assert curve.expected == pytest.approx(max(every))
+    value, low, high = curve.tested
+    assert value == pytest.approx(((5 * y - 1) * (p >= 0.2)).sum())
+    assert low < value < high
     tight = profit_curve(y, p, value=5.0, cost=1.0, budget=50.0)
-    assert (p >= tight.cut).sum() <= 50
-    assert "do not send" in profit_curve(y, p, value=0.5, cost=1.0).sentence
-    assert "contact the best" in curve.sentence
+    assert (p >= tight.cut).sum() == tight.contacts == 50
+    assert tight.expected == pytest.approx(np.sort(5 * p - 1)[-50:].sum())
+    assert "contact the best 50 of 500" in tight.sentence
+    assert "the other" in curve.sentence
+    for worth, cost in ((0.5, 1.0), (0.0, 0.0)):
+        none = profit_curve(y, p, value=worth, cost=cost)
+        assert (none.contacts, none.cut >= p.max()) == (0, True)
+        assert "do not send" in none.sentence
+    tied = profit_curve(y, np.round(p, 1), value=5.0, cost=1.0, budget=50.0)
+    assert 0 < tied.contacts < 50
+    assert "the next ones share one score" in tied.sentence
+    assert "the budget pays for nobody" in profit_curve(y, p, value=5.0, cost=1.0, budget=0.5).sentence  # fmt: skip
+
+
+def test_the_maximum_of_a_noisy_curve_earns_less_than_the_expected_profit() -> None:
+    """The truth is known: what contacting earns on average, for 400 people at a budget for 100 of them."""
+    by_curve, by_score, fewer = [], [], 0
+    for seed in range(100):
+        p, y = calibrated(200, seed)
+        people = np.random.default_rng([seed, 1]).beta(1, 4, 400)
+        curve = profit_curve(y, p, value=6.0, cost=1.0, budget=100.0, people=people, draws=2)
+        allowed = curve.share <= 100 / 400
+        old = max(curve.threshold[np.argmax(np.where(allowed, curve.profit, -np.inf))], np.sort(people)[-100])  # fmt: skip
+        true = 6.0 * people - 1.0
+        by_curve.append(true[people >= old].sum())
+        by_score.append(true[people >= curve.cut].sum())
+        fewer += (people >= old).sum() < 95
+        assert curve.contacts == 100
+        assert curve.expected == pytest.approx(by_score[-1])
+    assert (np.array(by_score) >= np.array(by_curve) - 1e-9).all()
+    assert fewer > 30
+    assert np.mean(by_curve) < 0.97 * np.mean(by_score)
 
 
 def test_a_budget_is_spent_on_people_and_not_on_test_rows() -> None:
@@ -379,22 +418,28 @@ def test_a_budget_is_spent_on_people_and_not_on_test_rows() -> None:
         curve = profit_curve(y, p, value=5.0, cost=1.0, budget=budget, people=people)
         assert curve.people == size
         assert curve.contacts == (people >= curve.cut).sum() <= budget
-        if (
-            budget < 1e9
-        ):  # a better cut exists only beyond the budget: all of it is spent but for ties
+        if budget < 1e9:  # more people pay than the budget: all of it is spent but for ties
             lower = people[people < curve.cut].max()
-            assert (people >= lower).sum() > budget or curve.share[curve.best] * size < budget - 1
+            assert (people >= lower).sum() > budget
         assert ("the budget pays for" in curve.sentence) == (budget < size)
         assert curve.profit[-1] == pytest.approx((5 * y - 1).mean() * size)
+        above = p >= curve.cut
+        assert curve.tested[0] == pytest.approx((5 * y - 1)[above].mean() * curve.contacts)
     assert f"of {size:,}" in curve.sentence
-    none = profit_curve(y, p, value=5.0, cost=10.0, budget=5.0, people=people)
+    none = profit_curve(y, p, value=50.0, cost=10.0, budget=5.0, people=people)
     assert none.contacts == 0
     assert none.cut == np.inf
+    beyond = profit_curve(y, np.minimum(p, 0.1), value=5.0, cost=1.0, people=people)
+    assert "no tested row has such a score" in beyond.sentence
 
 
 def test_values_may_differ_by_row_and_bad_ones_are_refused() -> None:
     p, y = drawn(200, 7)
-    assert np.isnan(profit_curve(y, p, value=np.arange(200.0), cost=1.0).break_even)
+    value = np.arange(200.0)
+    curve = profit_curve(y, p, value=value, cost=40.0)
+    assert np.isnan(curve.break_even)
+    every = [float(((value * p - 40) * (p >= cut)).sum()) for cut in np.r_[np.inf, p]]
+    assert curve.expected == pytest.approx(max(every))
     with pytest.raises(ConfigError, match="0 or more"):
         profit_curve(y, p, cost=-1.0)
     with pytest.raises(DataError, match="one length"):

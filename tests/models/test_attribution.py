@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from math import comb
+
 import numpy as np
 import pytest
 
 from propend.errors import ModelError
-from propend.models import create
+from propend.models import Model, create, forest
 from propend.models.attribution import Attribution
+from propend.models.storage import State
 from propend.testing.models import sample
 
 
@@ -122,3 +126,77 @@ def test_a_row_alone_reads_unknown_codes_as_missing_too() -> None:
     alone = np.concatenate([model.predict(odd[i : i + 1]) for i in range(4)])
     assert np.array_equal(alone, model.predict(odd))
     assert np.array_equal(odd, given, equal_nan=True)
+
+
+def slow(model: Model, x: np.ndarray) -> np.ndarray:
+    """Shapley values of one row by their definition, over all coalitions of columns: [values of a leaf, d + 1]."""
+    t, width = model._trees, model.width
+    z = model._design.transform(x[None]).astype(np.float32)[0]
+
+    def worth(node: int, inside: frozenset[int]) -> np.ndarray:
+        column = int(t["column"][node])
+        if column < 0:
+            return t["value"][node]
+        sides = int(t["left"][node]), int(t["right"][node])
+        if int(model._design.source[column]) in inside:
+            return worth(sides[int(z[column] > t["threshold"][node])], inside)
+        weight = np.array([model._weight[side] for side in sides]) / model._weight[node]
+        return weight[0] * worth(sides[0], inside) + weight[1] * worth(sides[1], inside)
+
+    def paid(inside: frozenset[int]) -> np.ndarray:
+        return np.mean([worth(int(root), inside) for root in t["root"]], axis=0)
+
+    out = np.zeros((width + 1, t["value"].shape[1]))
+    out[-1] = paid(frozenset())
+    for j in range(width):
+        others = [k for k in range(width) if k != j]
+        for size in range(width):
+            for chosen in combinations(others, size):
+                gain = paid(frozenset({*chosen, j})) - paid(frozenset(chosen))
+                out[j] += gain / (width * comb(width - 1, size))
+    return out.T
+
+
+@pytest.mark.parametrize("name", ["decision_tree", "random_forest", "extra_trees"])
+@pytest.mark.parametrize("answer", ["yes_no", "amount", "which"])
+def test_forests_are_told_as_by_the_definition(
+    name: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gaps and categories are encoded into several columns, which are in a coalition together."""
+    rows = sample(answer, rows=300)  # type: ignore[arg-type]
+    few = {"depth": 7, "rows_per_leaf": 3}
+    settings = few if name == "decision_tree" else {**few, "trees": 4, "threads": 1}
+    model = create(name, answer, **settings).fit(**rows)  # type: ignore[arg-type]
+    assert model._design.width > model.width
+    assert model.link == "identity"
+    X = np.asarray(rows["X"])[:6]
+    every = np.array([slow(model, x) for x in X])
+    if answer == "which":
+        for code in range(model.classes):
+            told = every[:, code] - every.mean(axis=1)
+            assert np.allclose(model.contributions(X, of=code), told, atol=1e-12)
+    else:
+        assert np.allclose(model.contributions(X), every[:, 0], atol=1e-12)
+        assert np.allclose(model.contributions(X).sum(axis=1), model.predict(X), atol=1e-12)
+    whole = model._contributions_by_class(X)
+    monkeypatch.setattr(forest, "_TOGETHER", 20)  # trees in several lots
+    model._explainer = None
+    assert np.allclose(model._contributions_by_class(X), whole, atol=1e-14)
+
+
+def test_what_a_forest_cannot_tell_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = sample("yes_no", rows=200)
+    model = create("random_forest", "yes_no", trees=3, threads=1).fit(**rows)
+    blend = create("blending", "yes_no", models=("logistic", "decision_tree")).fit(**rows)
+    blend.weights = np.array([0.5, 0.5])
+    with pytest.raises(ModelError, match="'decision_tree' tells its reasons on another scale"):
+        blend.contributions(rows["X"])
+    assert model._explainer is None  # nothing was told yet
+    monkeypatch.setattr(forest, "MOST_NODES", 10)
+    with pytest.raises(ModelError, match="nodes, more than the 10 up to which"):
+        model.contributions(rows["X"])
+    old = State({**model.state().header}, {k: v for k, v in model.state().arrays.items() if k != "weight"})  # fmt: skip
+    saved_before = type(model).from_state(old)
+    assert np.array_equal(saved_before.predict(rows["X"]), model.predict(rows["X"]))
+    with pytest.raises(ModelError, match="saved before its reasons could be told"):
+        saved_before.contributions(rows["X"])

@@ -62,6 +62,7 @@ def score(
         as_json,
         lambda: click.echo(
             f"{made['users']:,} users scored by {made['model']} in {made['seconds']:.1f} s, mean {made['mean_score']:.4f}\n  scores: {made['file']}"
+            + "".join(f"\n  {said}" for said in _remarks(made))
         ),
     )
 
@@ -70,8 +71,18 @@ def _rows_told(made: dict[str, Any]) -> None:
     click.echo(
         f"{made['rows']:,} rows scored by {made['model']}, mean {made['mean_score']:.4f}\n  scores: {made['file']}"
     )
+    for said in _remarks(made):
+        click.echo(f"  {said}")
     for name, said in made["noted"].items():
         click.echo(f"  {name}: {said}")
+
+
+def _remarks(made: dict[str, Any]) -> list[str]:
+    """What a person must know of a score file: whether to use it, and what its reasons are."""
+    from propend.cli.told import verdict_told
+
+    said = [f"verdict: {verdict_told(made['verdict'])}"] if made["verdict"] else []
+    return [*said, f"explanations: {made['reasons']}"] if made["reasons"] else said
 
 
 def _refuse_rows(task: str, files: tuple[str, ...]) -> None:
@@ -122,7 +133,11 @@ def export(
 @click.option(
     "--promote", nargs=2, metavar="TASK VERSION", help="Make a version the one that scores."
 )
-@click.option("--rollback", metavar="TASK", help="Make the version before the current one score.")
+@click.option(
+    "--rollback",
+    metavar="TASK",
+    help="Make the version that scored before the current one score again.",
+)
 @click.option(
     "--compare", nargs=3, metavar="TASK VERSION VERSION", help="Two versions' metrics side by side."
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from propend.cli.output import emit, json_option, progress_bar, rows
-from propend.cli.told import tell
+from propend.cli.told import tell, verdict_told
 from propend.cli.wishes import refuse_idle
 from propend.errors import ConfigError
 
@@ -369,8 +369,7 @@ def _fused(
                 for row in fusion.table
             ]
             rows([*header, f"{main} gained"], body)
-        verdict = document["verdict"]
-        click.echo(f"verdict: {verdict['answer']}: {verdict['why']}")
+        click.echo(f"verdict: {verdict_told(document['verdict'])}")
         click.echo(f"scores of {len(scores):,} users: {target}")
 
     emit(document, as_json, words)

@@ -8,7 +8,17 @@ import click
 
 from propend.cli.output import rows
 
-__all__ = ["tell"]
+__all__ = ["tell", "verdict_told"]
+
+
+def verdict_told(verdict: dict[str, Any]) -> str:
+    """Return a card's verdict as it is printed beside a file of scores.
+
+    >>> verdict_told({"answer": "use", "why": "beats rfm"})
+    'use: beats rfm'
+    """
+    why = ": ".join(filter(None, (verdict.get("answer"), verdict.get("why"))))
+    return "; ".join(filter(None, (why, verdict.get("file"))))
 
 
 def tell(d: dict[str, Any]) -> None:
@@ -66,8 +76,7 @@ def tell(d: dict[str, Any]) -> None:
         )
     for key in ("verdict", "power"):
         if key in d:
-            said = d[key].get("sentence") or f"{d[key]['answer']}: {d[key]['why']}"
-            click.echo(f"  {key}: {said}")
+            click.echo(f"  {key}: {d[key].get('sentence') or verdict_told(d[key])}")
     if "future" in d:
         click.echo(f"  leak report: {d['future']['sentence']}")
     if "behaviour" in d:
@@ -101,6 +110,8 @@ def tell(d: dict[str, Any]) -> None:
         click.echo(
             f"  explanations: replacing what the reasons name moves a score {d['deletion']['ratio']:.1f} times as far as replacing anything"
         )
+    if "reasons" in d:
+        click.echo(f"  explanations: {d['reasons']}")
     if "explained" in d:
         e = d["explained"]
         click.echo(f"  {e['user']}: {e['score']:.4f}")

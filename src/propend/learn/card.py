@@ -11,7 +11,7 @@ import numpy.typing as npt
 from propend.errors import ModelError
 from propend.features.words import in_words
 from propend.learn import calibration, metrics
-from propend.learn.explain import deletion_test
+from propend.learn.explain import deletion_test, of_reasons
 from propend.learn.fitted import Fitted
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range
@@ -115,6 +115,9 @@ def card_of(
     if p.ndim == 1:
         by_fold = [(y[fold == k], evidence.served[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)
+    said = of_reasons(fitted.model, _read(fitted, frame, 1)[:1])
+    if said:
+        card["reasons"] = said
     deleted = _deletion(fitted, frame, seed)
     if deleted is not None:
         card["deletion"] = deleted
@@ -141,12 +144,16 @@ def _table(table: Any) -> dict[str, list[float]]:
     return {name: [float(v) for v in getattr(table, name)] for name in table.__dataclass_fields__}
 
 
+def _read(fitted: Fitted, frame: Frame, most: int) -> F64:
+    """Return about so many rows of a frame in the columns that the model reads."""
+    place = {name: j for j, name in enumerate(frame.names)}
+    return frame.X[:: max(1, len(frame) // most)][:, [place[str(f)] for f in fitted.features]]
+
+
 def _deletion(fitted: Fitted, frame: Frame, seed: int) -> dict[str, float] | None:
     """How much further scores move when the features a row's reasons name are replaced, than when others are."""
-    place = {name: j for j, name in enumerate(frame.names)}
-    X = frame.X[:: max(1, len(frame) // 1_000)][:, [place[str(f)] for f in fitted.features]]
     try:
-        return deletion_test(fitted.model, X, rows=500, seed=seed)
+        return deletion_test(fitted.model, _read(fitted, frame, 1_000), rows=500, seed=seed)
     except ModelError:  # a model without contributions gives no reasons to test
         return None
 
@@ -156,11 +163,9 @@ def _drivers(fitted: Fitted, frame: Frame, most: int = 15) -> list[dict[str, Any
     importance = fitted.model.importance()
     total = float(importance.sum()) or 1.0
     names = tuple(map(str, fitted.features))
-    place = {name: j for j, name in enumerate(frame.names)}
-    most_rows = (
-        500 if fitted.task.answer == "time" else 5_000
-    )  # a time is explained period by period
-    sample = frame.X[:: max(1, len(frame) // most_rows)][:, [place[name] for name in names]]
+    slow = fitted.task.answer == "time" or fitted.name in ("random_forest", "extra_trees")
+    # a time is explained period by period, a forest by its deep trees
+    sample = _read(fitted, frame, 500 if slow else 5_000)
     try:
         parts = fitted.model.contributions(sample)
     except Exception:  # a model without contributions still has importances

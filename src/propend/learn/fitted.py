@@ -23,7 +23,7 @@ F64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why one user's score is what it is: a feature, its value and how far it moved the margin."""
+    """Why one user's score is what it is: a feature, its value and how far it moved the margin (a forest's: the score itself)."""
 
     feature: str
     words: str

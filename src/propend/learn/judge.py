@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from propend.learn.bootstrap import Interval, bootstrap_difference, bootstrap_in
 from propend.learn.metrics import Metric
 from propend.learn.strata import within, yes_no_metrics
 
-__all__ = ["Judge", "as_range", "judge"]
+__all__ = ["Judge", "as_range", "hash_of_tests", "judge"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -160,3 +161,14 @@ def _row(name: str, y: F64, p: F64) -> F64:
     earlier = np.arange(p.shape[1])[None, :] < codes[:, None]
     rank = (p > own).sum(axis=1) + ((p == own) & earlier).sum(axis=1)
     return (rank < int(name.removeprefix("top_"))).astype(np.float64)
+
+
+def hash_of_tests(rows: npt.ArrayLike, fold: npt.ArrayLike) -> str:
+    """Return a fingerprint of which rows [n] of the data were tested in which fold [n], in whatever order they stand.
+
+    >>> hash_of_tests([4, 2], [0, 1]) == hash_of_tests([2, 4], [1, 0]) != hash_of_tests([4, 2], [1, 0])
+    True
+    """
+    pairs = np.column_stack([np.asarray(rows, np.int64), np.asarray(fold, np.int64)])
+    pairs = pairs[np.lexsort(pairs.T[::-1])]
+    return hashlib.sha256(np.ascontiguousarray(pairs).tobytes()).hexdigest()[:16]

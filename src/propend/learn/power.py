@@ -112,7 +112,8 @@ _NOTHING: Final = frozenset(
 def verdict(card: dict[str, Any]) -> dict[str, Any]:
     """Return whether a task's model may be used, from its card: ``use``, ``use the rule`` or ``not enough data``.
 
-    The model must beat the best trivial baseline by more than noise on the task's first metric.
+    The model must beat the best trivial baseline by more than noise on the task's first metric. Where the rule is to be used,
+    ``file`` says that a score file holds the model's scores all the same.
 
     >>> verdict({"answer": "yes_no", "margins": {"base_rate": {"auroc": {"low": 0.1, "value": 0.2, "high": 0.3}}}})["answer"]
     'use'
@@ -143,17 +144,23 @@ def verdict(card: dict[str, Any]) -> dict[str, Any]:
     if lost:
         return {
             "answer": "use the rule",
+            "file": _not_the_rule(name),
             "why": f"{name} does better by more than noise in {metric}; the model is worse than the simple rule",
         }
     if name not in _NOTHING:
         return {
             "answer": "use the rule",
+            "file": _not_the_rule(name),
             "why": f"{name} does as well within noise in {metric}; the simple rule is enough",
         }
     return {
         "answer": "not enough data",
         "why": f"no gain over {name} can be told from noise in {metric}; bring more users or a longer log",
     }
+
+
+def _not_the_rule(name: str) -> str:
+    return f"score files hold the model's scores all the same, not those of {name}"
 
 
 def stated(card: dict[str, Any], metric: str) -> dict[str, Any]:

@@ -21,13 +21,16 @@ from propend.learn.companion import kept_readouts
 from propend.learn.judge import judge
 from propend.learn.rivals import FUSION
 from propend.learn.train import Fitted
-from propend.models import catalog
-from propend.models.storage import HEADER
+from propend.models import catalog, storage
 from propend.tasks.task import Task
 
 __all__ = ["Entry", "Registry", "plain"]
 
 FORMAT = 2
+HISTORY = "history"
+"""File of a task's folder: one line for each time that another version came to score."""
+TESTS = ("protocol", "folds", "tested", "tested_positives", "tested_hash")
+"""What of a card says in which tests its figures were taken; cards from before ``tested_hash`` hold the others."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Registry:
     def save(self, fitted: Fitted, *, promote: bool = True) -> Entry:
         """Keep a fitted task as the next version and, unless told otherwise, make it the current one.
 
-        On the very rows the current one was judged on, a worse one by the task's own metric is kept beside it.
+        In the very tests the current one was judged in (the same rows, folds and protocol), a worse one by the task's own
+        metric is kept beside it.
         """
         home = self.folder / fitted.task.name
         home.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ class Registry:
         temporary.rename(home / f"v{version}")
         remark = self._worse(fitted) if promote and version > 1 else ""
         if version == 1 or (promote and not remark):
-            self.promote(fitted.task.name, version)
+            self._make_current(home, version)
         current = self._current(home) == version
         verdict = _verdict(fitted.card)
         return Entry(
@@ -108,7 +112,7 @@ class Registry:
             current = self._current(self.folder / name)
             old = json.loads((self.folder / name / f"v{current}" / "fitted.json").read_text("utf-8"))  # fmt: skip
             before = old["card"]
-            if (old["ask"], before["data_hash"]) != (fitted.task.ask, fitted.card["data_hash"]):
+            if old["ask"] != fitted.task.ask or not _same_tests(before, fitted.card):
                 return ""
             quantile = fitted.card.get("quantile")
             if quantile != before.get("quantile"):
@@ -178,31 +182,75 @@ class Registry:
             return None
 
     def promote(self, task: str, version: int) -> None:
-        """Make a version the one that scores."""
+        """Make a version the one that scores.
+
+        Raises ``ModelError`` where there is none of this number, or it cannot be loaded: the current one then stays.
+        """
         home = self.folder / task
         if not (home / f"v{version}").is_dir():
             raise ModelError(
                 f"task {task!r} has no version {version}; it has {', '.join(map(str, _versions(home))) or 'none'}"
             )
+        self.load(task, version)  # what cannot score must not become what scores
+        self._make_current(home, version)
+
+    def _make_current(self, home: Path, version: int, how: str = "promote") -> None:
+        """Let a version score, and add a line to the history: when, how, which."""
+        path, now = home / HISTORY, datetime.now(UTC).isoformat(timespec="seconds")
+        if path.is_file():
+            told = path.read_text(encoding="utf-8")
+        else:  # a registry from before there was a history: it begins with what scores now
+            told = f"{now} found {self._current(home)}\n" if (home / "current").is_file() else ""
         replace_text(home / "current", str(version))
+        replace_text(path, f"{told}{now} {how} {version}\n")
 
     def rollback(self, task: str) -> int:
-        """Make the version before the current one score again; returns its number.
+        """Make the version that scored before the current one score again; returns its number.
 
-        Raises ``ModelError`` where there is none before it.
+        It goes back along what has scored, one step a call; a version that was kept aside never scored and is not reached.
+        Raises ``ModelError`` where nothing scored before it, or what did cannot be used any more.
         """
         home = self.folder / task
-        versions = _versions(home) if home.is_dir() else []
-        earlier = [v for v in versions if v < self._current(home)] if versions else []
-        if not earlier:
-            raise ModelError(f"task {task!r} has no earlier version to roll back to")
-        self.promote(task, earlier[-1])
-        return earlier[-1]
+        before = self._scored(home)[:-1] if home.is_dir() else []
+        if not before:
+            raise ModelError(
+                f"no earlier version of task {task!r} is known to have scored; choose one with: propend models DIR --promote TASK VERSION"
+            )
+        try:
+            self.load(task, before[-1])
+        except ModelError as error:
+            raise ModelError(
+                f"task {task!r} is not rolled back, for what scored before cannot be used: {error}; or choose another version with: propend models DIR --promote TASK VERSION"
+            ) from None
+        self._make_current(home, before[-1], "rollback")
+        return before[-1]
+
+    def _scored(self, home: Path) -> list[int]:
+        """Return the versions that scored one after the other, up to the current one; what was rolled back is gone."""
+        scored: list[int] = []
+        try:
+            lines = (home / HISTORY).read_text(encoding="utf-8").splitlines()
+            steps = [(how, int(version)) for _, how, version in map(str.split, lines)]
+        except FileNotFoundError:
+            steps = []
+        except ValueError:
+            raise ModelError(
+                f"what scored for task {home.name!r} is not known, {HISTORY} is damaged; choose a version with: propend models DIR --promote TASK VERSION"
+            ) from None
+        for how, version in steps:
+            if how == "rollback":
+                scored = scored[:-1]
+            if scored[-1:] != [version]:
+                scored.append(version)
+        current = self._current(home)
+        return scored if scored[-1:] == [current] else [*scored, current]
 
     def compare(self, task: str, first: int, second: int) -> dict[str, Any]:
-        """Return the metrics of two versions side by side, and whether they were judged on the same data."""
+        """Return the metrics of two versions side by side, and whether they were judged on the same data in the same tests."""
         a, b = self.load(task, first), self.load(task, second)
-        same = a.card.get("data_hash") == b.card.get("data_hash")
+        data = a.task.ask == b.task.ask and a.card.get("data_hash") == b.card.get("data_hash")
+        same = data and _same_tests(a.card, b.card)
+        apart = "the same rows in other tests (folds or protocol)" if data else "different rows"
         metrics = {
             name: {str(first): value, str(second): b.card["metrics"].get(name)}
             for name, value in a.card["metrics"].items()
@@ -211,10 +259,11 @@ class Registry:
             "task": task,
             "versions": [first, second],
             "champions": [a.name, b.name],
-            "same_data": same,
+            "same_data": data,
+            "same_tests": same,
             "note": "judged on the same rows"
             if same
-            else "judged on different rows: differences are not a comparison of the models alone",
+            else f"judged on {apart}: differences are not a comparison of the models alone",
             "metrics": metrics,
             "intervals": {
                 str(first): a.card.get("intervals", {}),
@@ -223,7 +272,8 @@ class Registry:
         }
 
     def entries(self) -> list[Entry]:
-        """Return every version of every task, oldest first; one that cannot be read stands there with its fault."""
+        """Return every version of every task, oldest first; one that was damaged or altered, its model's files included,
+        stands there with its fault."""
         found = []
         for home in (
             sorted(p for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
@@ -233,6 +283,7 @@ class Registry:
                 folder, fault = home / f"v{version}", ""
                 try:
                     data = _read(folder, home.name, version)
+                    storage.check(folder / "model")
                     made_at, champion = str(data["made_at"]), str(data["name"])
                     verdict = _verdict(data["card"])
                 except (ModelError, KeyError) as error:
@@ -279,6 +330,13 @@ def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
     return tuple(Field((name,)) for name in data["card"]["columns"])
 
 
+def _same_tests(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two cards' figures are of the same rows in the same folds, as far as both of them say."""
+    return before.get("data_hash") == now.get("data_hash") and all(
+        before[key] == now[key] for key in TESTS if key in before and key in now
+    )
+
+
 def _verdict(card: dict[str, Any]) -> str:
     return str(card.get("verdict", {}).get("answer", ""))
 
@@ -311,7 +369,7 @@ def _read(folder: Path, task: str, version: int) -> dict[str, Any]:
 def _seal(folder: Path) -> str:
     """Return the SHA-256 over what a version says of itself and the model's header, which seals the model's files."""
     whole = hashlib.sha256()
-    for path in (folder / "fitted.json", folder / "model" / HEADER):
+    for path in (folder / "fitted.json", folder / "model" / storage.HEADER):
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from propend.errors import ConfigError, NotEnoughDataError, nearest
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
+from propend.learn.explain import of_reasons
 from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.intervals import uncertainty
-from propend.learn.judge import Judge, as_range, judge
+from propend.learn.judge import Judge, as_range, hash_of_tests, judge
 from propend.learn.labelled import LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
@@ -280,6 +281,9 @@ class _CrossValidation:
                 self.raw[label][tested], table.y[tested], groups=groups, seed=self.seed
             )
         card = dict(fit.card)
+        said = of_reasons(model, table.X[:1])
+        if said:
+            card["reasons"] = said
         if "uncertainty" in card:  # on the scale of the model that serves
             served = calibrator.apply(self.raw[label])
             of_folds = [
@@ -312,6 +316,7 @@ class _CrossValidation:
             "seed": self.seed,
             "protocol": _protocol(table, len(self.tested)),
             "data_hash": table.data_hash(),
+            "tested_hash": hash_of_tests(np.flatnonzero(tested), fold),
             "champion": max(set(chosen), key=chosen.count),
             "champions": chosen,
             "metrics": judged("champion"),

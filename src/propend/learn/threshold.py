@@ -1,4 +1,4 @@
-"""Whom to contact: the cut that earns most, from cost, value and budget, with its profit curve and interval."""
+"""Whom to contact: the cut at which a contact pays, from cost, value and budget, and what tests saw of it, with its interval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Contact:
 
 @dataclass(frozen=True)
 class ProfitCurve:
-    """Profit against the share of people contacted, best scores first; the curve's fields are [101], one more with a budget."""
+    """Profit on held-out rows against the share of people contacted, best scores first [101], and the cut to use.
+
+    The cut is not the curve's maximum: that is the luckiest of 101 noisy sums, and others are contacted than pay.
+    """
 
     share: F64
     threshold: F64
@@ -36,10 +39,8 @@ class ProfitCurve:
     low: F64
     """Lower end of the bootstrap interval of the profit."""
     high: F64
-    best: int
-    """Index of the most profitable share that the budget allows."""
     break_even: float
-    """Probability at which a contact pays for itself (NaN where the value differs by row)."""
+    """Score at which a contact pays for itself (NaN where the value differs by row; ∞ where nothing is earned)."""
     level: float
     people: int
     """How many could be contacted; profits are for so many."""
@@ -47,8 +48,14 @@ class ProfitCurve:
     """How many of them are, at the cut."""
     affordable: int
     """How many the budget pays for."""
+    worthwhile: int
+    """How many have an expected value that is at least the cost."""
     cut: float
     """Contact scores of at least this; ∞: nobody pays for the contact, or the budget pays for nobody."""
+    expected: float
+    """Profit that the calibrated scores of those contacted promise."""
+    tested: tuple[float, float, float]
+    """Profit of as many held-out rows that reach the cut, and the ends of its interval; NaN where none reaches it."""
 
     def said(self) -> dict[str, Any]:
         """Return the curve as a card keeps it."""
@@ -58,26 +65,39 @@ class ProfitCurve:
             "cut": self.cut,
             "people": self.people,
             "contacts": self.contacts,
+            "affordable": self.affordable,
+            "worthwhile": self.worthwhile,
             "break_even": self.break_even,
-            "best_share": float(self.share[self.best]),
-            "best_profit": float(self.profit[self.best]),
+            "expected_profit": self.expected,
+            "tested_profit": dict(zip(("value", "low", "high"), self.tested, strict=True)),
             **curve,
         }
 
     @property
     def sentence(self) -> str:
         """The advice in words."""
-        if self.best == 0:
-            return "no share of the people that the budget allows pays for the contact; do not send"
+        if self.worthwhile == 0:
+            return f"nobody of {self.people:,} has a score at which the contact pays; do not send"
+        if self.affordable == 0:
+            return "the budget pays for nobody; do not send"
         if self.contacts == 0:
             return f"none of the {self.people:,} people can be told apart from more than the budget pays for; do not send"
-        paid = (
-            "" if self.affordable >= self.people else f"; the budget pays for {self.affordable:,}"
+        why = ""
+        if self.affordable < self.people:
+            why = f"; the budget pays for {self.affordable:,}"
+        if self.contacts < min(self.affordable, self.worthwhile):
+            why += ", but the next ones share one score"
+        elif self.worthwhile < self.people and self.worthwhile <= self.affordable:
+            why += f"; the contact of the other {self.people - self.worthwhile:,} does not pay"
+        value, low, high = self.tested
+        seen = (
+            f"as many tested rows of such scores earned {value:,.2f} ({low:,.2f} to {high:,.2f})"
+            if value == value
+            else "no tested row has such a score"
         )
         return (
-            f"contact the best {self.contacts:,} of {self.people:,} (score at least {self.cut:.3f}{paid}): profit "
-            f"{self.profit[self.best]:,.2f} ({self.low[self.best]:,.2f} to {self.high[self.best]:,.2f}), "
-            f"everyone: {self.profit[-1]:,.2f}"
+            f"contact the best {self.contacts:,} of {self.people:,} (score at least {self.cut:.3f}{why}): expected profit "
+            f"{self.expected:,.2f}; {seen}, everyone: {self.profit[-1]:,.2f}"
         )
 
 
@@ -94,16 +114,19 @@ def profit_curve(
     level: float = 0.95,
     seed: int = 0,
 ) -> ProfitCurve:
-    """Return the profit of contacting the best-scored share of held-out rows.
+    """Return whom to contact by expected profit, and what contacting the best-scored share of held-out rows earned.
 
-    Profit = Σ over contacted rows of ``y`` · ``value`` − ``cost``. ``value`` is one number or one per row; ``budget``
-    is the most that contacts may cost. ``people`` are the scores of those who could be contacted now (default: the
+    Expected profit of a contact = score · ``value`` − ``cost``, the score a calibrated probability: everybody for whom it
+    is not below 0 is contacted, best first, down to what ``budget`` (the most that contacts may cost) pays for; equal scores
+    go together. This is Bayes' rule for the decision (Elkan, *The Foundations of Cost-Sensitive Learning*, IJCAI 2001); the
+    labels ``y`` only show what it would have earned: Σ over contacted rows of ``y`` · ``value`` − ``cost``.
+    ``value`` is one number or one per row; the cut is then the score that promises most over the rows. ``people`` are the scores of those who could be contacted now (default: the
     rows themselves): the budget is spent on them, and profits are scaled to their number. It counts every positive contacted as won by the contact: for what the contact
     itself changes, use an experiment (``propend.decide``).
 
     >>> curve = profit_curve([1, 1, 0, 0], [0.9, 0.6, 0.4, 0.1], value=10.0, cost=3.0)
-    >>> curve.cut, float(curve.profit[curve.best]), curve.break_even
-    (0.6, 14.0, 0.3)
+    >>> curve.cut, curve.contacts, round(curve.expected, 6), curve.tested[0]
+    (0.3, 3, 10.0, 11.0)
     """
     labels, scores = np.asarray(y, np.float64), np.asarray(p, np.float64)
     worth = np.broadcast_to(np.asarray(value, np.float64), labels.shape)
@@ -118,31 +141,46 @@ def profit_curve(
     at[0] = 0
     now = scores if people is None else np.asarray(people, np.float64)
     most = len(now) if budget is None or cost == 0 else min(len(now), int(budget / cost + 1e-9))
-    spent = (
-        most / max(len(now), 1) * len(ranked)
-    )  # test rows that stand for what the budget pays for
-    if budget is not None:  # the budget seldom ends where a hundredth of the rows does
-        at = np.sort(np.r_[at, int(spent)])
-    each = len(now) / len(ranked)
-    profit = np.r_[0.0, np.cumsum(gain)][at] * each
+    even, pays = _break_even(ranked, worth[order], cost, ends)
+    cut = max(pays, _affordable(now, most))
+    contacted = now >= cut
+    each_worth = worth if people is None else np.full(len(now), worth.mean())
+    expected = float((now * each_worth - cost)[contacted].sum())
+    each, reached = len(now) / len(ranked), int((ranked >= cut).sum())
     codes = np.arange(len(labels))
     if groups is not None:
         codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     rng, drawn = np.random.default_rng(seed), np.empty((draws, len(at)))
-    users = int(codes.max()) + 1
+    users, tested = int(codes.max()) + 1, np.full(draws, np.nan)
     for i in range(draws):
         times = np.bincount(rng.integers(0, users, users), minlength=users)[codes][order]
         drawn[i] = np.r_[0.0, np.cumsum(gain * times)][at] * each
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    best = int(np.argmax(np.where(at <= spent, profit, -np.inf)))
-    threshold = np.r_[np.inf, ranked][at]
-    cut = max(float(threshold[best]), _affordable(now, most))
-    single = np.ptp(worth) == 0
-    even = cost / worth[0] if single and worth[0] > 0 else float("nan")
+        if times[:reached].any():
+            tested[i] = np.average(gain[:reached], weights=times[:reached]) * contacted.sum()
+    ends_of = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(drawn, ends_of, axis=0)
+    seen = (np.nan, np.nan, np.nan)
+    if reached:
+        ends_seen = np.quantile(tested[~np.isnan(tested)], ends_of)
+        won = float(gain[:reached].mean() * contacted.sum())
+        seen = won, float(ends_seen[0]), float(ends_seen[1])
     return ProfitCurve(
-        at / len(ranked), threshold, profit, low, high, best, float(even), level,
-        len(now), int((now >= cut).sum()), most, cut,
+        at / len(ranked), np.r_[np.inf, ranked][at], np.r_[0.0, np.cumsum(gain)][at] * each, low, high, even, level,
+        len(now), int(contacted.sum()), most, int((now >= pays).sum()), cut, expected, seen,
     )  # fmt: skip
+
+
+def _break_even(
+    ranked: F64, worth: F64, cost: float, ends: npt.NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return the score at which a contact pays for itself, and the cut from it; of differing values, the cut that the
+    scores [n], best first, promise most at."""
+    if np.ptp(worth) == 0:
+        even = cost / float(worth[0]) if worth[0] > 0 else np.inf
+        return even, even
+    promised = np.cumsum(ranked * worth - cost)[ends - 1]
+    best = int(np.argmax(promised))
+    return np.nan, float(ranked[ends[best] - 1]) if promised[best] > 0 else np.inf
 
 
 def _affordable(scores: F64, most: int) -> float:

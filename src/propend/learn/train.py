@@ -21,7 +21,7 @@ from propend.learn.calibration import Calibrator
 from propend.learn.card import Evidence, card_of
 from propend.learn.fitted import Fitted, Reason
 from propend.learn.fitting import Rows, fit_model, refit_settings
-from propend.learn.judge import Judge, judge
+from propend.learn.judge import Judge, hash_of_tests, judge
 from propend.learn.leaks import Leak, leak_report, refuse
 from propend.learn.rivals import BLEND, BLENDED, FUSION, MODELS, baselines, candidates
 from propend.learn.selection import stable_columns
@@ -199,6 +199,7 @@ class _Training:
             "fold": evidence.fold,
             "row": np.concatenate([np.flatnonzero(f.test) for f in folds]),
         }
+        fitted.card["tested_hash"] = hash_of_tests(fitted.tests["row"], evidence.fold)
         if self.progress:
             self.progress(f"train {self.task.name}", total, total)
         return fitted

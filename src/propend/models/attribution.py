@@ -1,4 +1,4 @@
-"""SHAP values of boosted trees, exact and quick: one pass down and one up each tree, by quadrature.
+"""SHAP values of trees, exact and quick: one pass down and one up each tree, by quadrature.
 
 A leaf pays ``v`` if x goes its way; a feature outside the coalition goes each way with the share of the
 training rows that did (Lundberg et al. 2020, path-dependent). With o_j ∈ {0, 1} whether x itself goes the
@@ -17,7 +17,7 @@ went enters as a number 0 or 1, never as a branch.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ _LANES = 64
 
 @dataclass(frozen=True)
 class Attribution:
-    """The trees of a LightGBM model as flat arrays; node 0 of a tree is its root, parents come before children."""
+    """Trees as flat arrays; the first node of a tree is its root, parents come before children."""
 
     start: I64
     """First node of each tree [trees + 1]."""
@@ -112,6 +112,54 @@ class Attribution:
             width=width,
             **arrays,
         )
+
+    @classmethod
+    def of_nodes(
+        cls, start: I64, column: I32, threshold: F64, left: I32, right: I32, weight: F64, values: F64,
+        player: I64, width: int,
+    ) -> list[Attribution]:  # fmt: skip
+        """Take trees of plain splits (``x ≤ threshold`` goes left, nothing is missing) from the arrays of their nodes.
+
+        ``start`` [trees + 1] says where each begins, ``column`` −1 is a leaf, ``weight`` the training rows of a node;
+        of ``values`` [nodes, k] each column is explained by itself.
+        Columns that one thing was encoded into have the same ``player`` [width]: they are in a coalition together, so
+        the sum of their contributions is what that thing earns.
+        """
+        nodes = len(column)
+        inner = np.flatnonzero(column >= 0)
+        parent = np.full(nodes, -1, np.int32)
+        parent[left[inner]] = parent[right[inner]] = inner
+        of = player[column]
+        same, share, reach, depth = _lineage(parent, of, weight)
+        points = np.maximum(1, (np.maximum.reduceat(depth, start[:-1]) + 1) // 2).astype(np.int32)
+        steps = [_steps(share, same, start, t, int(m)) for t, m in enumerate(points)]
+        leaf = column < 0
+        zeros = np.zeros(nodes, np.int32)
+        first = cls(
+            start=start,
+            feature=column,
+            threshold=threshold,
+            flags=zeros,
+            left=np.where(leaf, -1, left).astype(np.int32),
+            right=np.where(leaf, -1, right).astype(np.int32),
+            cut=zeros,
+            words=zeros,
+            bits=np.empty(0, np.uint32),
+            value=np.empty(0),
+            parent=parent,
+            same=same,
+            points=points,
+            steps=np.concatenate([s.reshape(-1, 6) for s in steps]),
+            step_start=np.cumsum([0, *(s.shape[0] * s.shape[1] for s in steps)])[:-1],
+            bias=0.0,
+            width=width,
+        )
+        return [
+            replace(
+                first, value=np.where(leaf, value, 0.0), bias=float((reach * value)[leaf].sum())
+            )
+            for value in values.T
+        ]
 
     def margin(self, x: F64) -> float:
         """Return the margin of one row [d]: the bits of LightGBM's raw score, without the 0.1 ms of its call."""
@@ -283,6 +331,34 @@ def _margin_of_one(
             at = np.int64(left[at] if goes_left else right[at])
         total += value[at]
     return total
+
+
+@njit(cache=True, nogil=True)
+def _lineage(parent: I32, of: I64, weight: F64) -> tuple[I32, F64, F64, I64]:
+    """Return of each node: the nearest one above by the same player's split, the share of rows that go this way by this
+    player's splits, the share that reaches it, and how many players its path knows; ``of`` is the player a node splits on."""
+    nodes = len(parent)
+    same = np.full(nodes, -1, np.int32)
+    share = np.ones(nodes)
+    reach = np.ones(nodes)
+    depth = np.zeros(nodes, np.int64)
+    for n in range(nodes):
+        up = parent[n]
+        if up < 0:
+            continue
+        ratio = weight[n] / weight[up] if weight[up] > 0 else 0.5
+        at = up
+        while parent[at] >= 0 and of[parent[at]] != of[up]:
+            at = parent[at]
+        before = 1.0
+        depth[n] = depth[up] + 1
+        if parent[at] >= 0:
+            same[n] = at
+            before = share[at]
+            depth[n] = depth[up]
+        share[n] = max(before * ratio, 1e-12)
+        reach[n] = reach[up] * ratio
+    return same, share, reach, depth
 
 
 def _steps(share: F64, same: F64, start: I64, tree: int, m: int) -> F64:

@@ -222,6 +222,10 @@ class Blending(_Ensemble):
         total = np.zeros((len(X), X.shape[1] + 1))
         for weight, part in zip(self.weights, self.parts, strict=True):
             if weight > 0:
+                if part.link != self.link:  # shares and logits have no sum
+                    raise ModelError(
+                        f"'{part.name}' tells its reasons on another scale than '{self.name}' adds up; explain it by itself"
+                    )
                 total += weight * part.contributions(X)
         total[:, -1] += self._bias
         return total

@@ -238,7 +238,7 @@ pass the columns it was fitted on, in that order
 
         A row's sum is its margin: ``link`` of the prediction (``logit``, ``log``, ``identity``). Of many answers ``of``
         says which one is explained, a code or one per row [n]; the sum is then the logarithm of its probability over the
-        geometric mean of all.
+        geometric mean of all, or where ``link`` is ``identity`` its probability less their mean.
 
         Raises
         ------

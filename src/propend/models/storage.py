@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from propend.errors import ModelError
 
-__all__ = ["FORMAT", "VERSION", "State", "read", "write"]
+__all__ = ["FORMAT", "VERSION", "State", "check", "read", "write"]
 
 FORMAT: Final = "propend-model"
 VERSION: Final = 1
@@ -95,6 +95,18 @@ def read(folder: Path) -> State:
     except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(folder, ARRAYS) from error
     return State(content["state"], arrays, texts)
+
+
+def check(folder: Path) -> None:
+    """Check a saved model's seal and the digest of each of its files, without making a model of them.
+
+    Raises
+    ------
+    ModelError
+        as ``read``.
+    """
+    for name, digest in _header(folder)["files"].items():
+        _checked(folder, name, digest)
 
 
 def _header(folder: Path) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def score_store(
         "model": fitted.name,
         "file": str(target),
         "users": total,
+        "verdict": fitted.card.get("verdict", {}),
+        "reasons": str(fitted.card.get("reasons", "")) if reasons else "",
         "mean_score": summed / total,
         "seconds": time.perf_counter() - start,
     }

@@ -97,9 +97,12 @@ def score_rows(
         scores = scores.max(axis=1)
     columns["score"] = scores
     columns["verdict"] = [str(fitted.card.get("verdict", {}).get("answer", ""))] * len(X)
+    said = ""
     if reasons:
+        from propend.learn.explain import of_reasons
         from propend.pipeline.prediction import reasons_in_words
 
+        said = of_reasons(fitted.model, X[:1]) if len(X) else ""
         columns["reasons"] = [reasons_in_words(r) for r in fitted.reasons(X, reasons)]
     target = folder / f"{name}-rows.parquet" if out is None else Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +114,8 @@ def score_rows(
         "file": str(target),
         "rows": len(X),
         "noted": noted,
+        "verdict": fitted.card.get("verdict", {}),
+        "reasons": said,
         "mean_score": float(scores.mean()),
         "seconds": time.perf_counter() - start,
     }

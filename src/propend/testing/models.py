@@ -212,9 +212,9 @@ def _check_explanations(model: Model, X: Array, scores: Array) -> None:
     assert parts.shape == (len(X), model.width + 1), "contributions are [rows, columns + bias]"
     margin = parts.sum(axis=1)
     if which:
-        told = np.log(scores)
+        told = np.log(scores) if model.link == "softmax" else scores
         ratio = told[np.arange(len(X)), of] - told.mean(axis=1)
-        assert np.allclose(margin, ratio, rtol=1e-7, atol=1e-7), "contributions must sum to the log ratio"  # fmt: skip
+        assert np.allclose(margin, ratio, rtol=1e-7, atol=1e-7), "contributions must sum to the ratio (or difference) to the mean"  # fmt: skip
         return
     back = {
         "logit": lambda: 1 / (1 + np.exp(-margin)),
