@@ -346,6 +346,53 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     assert "state" not in document["uncertainty"]
 
 
+def labelled(rows: int = 300, **columns: Any) -> list[str]:
+    """Write t.csv: a number x, and columns made from it; the options that learn from it with one quick model."""
+    x = np.random.default_rng(0).normal(size=rows)
+    table = {"x": [f"{v:.3f}" for v in x], **{name: made(x) for name, made in columns.items()}}
+    lines = zip(*table.values(), strict=True)
+    Path("t.csv").write_text("\n".join([",".join(table), *(",".join(map(str, r)) for r in lines)]))
+    label = next(iter(columns))
+    return ["predict", "--table", "t.csv", "--label", label, "--folds", "2", "--model", "logistic"]
+
+
+def noisy(x: Any) -> Any:
+    """Return whether x is above a random bar."""
+    return x > np.random.default_rng(1).normal(size=len(x))
+
+
+def test_the_positive_answer_of_a_table_is_chosen_and_told_in_its_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = labelled(will=lambda x: np.where(noisy(x), "Leave", "Stay"))
+    Path("new.csv").write_text("x\n2\n-2\n")
+    usual = call(capsys, *asked)
+    assert (usual["positive"], usual["negative"]) == ("Stay", "Leave")
+    tell(usual)
+    said = capsys.readouterr().out
+    assert f"{usual['positives']} of 300 say 'Stay'; 2-fold" in said
+    assert "probability of 'Stay' against 'Leave'; --positive TEXT asks for another answer" in said
+    turned = call(
+        capsys, *asked, "--positive", "Leave", "--value", 2, "--cost", 1, "--score", "new.csv"
+    )
+    assert turned["positives"] == 300 - usual["positives"]
+    scores = pq.read_table(turned["scores"])
+    assert set(scores["label"].to_pylist()) == {"Leave", "Stay"}
+    assert set(scores["positive"].to_pylist()) == {"Leave"}
+    new = pq.read_table(turned["new"]["scores"])
+    assert new["score"].to_pylist()[0] > 0.5 > new["score"].to_pylist()[1]
+    assert new["answer"].to_pylist() == ["Leave", "Stay"]
+    later = pq.read_table(call(capsys, "score", ".", "will", "--rows", "new.csv")["file"])
+    assert later["positive"].to_pylist() == ["Leave", "Leave"]
+    assert "no row of 'will' says 'leave'; did you mean 'Leave'?" in sentence(
+        capsys, *asked, "--positive", "leave"
+    )
+    asked = labelled(plan=lambda x: np.where(x > 1, "gold", np.where(noisy(x), "plus", "free")))
+    rest = call(capsys, *asked, "--positive", "free")
+    assert (rest["answer"], rest["negative"]) == ("yes_no", "not free")
+
+
 def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yes_no = "any(purchase) next 10d for any(*) last 30d"
     amount = "sum(purchase.value) next 15d for any(*) last 30d"

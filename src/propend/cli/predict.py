@@ -31,6 +31,11 @@ __all__ = ["predict"]
 )
 @click.option("--label", help="The table's column to predict.")
 @click.option(
+    "--positive",
+    metavar="TEXT",
+    help="The answer of the label whose probability is told, against all others.",
+)
+@click.option(
     "--ignore", multiple=True, metavar="COLUMN", help="A column of the table to leave out."
 )
 @click.option(
@@ -412,7 +417,7 @@ def _predict_table(
                 "row": range(len(fit.scores)),
                 "label": table.told(),
                 **_shown(fit.scores, table),
-                **(_contacted(fit.scores, fit.card) if later is None else {}),
+                **(_contacted(fit.scores, fit.card, table) if later is None else {}),
                 "verdict": [fit.card["verdict"]["answer"]] * len(fit.scores),
             }
         ),
@@ -432,7 +437,7 @@ def _predict_table(
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
         now = fit.score(X)
-        contacted = _contacted(now, fit.card)  # the budget is spent on these rows
+        contacted = _contacted(now, fit.card, table)  # the budget is spent on these rows
         verdict = {"verdict": [fit.card["verdict"]["answer"]] * len(X)}
         new = {"row": range(len(X)), **_shown(now, table), **contacted, **verdict}
         write_table(pa.table(new), scored)
@@ -467,9 +472,10 @@ def _explained_row(fitted: Any, X: Any, row: int, tested: Any) -> dict[str, Any]
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:
-    """Return a table's scores as columns: of many answers, the likeliest one with its probability."""
+    """Return a table's scores as columns: of yes/no with the answer they are the probability of, of many the likeliest."""
     if scores.ndim == 1:
-        return {"score": scores}
+        of = {} if table.positive is None else {"positive": [table.positive] * len(scores)}
+        return {**of, "score": scores}
     import numpy as np
 
     known = ~np.isnan(scores).any(axis=1)
@@ -478,9 +484,12 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
     return {"answer": answer, "score": np.where(known, scores.max(axis=1), np.nan)}
 
 
-def _contacted(scores: Any, card: dict[str, Any]) -> dict[str, Any]:
-    """Return whom to contact as a column, where a profit curve was asked for; rows without a score have no answer."""
+def _contacted(scores: Any, card: dict[str, Any], table: Any) -> dict[str, Any]:
+    """Return whom to contact as a column, where a profit curve was asked for: who says the positive answer at the cut.
+
+    Rows without a score have no answer.
+    """
     if "profit" not in card:
         return {}
-    cut = card["profit"]["cut"]
-    return {"answer": [None if p != p else "yes" if p >= cut else "no" for p in scores.tolist()]}
+    answers = table.in_words(scores >= card["profit"]["cut"])
+    return {"answer": [None if p != p else a for p, a in zip(scores, answers, strict=True)]}

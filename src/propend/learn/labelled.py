@@ -30,6 +30,7 @@ FEWEST: Final = 10
 OTHER: Final = "(another)"
 _POSITIVE: Final = (
     "1",
+    "1.0",
     "yes",
     "y",
     "true",
@@ -72,12 +73,20 @@ class LabelledTable:
     """How each used column is read; other rows are read the same way (``read_like``)."""
     label: str = "the answer"
     """What the label's column is called."""
+    negative: str | None = None
+    """The other answer of a yes/no label, in its own words."""
 
     def told(self) -> list[Any]:
-        """Return the labels for people: of many answers their texts, else the numbers."""
+        """Return the labels for people: numbers of amounts, else the answers in their own words."""
+        if self.positive is not None:
+            return self.in_words(self.y > 0)
         if self.classes:
             return [self.classes[int(code)] for code in self.y]
         return [float(value) for value in self.y]
+
+    def in_words(self, yes: npt.NDArray[np.bool_]) -> list[str | None]:
+        """Return yes/no answers in the label's own words."""
+        return [self.positive if said else self.negative for said in yes.tolist()]
 
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels."""
@@ -95,13 +104,16 @@ def read_table(
     ignore: Sequence[str] = (),
     group: str | None = None,
     order: str | None = None,
+    positive: str | None = None,
 ) -> LabelledTable:
     """Read a labelled table from CSV, JSON lines or Parquet.
 
     Columns that are numbers throughout are numbers, dates are days since 1970, sentences are TF-IDF of their commonest
     words and pairs of words (Chinese: pairs of characters), the others categories; a column whose every row differs is
     an id and is left out, and said. Rows without a label are left out, and counted. ``group`` names the column of what rows
-    belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features.
+    belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features. ``positive`` is the
+    answer whose probability is told, against all others; without it a word such as yes, true, 1 or churned, else the last
+    of two by the alphabet.
     Raises ``DataError`` or ``ConfigError`` in one sentence where the label is unknown, blank or constant.
     """
     kinds = engine.columns(Source(name="table", files=tuple(files)), base)
@@ -117,7 +129,9 @@ def read_table(
         )
     table = table.filter(pa.array(there))
     noted: dict[str, str] = {}
-    y, answer, positive, classes = _labels(texts.filter(pa.array(there)), label, files[0], noted)
+    y, answer, sides, classes = _labels(
+        texts.filter(pa.array(there)), label, files[0], noted, positive
+    )
     columns: list[F64] = []
     kinds_of: list[Kind] = []
     left_out = dict.fromkeys(ignore, "asked to be ignored")
@@ -149,7 +163,7 @@ def read_table(
         names,
         {names.index(k.name): k.levels for k in kinds_of if k.levels},
         answer,
-        positive,
+        sides[0],
         left_out,
         int((~there).sum()),
         len(scan.rejected),
@@ -159,6 +173,7 @@ def read_table(
         noted,
         tuple(kinds_of),
         label,
+        sides[1],
     )
 
 
@@ -231,37 +246,55 @@ def _moments(column: pa.ChunkedArray, name: str, where: str) -> F64:
     return found
 
 
+_Sides = tuple[str | None, str | None]
+"""The positive and the negative answer in their own words; nothing where the label is not yes/no."""
+_NO_SIDES: Final[_Sides] = (None, None)
+
+
 def _labels(
-    text: pa.Array, label: str, where: str, noted: dict[str, str]
-) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
-    """Return the labels as numbers, the kind of answer, which text is the positive, and the classes of many."""
+    text: pa.Array, label: str, where: str, noted: dict[str, str], positive: str | None
+) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
+    """Return the labels as numbers, the kind of answer, its two sides, and the classes of many."""
     levels = sorted(pc.unique(text).to_pylist())
     if len(levels) == 1:
         raise NotEnoughDataError(
             f"{where}: every row of {label!r} says {levels[0]!r}; there is nothing to tell apart"
         )
-    if len(levels) == 2:
-        positive = next(
-            (v for v in levels if v.casefold() in _POSITIVE or v in ("1.0",)), levels[1]
-        )
-        y = np.asarray(pc.equal(text, positive)).astype(np.float64)
-        rarer = int(min(y.sum(), len(y) - y.sum()))
-        if rarer < FEWEST:
-            raise NotEnoughDataError(
-                f"{where}: only {of_rows(rarer)} of {label!r} with the rarer answer; at least {FEWEST} are needed to train and to test"
-            )
-        return y, "yes_no", positive, ()
+    if len(levels) == 2 or positive is not None:
+        return _two(text, levels, label, where, positive)
     found = numbers(text)
     if found is None:
         return _many(text, label, where, noted)
     if np.isinf(found).any():
         raise DataError(f"{where}: {label!r} holds infinite values; take those rows out")
-    return found, "amount", None, ()
+    return found, "amount", _NO_SIDES, ()
+
+
+def _two(
+    text: pa.Array, levels: list[str], label: str, where: str, positive: str | None
+) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
+    """Return a yes/no label as 1 where it says the positive answer and 0 elsewhere."""
+    if positive is None:
+        known = (v for v in levels if v.casefold() in _POSITIVE)
+        positive = next(known, levels[1])
+    elif positive not in levels:
+        raise ConfigError(
+            f"{where}: no row of {label!r} says {positive!r}{nearest(positive, levels)}"
+        )
+    others = [v for v in levels if v != positive]
+    y = np.asarray(pc.equal(text, positive)).astype(np.float64)
+    rarer = int(min(y.sum(), len(y) - y.sum()))
+    if rarer < FEWEST:
+        raise NotEnoughDataError(
+            f"{where}: only {of_rows(rarer)} of {label!r} with the rarer answer; at least {FEWEST} are needed to train and to test"
+        )
+    negative = others[0] if len(others) == 1 else f"not {positive}"
+    return y, "yes_no", (positive, negative), ()
 
 
 def _many(
     text: pa.Array, label: str, where: str, noted: dict[str, str]
-) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
+) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
     """Return a label of many texts as codes of the commonest; the rare ones share a class, and it is said."""
     counts = sorted(pc.value_counts(text).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
     common = [c["values"] for c in counts[:MOST_CLASSES] if c["counts"] >= FEWEST]
@@ -276,4 +309,4 @@ def _many(
             f"answers with few rows ({len(counts) - len(common)}, {of_rows(rest)} in all) are told together as {OTHER!r}"
         )
     codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(common)), len(common)))
-    return codes.astype(np.float64), "which", None, tuple(common) + ((OTHER,) if rest else ())
+    return codes.astype(np.float64), "which", _NO_SIDES, tuple(common) + ((OTHER,) if rest else ())

@@ -307,6 +307,7 @@ class _CrossValidation:
             "positives": None if table.classes else int((table.y > 0).sum()),
             "answer": table.answer,
             "positive": table.positive,
+            "negative": table.negative,
             "folds": len(self.tested),
             "seed": self.seed,
             "protocol": _protocol(table, len(self.tested)),
