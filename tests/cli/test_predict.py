@@ -393,6 +393,39 @@ def test_the_positive_answer_of_a_table_is_chosen_and_told_in_its_own_words(
     assert (rest["answer"], rest["negative"]) == ("yes_no", "not free")
 
 
+def test_the_kind_of_answer_of_a_table_is_told_and_may_be_asked_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = labelled(tier=lambda x: noisy(x) + noisy(x[::-1])[::-1].astype(int))
+    read = "'tier' is read as an amount; --answer which or count asks otherwise"
+    assert f"'logistic' does not answer 'amount': {read}" in sentence(capsys, *asked)
+    one_of_many = call(capsys, *asked, "--answer", "which")
+    assert (one_of_many["answer"], one_of_many["read"]) == ("which", "")
+    assert set(one_of_many["classes"]) == {"0", "1", "2"}
+    usual, count = asked[:-2], ("--answer", "count")
+    amount = call(capsys, *usual, "--model", "linear")
+    assert (amount["answer"], amount["read"]) == ("amount", read)
+    tell(amount)
+    assert f"\n  {read}\n" in capsys.readouterr().out
+    counted = call(capsys, *usual, *count)
+    assert (counted["answer"], set(counted["models"])) == ("count", {"linear", "trees"})
+    assert "poisson_deviance" in counted["metrics"]
+    assert counted["baseline"].keys() == {"mean"}
+    again = pq.read_table(call(capsys, "score", ".", "tier", "--rows", "t.csv")["file"])
+    assert min(again["score"].to_pylist()) > 0  # Poisson
+    for given, words in (
+        (("--answer", "yes_no"), "has 3 different answers; say which one is yes with --positive TEXT"),
+        ((*count, "--positive", "2"), "a positive answer is of a yes/no label, not of 'count'"),
+    ):  # fmt: skip
+        assert words in sentence(capsys, *asked, *given)
+    halves = labelled(half=lambda x: np.round(x) + 0.5, name=lambda x: np.where(x > 0, "7", "b"))
+    assert "and so no count" in sentence(capsys, *halves, *count)
+    assert "'name' says 'b', which is no number" in sentence(
+        capsys, *halves, "--label", "name", *count
+    )
+
+
 def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yes_no = "any(purchase) next 10d for any(*) last 30d"
     amount = "sum(purchase.value) next 15d for any(*) last 30d"

@@ -31,6 +31,11 @@ __all__ = ["predict"]
 )
 @click.option("--label", help="The table's column to predict.")
 @click.option(
+    "--answer",
+    type=click.Choice(["yes_no", "amount", "count", "which"]),
+    help="What kind of answer the label is, where it could be read in several ways.",
+)
+@click.option(
     "--positive",
     metavar="TEXT",
     help="The answer of the label whose probability is told, against all others.",

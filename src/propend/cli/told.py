@@ -27,6 +27,8 @@ def tell(d: dict[str, Any]) -> None:
         click.echo(
             f"  scores are the probability of {d['positive']!r} against {d['negative']!r}; --positive TEXT asks for another answer"
         )
+    if d.get("read"):
+        click.echo(f"  {d['read']}")
     click.echo()
     keys = [
         k

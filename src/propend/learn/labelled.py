@@ -75,6 +75,8 @@ class LabelledTable:
     """What the label's column is called."""
     negative: str | None = None
     """The other answer of a yes/no label, in its own words."""
+    read: str = ""
+    """How the label was read where nobody said, and how to ask otherwise; empty: there is one way only."""
 
     def told(self) -> list[Any]:
         """Return the labels for people: numbers of amounts, else the answers in their own words."""
@@ -105,6 +107,7 @@ def read_table(
     group: str | None = None,
     order: str | None = None,
     positive: str | None = None,
+    answer: Answer | None = None,
 ) -> LabelledTable:
     """Read a labelled table from CSV, JSON lines or Parquet.
 
@@ -113,7 +116,7 @@ def read_table(
     an id and is left out, and said. Rows without a label are left out, and counted. ``group`` names the column of what rows
     belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features. ``positive`` is the
     answer whose probability is told, against all others; without it a word such as yes, true, 1 or churned, else the last
-    of two by the alphabet.
+    of two by the alphabet. Without ``answer`` two answers are yes/no, numbers an amount and texts one of many.
     Raises ``DataError`` or ``ConfigError`` in one sentence where the label is unknown, blank or constant.
     """
     kinds = engine.columns(Source(name="table", files=tuple(files)), base)
@@ -129,9 +132,8 @@ def read_table(
         )
     table = table.filter(pa.array(there))
     noted: dict[str, str] = {}
-    y, answer, sides, classes = _labels(
-        texts.filter(pa.array(there)), label, files[0], noted, positive
-    )
+    told = texts.filter(pa.array(there))
+    y, kind, sides, classes = _labels(told, label, files[0], noted, positive, answer)
     columns: list[F64] = []
     kinds_of: list[Kind] = []
     left_out = dict.fromkeys(ignore, "asked to be ignored")
@@ -162,7 +164,7 @@ def read_table(
         y,
         names,
         {names.index(k.name): k.levels for k in kinds_of if k.levels},
-        answer,
+        kind,
         sides[0],
         left_out,
         int((~there).sum()),
@@ -174,6 +176,7 @@ def read_table(
         tuple(kinds_of),
         label,
         sides[1],
+        _read(told, label, kind) if answer is None and positive is None else "",
     )
 
 
@@ -252,28 +255,71 @@ _NO_SIDES: Final[_Sides] = (None, None)
 
 
 def _labels(
-    text: pa.Array, label: str, where: str, noted: dict[str, str], positive: str | None
+    text: pa.Array,
+    label: str,
+    where: str,
+    noted: dict[str, str],
+    positive: str | None,
+    answer: Answer | None,
 ) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
     """Return the labels as numbers, the kind of answer, its two sides, and the classes of many."""
+    if positive is not None and answer not in (None, "yes_no"):
+        raise ConfigError(
+            f"a positive answer is of a yes/no label, not of {answer!r}; leave one out"
+        )
     levels = sorted(pc.unique(text).to_pylist())
     if len(levels) == 1:
         raise NotEnoughDataError(
             f"{where}: every row of {label!r} says {levels[0]!r}; there is nothing to tell apart"
         )
-    if len(levels) == 2 or positive is not None:
+    found = None if answer == "which" else numbers(text)
+    if answer is None:
+        two = len(levels) == 2 or positive is not None
+        answer = "yes_no" if two else "which" if found is None else "amount"
+    if answer == "yes_no":
         return _two(text, levels, label, where, positive)
-    found = numbers(text)
-    if found is None:
+    if answer == "which":
         return _many(text, label, where, noted)
+    if found is None:
+        odd = next(v for v in levels if numbers(pa.array([v])) is None)
+        raise DataError(f"{where}: {label!r} says {odd!r}, which is no number and so no {answer}")
     if np.isinf(found).any():
         raise DataError(f"{where}: {label!r} holds infinite values; take those rows out")
-    return found, "amount", _NO_SIDES, ()
+    if answer == "count" and not _whole(found):
+        raise DataError(
+            f"{where}: {label!r} holds numbers below 0 or with a fraction, and so no count; ask for an amount"
+        )
+    return found, answer, _NO_SIDES, ()
+
+
+def _whole(values: F64) -> bool:
+    return bool((values >= 0).all() and (values == np.round(values)).all())
+
+
+def _read(text: pa.Array, label: str, answer: Answer) -> str:
+    """Return how a label was read and what else it could be; nothing where it could be nothing else."""
+    values, levels = numbers(text), pc.count_distinct(text).as_py()
+    if values is None or (levels == 2 and set(values) == {0.0, 1.0}):
+        return ""
+    others: list[Answer] = [
+        *(("which",) if levels <= MOST_CLASSES else ()),
+        *(("count",) if _whole(values) else ()),
+        *(("amount",) if answer == "yes_no" else ()),
+    ]  # fmt: skip
+    if not others:
+        return ""
+    read = "yes/no" if answer == "yes_no" else "an amount"
+    return f"{label!r} is read as {read}; --answer {' or '.join(others)} asks otherwise"
 
 
 def _two(
     text: pa.Array, levels: list[str], label: str, where: str, positive: str | None
 ) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
     """Return a yes/no label as 1 where it says the positive answer and 0 elsewhere."""
+    if positive is None and len(levels) > 2:
+        raise ConfigError(
+            f"{where}: {label!r} has {len(levels):,} different answers; say which one is yes with --positive TEXT"
+        )
     if positive is None:
         known = (v for v in levels if v.casefold() in _POSITIVE)
         positive = next(known, levels[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Final
 
-from propend.errors import ConfigError
+from propend.errors import ConfigError, ModelError
 from propend.models import catalog
 from propend.models.model import Answer
 from propend.tasks.frame import Frame
@@ -63,9 +63,11 @@ SLOW: Final = {"learning_rate": 0.03, "leaves": 31, "column_share": 0.4, "l2": 1
 
 
 def table_candidates(
-    answer: Answer, quantile: float | None = None, only: Sequence[str] = ()
+    answer: Answer, quantile: float | None = None, only: Sequence[str] = (), read: str = ""
 ) -> tuple[Candidate, ...]:
     """Return the models that compete for a table's label, from simple to flexible; ``only`` names them.
+
+    ``read`` says how the label came to have this answer, to whoever names a model that does not give it.
 
     Explainable boosting and XGBoost compete, and are blended, where their extras are installed. The published tables
     (``benchmarks.quality.prediction``) let the same ones compete.
@@ -82,6 +84,8 @@ def table_candidates(
     by_name = {c.model: c for c in reversed(known)} | {c.label: c for c in known}
     chosen = tuple(by_name.get(name, Candidate.of(name)) for name in dict.fromkeys(only))
     for candidate in chosen:  # a name that is none, or of another answer, is refused before any fit
+        if read and answer not in catalog.find(candidate.model).answers:
+            raise ModelError(f"{candidate.model!r} does not answer {answer!r}: {read}")
         catalog.create(candidate.model, answer, **candidate.settings)
     return chosen
 
@@ -89,6 +93,8 @@ def table_candidates(
 def _known(answer: Answer) -> tuple[Candidate, ...]:
     if answer == "which":
         return (Candidate("logistic", "logistic", {"bends": 0}), Candidate.of("trees"))
+    if answer == "count":
+        return (Candidate.of("linear"), Candidate("trees", "trees", {"loss": "poisson"}))
     if answer != "yes_no":
         return (Candidate.of("linear"), Candidate.of("trees"))
     more = [

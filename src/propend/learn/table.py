@@ -116,7 +116,7 @@ class _CrossValidation:
         self.table, self.seed, self.draws, self.options = table, seed, draws, options
         self.known_before, self.progress = known_before, progress
         self.kind: Judge = judge(table.answer, options.quantile)
-        usual = table_candidates(table.answer, options.quantile, options.models)
+        usual = table_candidates(table.answer, options.quantile, options.models, table.read)
         self.names = tuple(map(Candidate.of, models or usual))
         self.others = tuple(map(Candidate.of, beside))
         self.trivial = _trivial(table.answer, options.quantile)
@@ -308,6 +308,7 @@ class _CrossValidation:
             "answer": table.answer,
             "positive": table.positive,
             "negative": table.negative,
+            "read": table.read,
             "folds": len(self.tested),
             "seed": self.seed,
             "protocol": _protocol(table, len(self.tested)),
@@ -393,7 +394,7 @@ def _judged_apart(
 def _trivial(answer: str, quantile: float | None) -> Candidate:
     if quantile is not None:
         return Candidate("constant_quantile", "constant_quantile", {"quantile": quantile})
-    return Candidate.of("mean" if answer == "amount" else "base_rate")
+    return Candidate.of("mean" if answer in ("amount", "count") else "base_rate")
 
 
 def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int64]:
