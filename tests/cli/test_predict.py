@@ -426,6 +426,37 @@ def test_the_kind_of_answer_of_a_table_is_told_and_may_be_asked_otherwise(
     )
 
 
+def test_models_are_set_and_estimators_named_in_words(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skops", reason="keeping an estimator needs the extra 'sklearn'")
+    monkeypatch.chdir(tmp_path)
+    boost = "sklearn.ensemble.AdaBoost:n_estimators=5"
+    tree = "sklearn:estimator=sklearn.tree.DecisionTree,max_depth=2"
+    asked = labelled(will=lambda x: np.where(noisy(x), "yes", "no"))[:-2]
+    wanted = ["logistic:penalty=l1,bends=0", "neighbours:neighbours=9", tree, boost]
+    made = call(capsys, *asked, *(part for word in wanted for part in ("--model", word)))
+    assert list(made["models"]) == wanted
+    made = call(capsys, *asked, "--model", boost, "--name", "boosted")
+    assert made["champion"] == boost
+    again = call(capsys, "score", ".", "boosted", "--rows", "t.csv")
+    assert again["model"] == boost
+    log = call(
+        capsys, "predict", shop, "any(purchase) next 10d for any(*) last 30d", "--name", "boosted",
+        "--folds", 1, "--model", boost,
+    )  # fmt: skip
+    assert set(log["models"]) == {boost}
+    for word, words in (
+        ("logistic:penalti=l1", "'logistic' has no setting 'penalti'; did you mean 'penalty'?"),
+        ("logistic:penalty=l7", "'logistic' cannot be set so: "),
+        ("logistic:penalty", "write settings as NAME:key=value,key=value"),
+        ("sklearn.ensemble.AdaBost", "there is no estimator 'sklearn.ensemble.AdaBost'"),
+        ("sklearn.ensemble.AdaBoost:n=5", "AdaBoostClassifier cannot be set so"),
+        ("lightgbm.LGBM", "is not of scikit-learn and could not be kept"),
+    ):
+        assert words in sentence(capsys, *asked, "--model", word)
+
+
 def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yes_no = "any(purchase) next 10d for any(*) last 30d"
     amount = "sum(purchase.value) next 15d for any(*) last 30d"

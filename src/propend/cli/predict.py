@@ -84,7 +84,8 @@ __all__ = ["predict"]
 @click.option("--select", is_flag=True, help="Use only features that prove stable.")
 @click.option(
     "--model", "chosen", multiple=True, metavar="NAME",
-    help="Let this model compete instead of the usual ones; repeat it, from simple to flexible.",
+    help="Let this model compete instead of the usual ones; repeat it, from simple to flexible. "
+    "With settings: logistic:penalty=l1; of scikit-learn: sklearn.ensemble.AdaBoost:n_estimators=50.",
 )  # fmt: skip
 @click.option("--quantile", type=float, help="Predict this quantile of an amount, 0 to 1.")
 @click.option("--segment", "segments", multiple=True, metavar="FEATURE", help="Judge by segment.")

@@ -20,7 +20,7 @@ from propend.learn.judge import Judge, as_range, judge
 from propend.learn.labelled import LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
-from propend.learn.rivals import Candidate, table_candidates
+from propend.learn.rivals import Candidate, family, table_candidates
 from propend.learn.segments import by_segment, segments_of
 from propend.learn.selection import stable_columns
 from propend.learn.threshold import Contact, profit_curve
@@ -189,7 +189,7 @@ class _CrossValidation:
             if part.remark:
                 self.remarks[candidate.label] = part.remark
         groups = None if table.groups is None else table.groups[held]
-        named = [(c.label, c.model) for c in self.names]
+        named = [(c.label, family(c.model, c.settings)) for c in self.names]
         best = self.kind.champion(
             named, table.y[held], on_held, groups=groups, n=100, seed=self.seed
         )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
-
 from propend.config import RecommendConfig
-from propend.errors import ConfigError, NotEnoughDataError
+from propend.errors import NotEnoughDataError
 from propend.events.store import Store
 from propend.features.schema import Schema
+from propend.models.parameters import read_settings
 from propend.names import DAY
 from propend.recommend.catalog import create, find
 from propend.recommend.evaluate import Ties, compare, split_by
@@ -27,7 +26,7 @@ from propend.recommend.interactions import Interactions
 from propend.recommend.popularity import Popularity
 from propend.recommend.recommender import Recommender
 
-__all__ = ["SERVED", "judge", "read_settings"]
+__all__ = ["SERVED", "judge"]
 
 SERVED: Final = "served"
 """The row of an evaluation that stands for what users are offered in the end."""
@@ -102,28 +101,3 @@ def judge(
         "chosen": chain.chosen,
         "judged": chain.judged,
     }
-
-
-def read_settings(word: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the settings of a recommender in words.
-
-    Raises ``ConfigError`` where a setting has no value.
-
-    >>> read_settings("ease:strength=200,support=100")
-    ('ease', {'strength': 200, 'support': 100})
-    >>> read_settings("item_neighbours:measure=jaccard")
-    ('item_neighbours', {'measure': 'jaccard'})
-    """
-    name, _, rest = word.partition(":")
-    settings: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (key and equals and value):
-            raise ConfigError(
-                f"{word!r} cannot be read: write settings as ease:strength=200,support=100"
-            )
-        try:
-            settings[key] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            settings[key] = value
-    return name.strip(), settings
