@@ -493,6 +493,14 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
         ([amount, "--folds", "0"], "at least 1 forward fold"),
         ([amount, "--value", "3"], "a profit curve is of a yes/no question"),
         ([amount, "--abstain", "0.1"], "only a yes/no task can abstain"),
+        ([yes_no, "--abstain", "nan"], "an interval of a probability is 0 to 1 wide, not nan"),
+        ([yes_no, "--value", "-5"], "a value must be a number of 0 or more, not -5"),
+        ([yes_no, "--value", "nan"], "a value must be a number of 0 or more, not nan"),
+        ([yes_no, "--value", "5", "--cost", "inf"], "a cost must be a number of 0 or more"),
+        (
+            ["--table", "x.csv", "--label", "y", "--value", "5", "--budget", "nan"],
+            "a budget must be a number of 0 or more, not nan",
+        ),
     ]
     for args, words in bad:
         assert words in sentence(capsys, "predict", shop, *args), args

@@ -86,6 +86,8 @@ def cross_validate(
     for name in segments:
         if name not in table.columns:
             raise ConfigError(f"no column {name!r} to judge by{nearest(name, table.columns)}")
+    if segments and table.answer == "which":
+        raise ConfigError("one of many is not judged by segment; leave --segment out")
     if contact is not None and table.answer != "yes_no":
         raise ConfigError("a profit curve is of a yes/no label; leave --value and --cost out")
     fit = _CrossValidation(
@@ -374,8 +376,6 @@ def _judged_apart(
     tested = ~np.isnan(fit.scores.reshape(len(table.y), -1)[:, 0])
     y, p = table.y[tested], fit.scores[tested]
     groups = None if table.groups is None else table.groups[tested]
-    if segments and p.ndim > 1:
-        raise ConfigError("one of many is not judged by segment; leave --segment out")
     for name in segments:
         j = table.columns.index(name)
         codes, names = segments_of(table.X[tested, j], table.categories.get(j))
