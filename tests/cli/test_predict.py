@@ -457,6 +457,24 @@ def test_models_are_set_and_estimators_named_in_words(
         assert words in sentence(capsys, *asked, "--model", word)
 
 
+def test_folds_must_be_able_to_judge(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = labelled(60, rare=lambda x: np.where(x > np.sort(x)[-13], "yes", "no"), size=noisy)
+    none = "0 folds cannot judge a model; use at least 2"
+    assert none in sentence(capsys, *asked, "--folds", 0)
+    few = "13 folds cannot each hold a row of every answer; use at most 12"
+    assert few in sentence(capsys, *asked, "--folds", 13)
+    amount = ("--label", "x", "--model", "linear")
+    few = "61 folds cannot each hold a row; use at most 60"
+    assert few in sentence(capsys, *asked[:-2], *amount, "--folds", 61)
+    shown = ("--impression", "view", "--click", "purchase", "--within", "1d")
+    for way in (shown, ("any(purchase) next 10d", "--fuse", "tiny")):
+        said = sentence(capsys, "predict", shop, *way, "--folds", 0)
+        assert "at least 1 forward fold is needed, not 0" in said
+
+
 def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yes_no = "any(purchase) next 10d for any(*) last 30d"
     amount = "sum(purchase.value) next 15d for any(*) last 30d"

@@ -173,6 +173,7 @@ def predict(
         else "a log"
     )
     refuse_idle(context, way)
+    forward = 3 if folds is None else folds
     options = Options(_seconds(search), balance, select, _share(quantile), chosen, columns["known"])
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
@@ -181,7 +182,7 @@ def predict(
             files,
             label,
             name,
-            folds or 5,
+            5 if folds is None else folds,
             out,
             seed,
             options,
@@ -194,7 +195,7 @@ def predict(
         return
     if impression or clicked:
         made = _predict_impressions(
-            folder, impression, clicked, within, name, folds or 3, out, seed, options, judged
+            folder, impression, clicked, within, name, forward, out, seed, options, judged
         )
         emit(made, as_json, lambda: tell(made))
         return
@@ -208,11 +209,11 @@ def predict(
 
     workspace = open_workspace(folder)
     if fuse:
-        _fused(workspace, ask, name, folds or 3, fuse, graph, tune, out, as_json)
+        _fused(workspace, ask, name, forward, fuse, graph, tune, out, as_json)
         return
     with progress_bar() as progress:
         prediction = workspace.predict(
-            ask, name=name, folds=3 if folds is None else folds, seed=seed, options=options,
+            ask, name=name, folds=forward, seed=seed, options=options,
             progress=progress, abstain=abstain, explain=explain, reuse=explain is not None, **judged,
         )  # fmt: skip
     target = (

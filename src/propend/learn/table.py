@@ -17,7 +17,7 @@ from propend.learn.calibration import Calibrator
 from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range, judge
-from propend.learn.labelled import LabelledTable, read_table
+from propend.learn.labelled import FEWEST, LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
 from propend.learn.rivals import Candidate, family, table_candidates
@@ -401,6 +401,15 @@ def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int6
     """Return each row's fold; −1 for rows that only train (the first stretch of time)."""
     if folds < 2:
         raise ConfigError(f"{folds} folds cannot judge a model; use at least 2")
+    rare, what = len(table.y), "row"
+    if table.answer in (
+        "yes_no",
+        "which",
+    ):  # rare answers of many share a class, which may be smaller
+        rare = max(FEWEST, int(np.bincount(table.y.astype(np.int64)).min()))
+        what = "row of every answer"
+    if folds > rare:
+        raise ConfigError(f"{folds} folds cannot each hold a {what}; use at most {rare}")
     if table.time is not None:
         # whole moments stay together: rows of one moment are never on both sides
         _, moment = np.unique(table.time, return_inverse=True)
