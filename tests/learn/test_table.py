@@ -109,6 +109,17 @@ def test_amounts(tmp_path: Path) -> None:
     assert card["uncertainty"]["kind"] == "conformal"
 
 
+def test_a_name_that_stands_twice_in_the_header_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "twice.csv"
+    file.write_text("age,city,age,buy\n" + "30,a,31,yes\n40,b,41,no\n" * 20)
+    said = "two columns of the header are called 'age'; give each its own name"
+    with pytest.raises(DataError, match=said):
+        read(file, "buy")
+    table = read(write(tmp_path, 40, age=lambda i: f"{i % 7}.5"))
+    with pytest.raises(DataError, match=said):
+        read_like([str(file)], table, connect(), tmp_path)
+
+
 BAD = {
     "all labels equal": ({"bought": lambda _: "yes"}, {}, NotEnoughDataError, "every row of 'bought' says 'yes'"),
     "a label full of blanks": ({"bought": lambda _: ""}, {}, DataError, "is blank in every row"),

@@ -122,6 +122,7 @@ def read_table(
     kinds = engine.columns(Source(name="table", files=tuple(files)), base)
     for name in (label, *ignore, *(c for c in (group, order) if c is not None)):
         if name not in kinds:
+            _refuse_repeated(files, engine, base, (name,))
             raise ConfigError(f"{files[0]}: no column {name!r}{nearest(name, kinds)}")
     table, scan = _rows(files, engine, base)
     texts = clean_text(table[label])
@@ -199,11 +200,25 @@ def read_like(
         if said:
             noted[kind.name] = said
     if len([s for s in noted.values() if s.startswith("the column")]) == len(table.kinds):
+        _refuse_repeated(files, engine, base, [k.name for k in table.kinds])
         raise DataError(
             f"{files[0]} has none of the columns the model learnt from ({', '.join(k.name for k in table.kinds[:8])}); "
             "bring a table with the same columns"
         )
     return np.column_stack(columns), noted
+
+
+def _refuse_repeated(
+    files: Sequence[str], engine: Engine, base: Path, wanted: Sequence[str]
+) -> None:
+    """Raise ``DataError`` where a file's first row holds a wanted name and a name twice: it is a header, but was read as a row."""
+    table, _ = _rows(files, engine, base)
+    first = [str(value).strip() for value in table.slice(0, 1).to_pylist()[0].values()]
+    twice = next((name for name in first if first.count(name) > 1), None)
+    if twice is not None and set(wanted) & set(first):
+        raise DataError(
+            f"{files[0]}: two columns of the header are called {twice!r}; give each its own name"
+        )
 
 
 def _rows(files: Sequence[str], engine: Engine, base: Path) -> tuple[pa.Table, Any]:
