@@ -298,6 +298,16 @@ def test_rows_to_come_are_read_and_scored_alike(tmp_path: Path) -> None:
         read_like([str(later)], table, connect(), tmp_path)
 
 
+def test_a_column_missing_in_one_of_several_files_is_said_by_file(tmp_path: Path) -> None:
+    table = read(write(tmp_path, 60))
+    whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
+    whole.write_text("visits,city\n0.5,c1\n")
+    part.write_text("visits\n0.7\n")
+    X, noted = read_like([str(whole), str(part)], table, connect(), tmp_path)
+    assert noted == {"city": "not in part.csv: read as missing in every row there"}
+    assert np.isnan(X[1, table.columns.index("city")])
+
+
 def test_options_of_training(tmp_path: Path) -> None:
     """Class weights leave probabilities calibrated; a quantile is one; noise columns are left out; folds choose all."""
     rng = np.random.default_rng(3)

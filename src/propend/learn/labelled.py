@@ -186,9 +186,10 @@ def read_like(
 ) -> tuple[F64, dict[str, str]]:
     """Read further rows the way a labelled table was read: X [n, d], and what was odd by column.
 
-    A column that is not there is missing in every row and said; a category never seen is missing and counted.
+    A column that is not there is missing in every row, and said by file; a category never seen is missing and counted.
     """
     rows, _ = _rows(files, engine, base)
+    gone = _gone(files, [k.name for k in table.kinds], engine, base)
     columns, noted = [], {}
     for kind in table.kinds:
         if kind.name not in rows.column_names:
@@ -197,6 +198,7 @@ def read_like(
             continue
         values, said = kind.read(rows[kind.name])
         columns.append(values)
+        said = "; ".join(filter(None, (gone.get(kind.name), said)))
         if said:
             noted[kind.name] = said
     if len([s for s in noted.values() if s.startswith("the column")]) == len(table.kinds):
@@ -206,6 +208,18 @@ def read_like(
             "bring a table with the same columns"
         )
     return np.column_stack(columns), noted
+
+
+def _gone(files: Sequence[str], names: Sequence[str], engine: Engine, base: Path) -> dict[str, str]:
+    """Return, for columns that some of several files lack, in which they are missing."""
+    paths = engine.files(Source(name="table", files=tuple(files)), base)
+    there = {p: engine.columns(Source(name="table", files=(str(p),)), base) for p in paths}
+    lacking = {name: [p.name for p in paths if name not in there[p]] for name in names}
+    return {
+        name: f"not in {', '.join(of)}: read as missing in every row there"
+        for name, of in lacking.items()
+        if of
+    }
 
 
 def _refuse_repeated(
