@@ -386,6 +386,135 @@ def test_a_table_is_learnt_from_and_further_rows_scored(
     assert "state" not in document["uncertainty"]
 
 
+def labelled(rows: int = 300, **columns: Any) -> list[str]:
+    """Write t.csv: a number x, and columns made from it; the options that learn from it with one quick model."""
+    x = np.random.default_rng(0).normal(size=rows)
+    table = {"x": [f"{v:.3f}" for v in x], **{name: made(x) for name, made in columns.items()}}
+    lines = zip(*table.values(), strict=True)
+    Path("t.csv").write_text("\n".join([",".join(table), *(",".join(map(str, r)) for r in lines)]))
+    label = next(iter(columns))
+    return ["predict", "--table", "t.csv", "--label", label, "--folds", "2", "--model", "logistic"]
+
+
+def noisy(x: Any) -> Any:
+    """Return whether x is above a random bar."""
+    return x > np.random.default_rng(1).normal(size=len(x))
+
+
+def test_the_positive_answer_of_a_table_is_chosen_and_told_in_its_own_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = labelled(will=lambda x: np.where(noisy(x), "Leave", "Stay"))
+    Path("new.csv").write_text("x\n2\n-2\n")
+    usual = call(capsys, *asked)
+    assert (usual["positive"], usual["negative"]) == ("Stay", "Leave")
+    tell(usual)
+    said = capsys.readouterr().out
+    assert f"{usual['positives']} of 300 say 'Stay'; 2-fold" in said
+    assert "probability of 'Stay' against 'Leave'; --positive TEXT asks for another answer" in said
+    turned = call(
+        capsys, *asked, "--positive", "Leave", "--value", 2, "--cost", 1, "--score", "new.csv"
+    )
+    assert turned["positives"] == 300 - usual["positives"]
+    scores = pq.read_table(turned["scores"])
+    assert set(scores["label"].to_pylist()) == {"Leave", "Stay"}
+    assert set(scores["positive"].to_pylist()) == {"Leave"}
+    new = pq.read_table(turned["new"]["scores"])
+    assert new["score"].to_pylist()[0] > 0.5 > new["score"].to_pylist()[1]
+    assert new["answer"].to_pylist() == ["Leave", "Stay"]
+    later = pq.read_table(call(capsys, "score", ".", "will", "--rows", "new.csv")["file"])
+    assert later["positive"].to_pylist() == ["Leave", "Leave"]
+    assert "no row of 'will' says 'leave'; did you mean 'Leave'?" in sentence(
+        capsys, *asked, "--positive", "leave"
+    )
+    asked = labelled(plan=lambda x: np.where(x > 1, "gold", np.where(noisy(x), "plus", "free")))
+    rest = call(capsys, *asked, "--positive", "free")
+    assert (rest["answer"], rest["negative"]) == ("yes_no", "not free")
+
+
+def test_the_kind_of_answer_of_a_table_is_told_and_may_be_asked_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = labelled(tier=lambda x: noisy(x) + noisy(x[::-1])[::-1].astype(int))
+    read = "'tier' is read as an amount; --answer which or count asks otherwise"
+    assert f"'logistic' does not answer 'amount': {read}" in sentence(capsys, *asked)
+    one_of_many = call(capsys, *asked, "--answer", "which")
+    assert (one_of_many["answer"], one_of_many["read"]) == ("which", "")
+    assert set(one_of_many["classes"]) == {"0", "1", "2"}
+    usual, count = asked[:-2], ("--answer", "count")
+    amount = call(capsys, *usual, "--model", "linear")
+    assert (amount["answer"], amount["read"]) == ("amount", read)
+    tell(amount)
+    assert f"\n  {read}\n" in capsys.readouterr().out
+    counted = call(capsys, *usual, *count)
+    assert (counted["answer"], set(counted["models"])) == ("count", {"linear", "trees"})
+    assert "poisson_deviance" in counted["metrics"]
+    assert counted["baseline"].keys() == {"mean"}
+    again = pq.read_table(call(capsys, "score", ".", "tier", "--rows", "t.csv")["file"])
+    assert min(again["score"].to_pylist()) > 0  # Poisson
+    for given, words in (
+        (("--answer", "yes_no"), "has 3 different answers; say which one is yes with --positive TEXT"),
+        ((*count, "--positive", "2"), "a positive answer is of a yes/no label, not of 'count'"),
+    ):  # fmt: skip
+        assert words in sentence(capsys, *asked, *given)
+    halves = labelled(half=lambda x: np.round(x) + 0.5, name=lambda x: np.where(x > 0, "7", "b"))
+    assert "and so no count" in sentence(capsys, *halves, *count)
+    assert "'name' says 'b', which is no number" in sentence(
+        capsys, *halves, "--label", "name", *count
+    )
+
+
+def test_models_are_set_and_estimators_named_in_words(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skops", reason="keeping an estimator needs the extra 'sklearn'")
+    monkeypatch.chdir(tmp_path)
+    boost = "sklearn.ensemble.AdaBoost:n_estimators=5"
+    tree = "sklearn:estimator=sklearn.tree.DecisionTree,max_depth=2"
+    asked = labelled(will=lambda x: np.where(noisy(x), "yes", "no"))[:-2]
+    wanted = ["logistic:penalty=l1,bends=0", "neighbours:neighbours=9", tree, boost]
+    made = call(capsys, *asked, *(part for word in wanted for part in ("--model", word)))
+    assert list(made["models"]) == wanted
+    made = call(capsys, *asked, "--model", boost, "--name", "boosted")
+    assert made["champion"] == boost
+    again = call(capsys, "score", ".", "boosted", "--rows", "t.csv")
+    assert again["model"] == boost
+    log = call(
+        capsys, "predict", shop, "any(purchase) next 10d for any(*) last 30d", "--name", "boosted",
+        "--folds", 1, "--model", boost,
+    )  # fmt: skip
+    assert set(log["models"]) == {boost}
+    for word, words in (
+        ("logistic:penalti=l1", "'logistic' has no setting 'penalti'; did you mean 'penalty'?"),
+        ("logistic:penalty=l7", "'logistic' cannot be set so: "),
+        ("logistic:penalty", "write settings as NAME:key=value,key=value"),
+        ("sklearn.ensemble.AdaBost", "there is no estimator 'sklearn.ensemble.AdaBost'"),
+        ("sklearn.ensemble.AdaBoost:n=5", "AdaBoostClassifier cannot be set so"),
+        ("lightgbm.LGBM", "is not of scikit-learn and could not be kept"),
+    ):
+        assert words in sentence(capsys, *asked, "--model", word)
+
+
+def test_folds_must_be_able_to_judge(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = labelled(60, rare=lambda x: np.where(x > np.sort(x)[-13], "yes", "no"), size=noisy)
+    none = "0 folds cannot judge a model; use at least 2"
+    assert none in sentence(capsys, *asked, "--folds", 0)
+    few = "13 folds cannot each hold a row of every answer; use at most 12"
+    assert few in sentence(capsys, *asked, "--folds", 13)
+    amount = ("--label", "x", "--model", "linear")
+    few = "61 folds cannot each hold a row; use at most 60"
+    assert few in sentence(capsys, *asked[:-2], *amount, "--folds", 61)
+    shown = ("--impression", "view", "--click", "purchase", "--within", "1d")
+    for way in (shown, ("any(purchase) next 10d", "--fuse", "tiny")):
+        said = sentence(capsys, "predict", shop, *way, "--folds", 0)
+        assert "at least 1 forward fold is needed, not 0" in said
+
+
 def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yes_no = "any(purchase) next 10d for any(*) last 30d"
     amount = "sum(purchase.value) next 15d for any(*) last 30d"
@@ -422,6 +551,14 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
         ([amount, "--folds", "0"], "at least 1 forward fold"),
         ([amount, "--value", "3"], "a profit curve is of a yes/no question"),
         ([amount, "--abstain", "0.1"], "only a yes/no task can abstain"),
+        ([yes_no, "--abstain", "nan"], "an interval of a probability is 0 to 1 wide, not nan"),
+        ([yes_no, "--value", "-5"], "a value must be a number of 0 or more, not -5"),
+        ([yes_no, "--value", "nan"], "a value must be a number of 0 or more, not nan"),
+        ([yes_no, "--value", "5", "--cost", "inf"], "a cost must be a number of 0 or more"),
+        (
+            ["--table", "x.csv", "--label", "y", "--value", "5", "--budget", "nan"],
+            "a budget must be a number of 0 or more, not nan",
+        ),
     ]
     for args, words in bad:
         assert words in sentence(capsys, "predict", shop, *args), args

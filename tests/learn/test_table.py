@@ -109,6 +109,17 @@ def test_amounts(tmp_path: Path) -> None:
     assert card["uncertainty"]["kind"] == "conformal"
 
 
+def test_a_name_that_stands_twice_in_the_header_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "twice.csv"
+    file.write_text("age,city,age,buy\n" + "30,a,31,yes\n40,b,41,no\n" * 20)
+    said = "two columns of the header are called 'age'; give each its own name"
+    with pytest.raises(DataError, match=said):
+        read(file, "buy")
+    table = read(write(tmp_path, 40, age=lambda i: f"{i % 7}.5"))
+    with pytest.raises(DataError, match=said):
+        read_like([str(file)], table, connect(), tmp_path)
+
+
 BAD = {
     "all labels equal": ({"bought": lambda _: "yes"}, {}, NotEnoughDataError, "every row of 'bought' says 'yes'"),
     "a label full of blanks": ({"bought": lambda _: ""}, {}, DataError, "is blank in every row"),
@@ -285,6 +296,16 @@ def test_rows_to_come_are_read_and_scored_alike(tmp_path: Path) -> None:
     later.write_text("something,else\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="none of the columns the model learnt from"):
         read_like([str(later)], table, connect(), tmp_path)
+
+
+def test_a_column_missing_in_one_of_several_files_is_said_by_file(tmp_path: Path) -> None:
+    table = read(write(tmp_path, 60))
+    whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
+    whole.write_text("visits,city\n0.5,c1\n")
+    part.write_text("visits\n0.7\n")
+    X, noted = read_like([str(whole), str(part)], table, connect(), tmp_path)
+    assert noted == {"city": "not in part.csv: read as missing in every row there"}
+    assert np.isnan(X[1, table.columns.index("city")])
 
 
 def test_options_of_training(tmp_path: Path) -> None:

@@ -34,6 +34,16 @@ SEED: Final = 7
 )
 @click.option("--label", help="The table's column to predict.")
 @click.option(
+    "--answer",
+    type=click.Choice(["yes_no", "amount", "count", "which"]),
+    help="What kind of answer the label is, where it could be read in several ways.",
+)
+@click.option(
+    "--positive",
+    metavar="TEXT",
+    help="The answer of the label whose probability is told, against all others.",
+)
+@click.option(
     "--ignore", multiple=True, metavar="COLUMN", help="A column of the table to leave out."
 )
 @click.option(
@@ -81,7 +91,8 @@ SEED: Final = 7
 @click.option("--select", is_flag=True, help="Use only features that prove stable.")
 @click.option(
     "--model", "chosen", multiple=True, metavar="NAME",
-    help="Let this model compete instead of the usual ones; repeat it, from simple to flexible.",
+    help="Let this model compete instead of the usual ones; repeat it, from simple to flexible. "
+    "With settings: logistic:penalty=l1; of scikit-learn: sklearn.ensemble.AdaBoost:n_estimators=50.",
 )  # fmt: skip
 @click.option("--quantile", type=float, help="Predict this quantile of an amount, 0 to 1.")
 @click.option("--segment", "segments", multiple=True, metavar="FEATURE", help="Judge by segment.")
@@ -169,6 +180,7 @@ def predict(
         else "a log"
     )
     refuse_idle(context, way)
+    forward = 3 if folds is None else folds
     options = Options(_seconds(search), balance, select, _share(quantile), chosen, columns["known"])
     judged = {"segments": segments, "contact": _contact(value, cost, budget)}
     if tables:
@@ -177,7 +189,7 @@ def predict(
             files,
             label,
             name,
-            folds or 5,
+            5 if folds is None else folds,
             out,
             SEED if seed is None else seed,
             options,
@@ -190,7 +202,7 @@ def predict(
         return
     if impression or clicked:
         made = _predict_impressions(
-            folder, impression, clicked, within, name, folds or 3, out, seed, options, judged
+            folder, impression, clicked, within, name, forward, out, seed, options, judged
         )
         emit(made, as_json, lambda: tell(made))
         return
@@ -204,11 +216,11 @@ def predict(
 
     workspace = open_workspace(folder)
     if fuse:
-        _fused(workspace, ask, name, folds or 3, fuse, graph, tune, out, seed, as_json)
+        _fused(workspace, ask, name, forward, fuse, graph, tune, out, seed, as_json)
         return
     with progress_bar() as progress:
         prediction = workspace.predict(
-            ask, name=name, folds=3 if folds is None else folds, seed=seed, options=options,
+            ask, name=name, folds=forward, seed=seed, options=options,
             progress=progress, abstain=abstain, explain=explain, reuse=explain is not None, **judged,
         )  # fmt: skip
     target = (
@@ -431,7 +443,7 @@ def _predict_table(
                 "row": range(len(fit.scores)),
                 "label": table.told(),
                 **_shown(fit.scores, table),
-                **(_contacted(fit.scores, fit.card) if later is None else {}),
+                **(_contacted(fit.scores, fit.card, table) if later is None else {}),
                 "verdict": [fit.card["verdict"]["answer"]] * len(fit.scores),
             }
         ),
@@ -451,7 +463,7 @@ def _predict_table(
         X, noted = later
         scored = target.with_name(f"{target.stem}-new.parquet")
         now = fit.score(X)
-        contacted = _contacted(now, fit.card)  # the budget is spent on these rows
+        contacted = _contacted(now, fit.card, table)  # the budget is spent on these rows
         verdict = {"verdict": [fit.card["verdict"]["answer"]] * len(X)}
         new = {"row": range(len(X)), **_shown(now, table), **contacted, **verdict}
         write_table(pa.table(new), scored)
@@ -486,9 +498,10 @@ def _explained_row(fitted: Any, X: Any, row: int, tested: Any) -> dict[str, Any]
 
 
 def _shown(scores: Any, table: Any) -> dict[str, Any]:
-    """Return a table's scores as columns: of many answers, the likeliest one with its probability."""
+    """Return a table's scores as columns: of yes/no with the answer they are the probability of, of many the likeliest."""
     if scores.ndim == 1:
-        return {"score": scores}
+        of = {} if table.positive is None else {"positive": [table.positive] * len(scores)}
+        return {**of, "score": scores}
     import numpy as np
 
     known = ~np.isnan(scores).any(axis=1)
@@ -497,9 +510,12 @@ def _shown(scores: Any, table: Any) -> dict[str, Any]:
     return {"answer": answer, "score": np.where(known, scores.max(axis=1), np.nan)}
 
 
-def _contacted(scores: Any, card: dict[str, Any]) -> dict[str, Any]:
-    """Return whom to contact as a column, where a profit curve was asked for; rows without a score have no answer."""
+def _contacted(scores: Any, card: dict[str, Any], table: Any) -> dict[str, Any]:
+    """Return whom to contact as a column, where a profit curve was asked for: who says the positive answer at the cut.
+
+    Rows without a score have no answer.
+    """
     if "profit" not in card:
         return {}
-    cut = card["profit"]["cut"]
-    return {"answer": [None if p != p else "yes" if p >= cut else "no" for p in scores.tolist()]}
+    answers = table.in_words(scores >= card["profit"]["cut"])
+    return {"answer": [None if p != p else a for p, a in zip(scores, answers, strict=True)]}

@@ -27,10 +27,19 @@ def tell(d: dict[str, Any]) -> None:
     from propend.learn.power import counted
     from propend.pipeline.prediction import short
 
-    of = counted(d["answer"], d["positives"]).rstrip(",")
+    of = f"{d['rows']:,} rows" + counted(d["answer"], d["positives"]).rstrip(",")
+    if d.get("positive") is not None:
+        of = f"{d['positives']:,} of {d['rows']:,} say {d['positive']!r}"
     click.echo(
-        f"{d['task']}\n  {d['rows']:,} rows{of}; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}\n"
+        f"{d['task']}\n  {of}; {d['protocol']}\n  data {d['data_hash']}, seed {d['seed']}, champion {d['champion']}"
     )
+    if d.get("positive") is not None:
+        click.echo(
+            f"  scores are the probability of {d['positive']!r} against {d['negative']!r}; --positive TEXT asks for another answer"
+        )
+    if d.get("read"):
+        click.echo(f"  {d['read']}")
+    click.echo()
     keys = [
         k
         for k in (

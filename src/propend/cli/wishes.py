@@ -14,7 +14,7 @@ _TRAINING: Final = frozenset({"search", "balance", "select", "chosen", "segments
 _ANY: Final = frozenset({"folder", "ask", "more", "name", "folds", "out", "seed", "as_json"})
 SERVES: Final[dict[str, frozenset[str]]] = {
     "a log": _ANY | _TRAINING | {"quantile", "abstain", "explain", "known"},
-    "a table": _ANY | _TRAINING | {"quantile", "explain", "tables", "label", "ignore", "group", "order", "known", "score_files"},
+    "a table": _ANY | _TRAINING | {"quantile", "explain", "tables", "label", "answer", "positive", "ignore", "group", "order", "known", "score_files"},
     "impressions": _ANY | _TRAINING | {"impression", "clicked", "within", "known"},
     "--fuse": _ANY | {"fuse", "graph", "tune"},
 }  # fmt: skip

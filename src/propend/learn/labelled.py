@@ -30,6 +30,7 @@ FEWEST: Final = 10
 OTHER: Final = "(another)"
 _POSITIVE: Final = (
     "1",
+    "1.0",
     "yes",
     "y",
     "true",
@@ -72,12 +73,22 @@ class LabelledTable:
     """How each used column is read; other rows are read the same way (``read_like``)."""
     label: str = "the answer"
     """What the label's column is called."""
+    negative: str | None = None
+    """The other answer of a yes/no label, in its own words."""
+    read: str = ""
+    """How the label was read where nobody said, and how to ask otherwise; empty: there is one way only."""
 
     def told(self) -> list[Any]:
-        """Return the labels for people: of many answers their texts, else the numbers."""
+        """Return the labels for people: numbers of amounts, else the answers in their own words."""
+        if self.positive is not None:
+            return self.in_words(self.y > 0)
         if self.classes:
             return [self.classes[int(code)] for code in self.y]
         return [float(value) for value in self.y]
+
+    def in_words(self, yes: npt.NDArray[np.bool_]) -> list[str | None]:
+        """Return yes/no answers in the label's own words."""
+        return [self.positive if said else self.negative for said in yes.tolist()]
 
     def data_hash(self) -> str:
         """Return a fingerprint of the rows and labels."""
@@ -95,18 +106,23 @@ def read_table(
     ignore: Sequence[str] = (),
     group: str | None = None,
     order: str | None = None,
+    positive: str | None = None,
+    answer: Answer | None = None,
 ) -> LabelledTable:
     """Read a labelled table from CSV, JSON lines or Parquet.
 
     Columns that are numbers throughout are numbers, dates are days since 1970, sentences are TF-IDF of their commonest
     words and pairs of words (Chinese: pairs of characters), the others categories; a column whose every row differs is
     an id and is left out, and said. Rows without a label are left out, and counted. ``group`` names the column of what rows
-    belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features.
+    belong to, ``order`` the column of time (dates, times or numbers); both are kept out of the features. ``positive`` is the
+    answer whose probability is told, against all others; without it a word such as yes, true, 1 or churned, else the last
+    of two by the alphabet. Without ``answer`` two answers are yes/no, numbers an amount and texts one of many.
     Raises ``DataError`` or ``ConfigError`` in one sentence where the label is unknown, blank or constant.
     """
     kinds = engine.columns(Source(name="table", files=tuple(files)), base)
     for name in (label, *ignore, *(c for c in (group, order) if c is not None)):
         if name not in kinds:
+            _refuse_repeated(files, engine, base, (name,))
             raise ConfigError(f"{files[0]}: no column {name!r}{nearest(name, kinds)}")
     table, scan = _rows(files, engine, base)
     texts = clean_text(table[label])
@@ -117,7 +133,8 @@ def read_table(
         )
     table = table.filter(pa.array(there))
     noted: dict[str, str] = {}
-    y, answer, positive, classes = _labels(texts.filter(pa.array(there)), label, files[0], noted)
+    told = texts.filter(pa.array(there))
+    y, kind, sides, classes = _labels(told, label, files[0], noted, positive, answer)
     columns: list[F64] = []
     kinds_of: list[Kind] = []
     left_out = dict.fromkeys(ignore, "asked to be ignored")
@@ -148,8 +165,8 @@ def read_table(
         y,
         names,
         {names.index(k.name): k.levels for k in kinds_of if k.levels},
-        answer,
-        positive,
+        kind,
+        sides[0],
         left_out,
         int((~there).sum()),
         len(scan.rejected),
@@ -159,6 +176,8 @@ def read_table(
         noted,
         tuple(kinds_of),
         label,
+        sides[1],
+        _read(told, label, kind) if answer is None and positive is None else "",
     )
 
 
@@ -167,9 +186,10 @@ def read_like(
 ) -> tuple[F64, dict[str, str]]:
     """Read further rows the way a labelled table was read: X [n, d], and what was odd by column.
 
-    A column that is not there is missing in every row and said; a category never seen is missing and counted.
+    A column that is not there is missing in every row, and said by file; a category never seen is missing and counted.
     """
     rows, _ = _rows(files, engine, base)
+    gone = _gone(files, [k.name for k in table.kinds], engine, base)
     columns, noted = [], {}
     for kind in table.kinds:
         if kind.name not in rows.column_names:
@@ -178,14 +198,41 @@ def read_like(
             continue
         values, said = kind.read(rows[kind.name])
         columns.append(values)
+        said = "; ".join(filter(None, (gone.get(kind.name), said)))
         if said:
             noted[kind.name] = said
     if len([s for s in noted.values() if s.startswith("the column")]) == len(table.kinds):
+        _refuse_repeated(files, engine, base, [k.name for k in table.kinds])
         raise DataError(
             f"{files[0]} has none of the columns the model learnt from ({', '.join(k.name for k in table.kinds[:8])}); "
             "bring a table with the same columns"
         )
     return np.column_stack(columns), noted
+
+
+def _gone(files: Sequence[str], names: Sequence[str], engine: Engine, base: Path) -> dict[str, str]:
+    """Return, for columns that some of several files lack, in which they are missing."""
+    paths = engine.files(Source(name="table", files=tuple(files)), base)
+    there = {p: engine.columns(Source(name="table", files=(str(p),)), base) for p in paths}
+    lacking = {name: [p.name for p in paths if name not in there[p]] for name in names}
+    return {
+        name: f"not in {', '.join(of)}: read as missing in every row there"
+        for name, of in lacking.items()
+        if of
+    }
+
+
+def _refuse_repeated(
+    files: Sequence[str], engine: Engine, base: Path, wanted: Sequence[str]
+) -> None:
+    """Raise ``DataError`` where a file's first row holds a wanted name and a name twice: it is a header, but was read as a row."""
+    table, _ = _rows(files, engine, base)
+    first = [str(value).strip() for value in table.slice(0, 1).to_pylist()[0].values()]
+    twice = next((name for name in first if first.count(name) > 1), None)
+    if twice is not None and set(wanted) & set(first):
+        raise DataError(
+            f"{files[0]}: two columns of the header are called {twice!r}; give each its own name"
+        )
 
 
 def _rows(files: Sequence[str], engine: Engine, base: Path) -> tuple[pa.Table, Any]:
@@ -231,37 +278,98 @@ def _moments(column: pa.ChunkedArray, name: str, where: str) -> F64:
     return found
 
 
+_Sides = tuple[str | None, str | None]
+"""The positive and the negative answer in their own words; nothing where the label is not yes/no."""
+_NO_SIDES: Final[_Sides] = (None, None)
+
+
 def _labels(
-    text: pa.Array, label: str, where: str, noted: dict[str, str]
-) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
-    """Return the labels as numbers, the kind of answer, which text is the positive, and the classes of many."""
+    text: pa.Array,
+    label: str,
+    where: str,
+    noted: dict[str, str],
+    positive: str | None,
+    answer: Answer | None,
+) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
+    """Return the labels as numbers, the kind of answer, its two sides, and the classes of many."""
+    if positive is not None and answer not in (None, "yes_no"):
+        raise ConfigError(
+            f"a positive answer is of a yes/no label, not of {answer!r}; leave one out"
+        )
     levels = sorted(pc.unique(text).to_pylist())
     if len(levels) == 1:
         raise NotEnoughDataError(
             f"{where}: every row of {label!r} says {levels[0]!r}; there is nothing to tell apart"
         )
-    if len(levels) == 2:
-        positive = next(
-            (v for v in levels if v.casefold() in _POSITIVE or v in ("1.0",)), levels[1]
-        )
-        y = np.asarray(pc.equal(text, positive)).astype(np.float64)
-        rarer = int(min(y.sum(), len(y) - y.sum()))
-        if rarer < FEWEST:
-            raise NotEnoughDataError(
-                f"{where}: only {of_rows(rarer)} of {label!r} with the rarer answer; at least {FEWEST} are needed to train and to test"
-            )
-        return y, "yes_no", positive, ()
-    found = numbers(text)
-    if found is None:
+    found = None if answer == "which" else numbers(text)
+    if answer is None:
+        two = len(levels) == 2 or positive is not None
+        answer = "yes_no" if two else "which" if found is None else "amount"
+    if answer == "yes_no":
+        return _two(text, levels, label, where, positive)
+    if answer == "which":
         return _many(text, label, where, noted)
+    if found is None:
+        odd = next(v for v in levels if numbers(pa.array([v])) is None)
+        raise DataError(f"{where}: {label!r} says {odd!r}, which is no number and so no {answer}")
     if np.isinf(found).any():
         raise DataError(f"{where}: {label!r} holds infinite values; take those rows out")
-    return found, "amount", None, ()
+    if answer == "count" and not _whole(found):
+        raise DataError(
+            f"{where}: {label!r} holds numbers below 0 or with a fraction, and so no count; ask for an amount"
+        )
+    return found, answer, _NO_SIDES, ()
+
+
+def _whole(values: F64) -> bool:
+    return bool((values >= 0).all() and (values == np.round(values)).all())
+
+
+def _read(text: pa.Array, label: str, answer: Answer) -> str:
+    """Return how a label was read and what else it could be; nothing where it could be nothing else."""
+    values, levels = numbers(text), pc.count_distinct(text).as_py()
+    if values is None or (levels == 2 and set(values) == {0.0, 1.0}):
+        return ""
+    others: list[Answer] = [
+        *(("which",) if levels <= MOST_CLASSES else ()),
+        *(("count",) if _whole(values) else ()),
+        *(("amount",) if answer == "yes_no" else ()),
+    ]  # fmt: skip
+    if not others:
+        return ""
+    read = "yes/no" if answer == "yes_no" else "an amount"
+    return f"{label!r} is read as {read}; --answer {' or '.join(others)} asks otherwise"
+
+
+def _two(
+    text: pa.Array, levels: list[str], label: str, where: str, positive: str | None
+) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
+    """Return a yes/no label as 1 where it says the positive answer and 0 elsewhere."""
+    if positive is None and len(levels) > 2:
+        raise ConfigError(
+            f"{where}: {label!r} has {len(levels):,} different answers; say which one is yes with --positive TEXT"
+        )
+    if positive is None:
+        known = (v for v in levels if v.casefold() in _POSITIVE)
+        positive = next(known, levels[1])
+    elif positive not in levels:
+        raise ConfigError(
+            f"{where}: no row of {label!r} says {positive!r}{nearest(positive, levels)}"
+        )
+    others = [v for v in levels if v != positive]
+    y = np.asarray(pc.equal(text, positive)).astype(np.float64)
+    rarer = int(min(y.sum(), len(y) - y.sum()))
+    if rarer < FEWEST:
+        raise NotEnoughDataError(
+            f"{where}: only {of_rows(rarer)} of {label!r} with the rarer answer; at least {FEWEST} are needed to train and to test"
+        )
+    negative = others[0] if len(others) == 1 else f"not {positive}"
+    return y, "yes_no", (positive, negative), ()
 
 
 def _many(
     text: pa.Array, label: str, where: str, noted: dict[str, str]
-) -> tuple[F64, Answer, str | None, tuple[str, ...]]:
+) -> tuple[F64, Answer, _Sides, tuple[str, ...]]:
     """Return a label of many texts as codes of the commonest; the rare ones share a class, and it is said."""
     counts = sorted(pc.value_counts(text).to_pylist(), key=lambda c: (-c["counts"], c["values"]))
     common = [c["values"] for c in counts[:MOST_CLASSES] if c["counts"] >= FEWEST]
@@ -276,4 +384,4 @@ def _many(
             f"answers with few rows ({len(counts) - len(common)}, {of_rows(rest)} in all) are told together as {OTHER!r}"
         )
     codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(common)), len(common)))
-    return codes.astype(np.float64), "which", None, tuple(common) + ((OTHER,) if rest else ())
+    return codes.astype(np.float64), "which", _NO_SIDES, tuple(common) + ((OTHER,) if rest else ())

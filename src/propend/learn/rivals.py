@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, Final
 
-from propend.errors import ConfigError
+from propend.errors import ConfigError, ModelError
 from propend.models import catalog
+from propend.models.adapter import Adapter, AdapterParameters
 from propend.models.model import Answer
+from propend.models.parameters import read_settings
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
 
@@ -21,6 +24,8 @@ __all__ = [
     "Candidate",
     "baselines",
     "candidates",
+    "family",
+    "read_model",
     "table_candidates",
 ]
 
@@ -59,13 +64,67 @@ class Candidate:
         return cls(given, given) if isinstance(given, str) else given
 
 
+_CLASS: Final = re.compile(r"([\w.]+:[A-Za-z_]\w*)(?::(.*))?")
+"""A third party's ``package.module:Class``, with settings behind a second colon."""
+
+
+def read_model(word: str) -> Choice:
+    """Return the model and the settings that a word names, in the notation of ``recommend --with``.
+
+    A dotted name is an estimator of scikit-learn; what the adapter itself does not take are the estimator's settings.
+    Raises ``ConfigError`` where a setting has no value.
+
+    >>> read_model("logistic:penalty=l1")
+    ('logistic', {'penalty': 'l1'})
+    >>> read_model("sklearn.ensemble.AdaBoost")
+    ('sklearn', {'estimator': 'sklearn.ensemble.AdaBoost'})
+    >>> read_model("sklearn:estimator=sklearn.ensemble.AdaBoost,n_estimators=50")
+    ('sklearn', {'estimator': 'sklearn.ensemble.AdaBoost', 'settings': {'n_estimators': 50}})
+    >>> read_model("mine.models:Mine:depth=2")
+    ('mine.models:Mine', {'depth': 2})
+    """
+    place = _CLASS.fullmatch(word)
+    if place is not None and place[1].partition(":")[0] not in catalog.names():
+        return place[1], read_settings(f"{place[1].replace(':', '.')}:{place[2] or ''}")[1]
+    name, settings = read_settings(word)
+    if "." in name:
+        name, settings = "sklearn", {"estimator": name, **settings}
+    if name == "sklearn":
+        known = {f.name for f in fields(AdapterParameters)}
+        own = {k: v for k, v in settings.items() if k not in known}
+        settings = {k: v for k, v in settings.items() if k in known}
+        if own:
+            settings["settings"] = own
+    return name, settings
+
+
+def family(model: str, settings: Mapping[str, Any]) -> str:
+    """Return what several settings of one model have in common: its name, or the estimator's behind ``sklearn``.
+
+    >>> family("trees", {"leaves": 8}), family("sklearn", {"estimator": "sklearn.svm.SVC"})
+    ('trees', 'sklearn.svm.SVC')
+    """
+    return str(settings.get("estimator", model)) if model == "sklearn" else model
+
+
+def _check(model: str, settings: Mapping[str, Any], answer: Answer, read: str = "") -> None:
+    """Refuse before any fit a model that is none, is of another answer or cannot be set so."""
+    if read and answer not in catalog.find(model).answers:
+        raise ModelError(f"{model!r} does not answer {answer!r}: {read}")
+    made = catalog.create(model, answer, **settings)
+    if isinstance(made, Adapter):
+        made.check()
+
+
 SLOW: Final = {"learning_rate": 0.03, "leaves": 31, "column_share": 0.4, "l2": 1.0}
 
 
 def table_candidates(
-    answer: Answer, quantile: float | None = None, only: Sequence[str] = ()
+    answer: Answer, quantile: float | None = None, only: Sequence[str] = (), read: str = ""
 ) -> tuple[Candidate, ...]:
     """Return the models that compete for a table's label, from simple to flexible; ``only`` names them.
+
+    ``read`` says how the label came to have this answer, to whoever names a model that does not give it.
 
     Explainable boosting and XGBoost compete, and are blended, where their extras are installed. The published tables
     (``benchmarks.quality.prediction``) let the same ones compete.
@@ -80,15 +139,24 @@ def table_candidates(
     if not only:
         return known
     by_name = {c.model: c for c in reversed(known)} | {c.label: c for c in known}
-    chosen = tuple(by_name.get(name, Candidate.of(name)) for name in dict.fromkeys(only))
-    for candidate in chosen:  # a name that is none, or of another answer, is refused before any fit
-        catalog.create(candidate.model, answer, **candidate.settings)
+    chosen = tuple(by_name.get(word) or _named(word, by_name) for word in dict.fromkeys(only))
+    for candidate in chosen:
+        _check(candidate.model, candidate.settings, answer, read)
     return chosen
+
+
+def _named(word: str, known: Mapping[str, Candidate]) -> Candidate:
+    """Return the candidate a word names; what it does not set stays as the usual candidate of this model has it."""
+    model, settings = read_model(word)
+    usual = known[model].settings if model in known else {}
+    return Candidate(word, model, {**usual, **settings})
 
 
 def _known(answer: Answer) -> tuple[Candidate, ...]:
     if answer == "which":
         return (Candidate("logistic", "logistic", {"bends": 0}), Candidate.of("trees"))
+    if answer == "count":
+        return (Candidate.of("linear"), Candidate("trees", "trees", {"loss": "poisson"}))
     if answer != "yes_no":
         return (Candidate.of("linear"), Candidate.of("trees"))
     more = [
@@ -112,7 +180,10 @@ def _known(answer: Answer) -> tuple[Candidate, ...]:
 def candidates(
     task: Task, quantile: float | None = None, only: Sequence[str] = ()
 ) -> tuple[Choice, ...]:
-    """Return the models that compete for a task's answer, or for a quantile of it; ``only`` names them."""
+    """Return the models that compete for a task's answer, or for a quantile of it, by the word that names them (``read_model``).
+
+    ``only`` are such words, instead of the usual ones.
+    """
     if quantile is not None:
         _no_names(only)
         return (("trees", {"loss": "quantile", "quantile": quantile}),)
@@ -121,11 +192,15 @@ def candidates(
         return MODELS[task.answer]
     if BLEND in only and not set(BLENDED) <= set(only):
         raise ConfigError(f"{BLEND!r} is the mean of {' and '.join(BLENDED)}; name them too")
-    for name in only:
-        if name != BLEND or name not in known:
-            catalog.create(name, task.answer, **known.get(name, {}))
     order = sorted(dict.fromkeys(only), key=lambda name: name == BLEND)
-    return tuple((name, known.get(name, {})) for name in order)
+    chosen = []
+    for word in order:
+        model, settings = read_model(word)
+        settings = {**known.get(model, {}), **settings}
+        if word != BLEND or BLEND not in known:
+            _check(model, settings, task.answer)
+        chosen.append((word, settings))
+    return tuple(chosen)
 
 
 def _no_names(only: Sequence[str]) -> None:

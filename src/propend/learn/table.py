@@ -18,10 +18,10 @@ from propend.learn.explain import of_reasons
 from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range, hash_of_tests, judge
-from propend.learn.labelled import LabelledTable, read_table
+from propend.learn.labelled import FEWEST, LabelledTable, read_table
 from propend.learn.leaks import leak_report, refuse
 from propend.learn.power import stated, verdict
-from propend.learn.rivals import Candidate, table_candidates
+from propend.learn.rivals import Candidate, family, table_candidates
 from propend.learn.segments import by_segment, segments_of
 from propend.learn.selection import stable_columns
 from propend.learn.threshold import Contact, profit_curve
@@ -88,6 +88,8 @@ def cross_validate(
     for name in segments:
         if name not in table.columns:
             raise ConfigError(f"no column {name!r} to judge by{nearest(name, table.columns)}")
+    if segments and table.answer == "which":
+        raise ConfigError("one of many is not judged by segment; leave --segment out")
     if contact is not None and table.answer != "yes_no":
         raise ConfigError("a profit curve is of a yes/no label; leave --value and --cost out")
     fit = _CrossValidation(
@@ -118,7 +120,7 @@ class _CrossValidation:
         self.table, self.seed, self.draws, self.options = table, seed, draws, options
         self.known_before, self.progress = known_before, progress
         self.kind: Judge = judge(table.answer, options.quantile)
-        usual = table_candidates(table.answer, options.quantile, options.models)
+        usual = table_candidates(table.answer, options.quantile, options.models, table.read)
         self.names = tuple(map(Candidate.of, models or usual))
         self.others = tuple(map(Candidate.of, beside))
         self.trivial = _trivial(table.answer, options.quantile)
@@ -191,7 +193,7 @@ class _CrossValidation:
             if part.remark:
                 self.remarks[candidate.label] = part.remark
         groups = None if table.groups is None else table.groups[held]
-        named = [(c.label, c.model) for c in self.names]
+        named = [(c.label, family(c.model, c.settings)) for c in self.names]
         best = self.kind.champion(
             named, table.y[held], on_held, groups=groups, n=100, seed=self.seed
         )
@@ -312,6 +314,8 @@ class _CrossValidation:
             "positives": None if table.classes else int((table.y > 0).sum()),
             "answer": table.answer,
             "positive": table.positive,
+            "negative": table.negative,
+            "read": table.read,
             "folds": len(self.tested),
             "seed": self.seed,
             "protocol": _protocol(table, len(self.tested)),
@@ -378,8 +382,6 @@ def _judged_apart(
     tested = ~np.isnan(fit.scores.reshape(len(table.y), -1)[:, 0])
     y, p = table.y[tested], fit.scores[tested]
     groups = None if table.groups is None else table.groups[tested]
-    if segments and p.ndim > 1:
-        raise ConfigError("one of many is not judged by segment; leave --segment out")
     for name in segments:
         j = table.columns.index(name)
         codes, names = segments_of(table.X[tested, j], table.categories.get(j))
@@ -398,13 +400,22 @@ def _judged_apart(
 def _trivial(answer: str, quantile: float | None) -> Candidate:
     if quantile is not None:
         return Candidate("constant_quantile", "constant_quantile", {"quantile": quantile})
-    return Candidate.of("mean" if answer == "amount" else "base_rate")
+    return Candidate.of("mean" if answer in ("amount", "count") else "base_rate")
 
 
 def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int64]:
     """Return each row's fold; −1 for rows that only train (the first stretch of time)."""
     if folds < 2:
         raise ConfigError(f"{folds} folds cannot judge a model; use at least 2")
+    rare, what = len(table.y), "row"
+    if table.answer in (
+        "yes_no",
+        "which",
+    ):  # rare answers of many share a class, which may be smaller
+        rare = max(FEWEST, int(np.bincount(table.y.astype(np.int64)).min()))
+        what = "row of every answer"
+    if folds > rare:
+        raise ConfigError(f"{folds} folds cannot each hold a {what}; use at most {rare}")
     if table.time is not None:
         # whole moments stay together: rows of one moment are never on both sides
         _, moment = np.unique(table.time, return_inverse=True)

@@ -18,11 +18,24 @@ POINTS = 101
 
 @dataclass(frozen=True)
 class Contact:
-    """What contacting one user costs, what a positive contacted is worth, and the most that contacts may cost."""
+    """What contacting one user costs, what a positive contacted is worth, and the most that contacts may cost.
+
+    Raises ``ConfigError`` at once for an amount below 0 or one that is no number.
+
+    >>> Contact(5.0, cost=-1.0)
+    Traceback (most recent call last):
+    propend.errors.ConfigError: a cost must be a number of 0 or more, not -1
+    """
 
     value: float
     cost: float = 0.0
     budget: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("value", "cost", "budget"):
+            amount = getattr(self, name)
+            if amount is not None and not 0 <= amount < float("inf"):
+                raise ConfigError(f"a {name} must be a number of 0 or more, not {amount:g}")
 
 
 @dataclass(frozen=True)
@@ -132,8 +145,8 @@ def profit_curve(
     worth = np.broadcast_to(np.asarray(value, np.float64), labels.shape)
     if labels.ndim != 1 or labels.shape != scores.shape or not len(labels):
         raise DataError("labels and scores must be of one length, and not empty")
-    if cost < 0 or (budget is not None and budget < 0) or (worth < 0).any():
-        raise ConfigError("cost, value and budget must be 0 or more")
+    if not all((np.isfinite(v) & (v >= 0)).all() for v in (worth, np.array([cost, budget or 0.0]))):
+        raise ConfigError("cost, value and budget must be numbers of 0 or more")
     order = np.argsort(-scores, kind="stable")
     gain, ranked = (labels * worth - cost)[order], scores[order]
     ends = np.unique(np.r_[np.flatnonzero(np.diff(ranked)) + 1, len(ranked)])  # ties go together

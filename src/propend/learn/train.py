@@ -23,7 +23,16 @@ from propend.learn.fitted import Fitted, Reason
 from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.judge import Judge, hash_of_tests, judge
 from propend.learn.leaks import Leak, leak_report, refuse
-from propend.learn.rivals import BLEND, BLENDED, FUSION, MODELS, baselines, candidates
+from propend.learn.rivals import (
+    BLEND,
+    BLENDED,
+    FUSION,
+    MODELS,
+    baselines,
+    candidates,
+    family,
+    read_model,
+)
 from propend.learn.selection import stable_columns
 from propend.learn.snapshot import judged_alone
 from propend.models.ensemble import Blending
@@ -63,7 +72,7 @@ class Options:
     quantile: float | None = None
     """Ask for this quantile of an amount or count instead of its mean."""
     models: tuple[str, ...] = ()
-    """Names of the models that compete, from simple to flexible; none: the usual ones."""
+    """The models that compete (``rivals.read_model``), from simple to flexible; none: the usual ones."""
     known: tuple[str, ...] = ()
     """Features of a log confirmed to be known in time, in spite of the leak report."""
 
@@ -387,7 +396,7 @@ class _Training:
         y = np.concatenate([f.y[f.later] for f in folds])
         users = np.concatenate([self.frame.user[f.later] for f in folds])
         held = {n: np.concatenate(self.scores[n].validation[: len(folds)]) for n in names}
-        named = [(name, name) for name in names]
+        named = [(n, n if n == FUSION else family(*read_model(n))) for n in names]
         return self.kind.champion(named, y, held, groups=users, n=100, seed=self.seed)
 
     def _threshold(self, scores: _Scores, folds: list[_Fold]) -> float | None:
@@ -463,7 +472,7 @@ class _Training:
 
 def _kind(name: str) -> str:
     """Return which model of the catalogue a candidate is."""
-    return "trees" if name == FUSION else name
+    return "trees" if name == FUSION else read_model(name)[0]
 
 
 def _mean_margin(parts: Sequence[tuple[F64, F64]]) -> tuple[F64, F64]:

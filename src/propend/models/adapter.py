@@ -102,6 +102,15 @@ class Adapter(Model):
             f"there is no estimator {wanted!r}; give its full name, for example sklearn.ensemble.AdaBoost"
         )
 
+    def check(self) -> None:
+        """Raise ``ModelError`` before any fit: no such estimator, not to be set so, or never to be saved."""
+        made = type(self._made(0))
+        if not made.__module__.startswith(_TRUSTED):
+            raise ModelError(
+                f"{self.parameters.estimator} is not of scikit-learn and could not be kept without pickle; fit it from Python"
+            )
+        _skops()
+
     def _encoded(self, X: Array) -> Array:
         Z = X if self._design is None else self._design.transform(X)
         return Z.astype(np.float32) if self.parameters.precision == "single" else Z

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from propend.errors import ModelError, nearest
+from propend.errors import ConfigError, ModelError, nearest
 
-__all__ = ["read_parameters"]
+__all__ = ["read_parameters", "read_settings"]
+
+_COMMAS: Final = re.compile(r",(?![^\[]*\])")
+"""Commas between settings, and not those inside of a list."""
 
 
 def read_parameters(name: str, kind: type[Any], settings: dict[str, Any]) -> Any:
@@ -22,10 +26,10 @@ def read_parameters(name: str, kind: type[Any], settings: dict[str, Any]) -> Any
 
     Examples
     --------
-    >>> from propend.models.trees import TreesParameters
-    >>> read_parameters("trees", TreesParameters, {"leaves": 8}).leaves
+    >>> from propend.models.trees import TreeParameters
+    >>> read_parameters("trees", TreeParameters, {"leaves": 8}).leaves
     8
-    >>> read_parameters("trees", TreesParameters, {"leafs": 8})
+    >>> read_parameters("trees", TreeParameters, {"leafs": 8})
     Traceback (most recent call last):
     propend.errors.ModelError: 'trees' has no setting 'leafs'; did you mean 'leaves'?
     """
@@ -38,3 +42,33 @@ def read_parameters(name: str, kind: type[Any], settings: dict[str, Any]) -> Any
     except msgspec.ValidationError as error:
         why = str(error).replace("`", "'").replace("$.", "")
         raise ModelError(f"'{name}' cannot be set so: {why}") from None
+
+
+def read_settings(word: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings of a model or recommender in words.
+
+    Raises ``ConfigError`` where a setting has no value.
+
+    >>> read_settings("ease:strength=200,support=100")
+    ('ease', {'strength': 200, 'support': 100})
+    >>> read_settings("mlp:hidden=[32,16],dropout=0.1")
+    ('mlp', {'hidden': [32, 16], 'dropout': 0.1})
+    >>> read_settings("item_neighbours:measure=jaccard")
+    ('item_neighbours', {'measure': 'jaccard'})
+    >>> read_settings("ease:strength")
+    Traceback (most recent call last):
+    propend.errors.ConfigError: 'ease:strength' cannot be read: write settings as NAME:key=value,key=value
+    """
+    name, _, rest = word.partition(":")
+    settings: dict[str, Any] = {}
+    for part in _COMMAS.split(rest) if rest else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value):
+            raise ConfigError(
+                f"{word!r} cannot be read: write settings as NAME:key=value,key=value"
+            )
+        try:
+            settings[key] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            settings[key] = value
+    return name.strip(), settings

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from propend.engine import Engine
-from propend.errors import ExpressionError, NotEnoughDataError, nearest
+from propend.errors import ConfigError, ExpressionError, NotEnoughDataError, nearest
 from propend.events.durable import write_parquet
 from propend.events.store import Store
 from propend.expression.duration import Duration
@@ -302,12 +302,16 @@ def _check_wishes(
         raise ExpressionError(
             f"{which}: a quantile is of an amount or a count; leave --quantile out"
         )
+    if options is not None:
+        candidates(task, options.quantile, options.models)
     if contact is not None and task.answer != "yes_no":
         raise ExpressionError(
             f"{which}: a profit curve is of a yes/no question; leave --value and --cost out"
         )
     if abstain is not None and task.answer != "yes_no":
         raise ExpressionError(f"{which}: only a yes/no task can abstain; leave --abstain out")
+    if abstain is not None and not 0 <= abstain <= 1:
+        raise ConfigError(f"an interval of a probability is 0 to 1 wide, not {abstain:g}")
     if segments and task.answer in ("which", "time"):
         raise ExpressionError(
             f"{which}: only yes/no answers and amounts are judged by segment; leave --segment out"

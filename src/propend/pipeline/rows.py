@@ -84,7 +84,8 @@ def score_rows(
     """Score rows by a kept model: those of ``files`` for a table's, the impressions still open for impressions.
 
     An impression is open while it may yet be taken: the log ends before its time does. Columns written: the row (or user,
-    item and time), score (of many answers: ``answer`` and its probability), the verdict and the strongest reasons.
+    item and time), score (of many answers: ``answer`` and its probability; of a yes/no label: ``positive``, the answer it is
+    the probability of), the verdict and the strongest reasons.
     Raises ``ConfigError`` where the files do not fit the kind of model.
     """
     start = time.perf_counter()
@@ -95,6 +96,8 @@ def score_rows(
     if scores.ndim == 2:
         columns["answer"] = pa.array([fitted.classes[c] for c in scores.argmax(1)], pa.string())
         scores = scores.max(axis=1)
+    if fitted.card.get("positive") is not None:
+        columns["positive"] = [fitted.card["positive"]] * len(X)
     columns["score"] = scores
     columns["verdict"] = [str(fitted.card.get("verdict", {}).get("answer", ""))] * len(X)
     said = ""

@@ -20,12 +20,13 @@ from propend.events.store import Store
 from propend.events.timelines import Column
 from propend.expression.duration import Duration
 from propend.features.schema import Schema, attribute_columns
+from propend.models.parameters import read_settings
 from propend.names import DAY, ITEM, USER
 from propend.recommend import keep
 from propend.recommend.again import BuyAgain
 from propend.recommend.attributes import Attributes
 from propend.recommend.blend import Blend
-from propend.recommend.catalog import create, find, read_settings
+from propend.recommend.catalog import create, find
 from propend.recommend.choice import Choice
 from propend.recommend.content import Content
 from propend.recommend.fallback import Fallback, Staged

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.engine import Engine
-from propend.errors import ExpressionError, NotEnoughDataError, nearest
+from propend.errors import ConfigError, ExpressionError, NotEnoughDataError, nearest
 from propend.events.store import Store
 from propend.events.timelines import Column, Timelines
 from propend.expression.duration import Duration
@@ -224,6 +224,8 @@ def _item_history(item: I64, time: I64, clicked: I64, when: I64) -> tuple[F64, F
 
 def _plan(time: I64, within: Duration, folds: int, now: int) -> tuple[Plan, I64]:
     """Cut time into stretches; a row's cutoff is its stretch's start, or just before its end where its answer comes later."""
+    if folds < 1:
+        raise ConfigError(f"at least 1 forward fold is needed, not {folds}")
     first, last = int(time.min()), int(time.max()) + 1
     count = max(STRETCHES, folds + 2)
     edges = np.linspace(first, last, count + 1).astype(np.int64)
