@@ -210,8 +210,8 @@ def ablation(
     if tuner is not None:
         said["fine-tuned network"] = (None, tuner.tests(plan, base["row"], seed))
     rows: list[dict[str, Any]] = []
-    for name, (columns, scores) in said.items():
-        row: dict[str, Any] = {"features": name, "columns": columns}
+    for name, (width, scores) in said.items():
+        row: dict[str, Any] = {"features": name, "columns": width}
         for metric in judged:
             row[metric.__name__] = within(metric, base["truth"], scores, strata=base["fold"])
             gain = bootstrap_difference(

@@ -108,8 +108,8 @@ def features_of(
             numbers[plain] = values[:count]
             whole[plain] = numbers[plain] if learnt is None else np.asarray(old)
     if vectors is None and (texts := _texts(items, wordy)):
-        known = None if learnt is None else _texts(learnt, wordy)
-        more.append(hash_texts(texts, learnt=known))
+        met = None if learnt is None else _texts(learnt, wordy)
+        more.append(hash_texts(texts, learnt=met))
     if not coded and not numbers and not more:
         return None
     return ItemFeatures.of(coded, numbers, np.hstack(more) if more else None, learnt=whole)

@@ -152,9 +152,9 @@ def fuse(
             f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
         )
     frame, plan, moment, _ = _asked(store, schema, engine, task, folds, None)
-    more, model, settings = None, None, pretraining_settings(size)
-    if home is not None and (home / size / "config.json").is_file():
-        settings = None  # those it was pretrained with
+    more, model = None, None
+    kept = home is not None and (home / size / "config.json").is_file()
+    settings = None if kept else pretraining_settings(size)  # none: those it was pretrained with
     if graph:
         from propend.learn.graph import graph_sources
 
