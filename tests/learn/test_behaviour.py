@@ -99,6 +99,32 @@ def test_histories_hold_what_was_known_and_no_more(shop: Workspace) -> None:
         assert made.user(row)["days"][-1:].tolist() == [came][: len(known)]
 
 
+def test_a_coding_of_the_past_holds_what_was_met_by_then(tmp_path: Path) -> None:
+    from propend.learn.item_features import item_features
+
+    lines = ["user,time,event,item,channel,price"]
+    for user in range(30):
+        lines.append(f"u{user},{_stamp(user / 10)},view,a{user % 3},web,{2 + user % 3}")
+        lines.append(f"u{user},{_stamp(50 + user / 10)},refund,b{user % 5},app,{7 + user % 5}")
+    lines[1:] = sorted(lines[1:], key=lambda line: line.split(",")[1])
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    main(["init", str(tmp_path / "shop"), "--from", str(tmp_path / "log.csv")])
+    late = open_workspace(tmp_path / "shop")
+    late.ingest()
+    whole = Coding.of(late.store)
+    assert (len(whole.types), whole.channels, whole.items) == (2, ("app", "web"), 8)
+    past = Coding.of(late.store, until=late.schema.first + 20 * DAY)
+    assert (past.types, past.channels, past.items) == (("view",), ("web",), 3)
+    assert past.refused(late.store) == ""
+    assert Coding.of(late.store, until=late.now) == whole
+    codes, cutoffs = everyone(late, late.now)
+    made = histories(late.store, past, codes, cutoffs, 10)
+    assert len(made) == 30  # the later type is not read
+    features = item_features(late.store, late.schema, until=late.now, items=past.items)
+    assert features is not None
+    assert [len(codes) for codes in features.codes.values()] == [3]
+
+
 def test_hours_and_days_are_those_of_the_shop(shop: Workspace) -> None:
     from zoneinfo import ZoneInfo
 

@@ -250,8 +250,8 @@ def pretrain(
 
     moment = schema.last + 1 if until is None else until
     chosen = pretraining_settings(size) if settings is None else settings.resolved()
-    coding = Coding.of(store, schema.zone)
-    features = item_features(store, schema, until=moment, encoder=encoder)
+    coding = Coding.of(store, schema.zone, until=until)
+    features = item_features(store, schema, until=moment, items=coding.items, encoder=encoder)
     vocabulary = coding.vocabulary(features)
     if chosen.loss == "full" and vocabulary.items > 30_000:
         chosen = replace(chosen, loss="sampled", negatives=2_048, negative_power=0.5)

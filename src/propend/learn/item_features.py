@@ -30,9 +30,14 @@ MOST_VALUES: Final = 4_096
 
 
 def item_features(
-    store: Store, schema: Schema, *, until: int, encoder: str | Path | None = None
+    store: Store,
+    schema: Schema,
+    *,
+    until: int,
+    items: int | None = None,
+    encoder: str | Path | None = None,
 ) -> ItemFeatures | None:
-    """Return a log's catalogue as item features; None where nothing is known.
+    """Return a log's catalogue (its first ``items``, by default all) as item features; None where nothing is known.
 
     An attribute that changes from line to line is left out, since its value of today may be later than a row's cutoff;
     a price that the log's own lines carry is read from those before ``until`` (UTC microseconds). Texts become vectors
@@ -42,7 +47,7 @@ def item_features(
     """
     moved = changing(store)
     steady = {n: v for n, v in schema.items.items() if str(Field((ITEM, n))) not in moved}
-    count = max(len(schema.item_ids), 1)
+    count = max(len(schema.item_ids) if items is None else items, 1)
     if PRICE not in steady and PRICE in store.manifest.columns:
         steady[PRICE] = _prices(store, count, until)
     vectors = None
@@ -79,8 +84,9 @@ def features_of(
             if not _wordy(values, count):
                 coded[plain] = (values.codes[:count], len(values.values))
         elif values.ndim == 2:
-            size = np.linalg.norm(np.nan_to_num(values), axis=1, keepdims=True)
-            more.append((np.nan_to_num(values) / np.maximum(size, 1e-12)).astype(np.float32))
+            known = np.nan_to_num(values[:count])
+            size = np.linalg.norm(known, axis=1, keepdims=True)
+            more.append((known / np.maximum(size, 1e-12)).astype(np.float32))
         else:
             numbers[plain] = values[:count]
     if vectors is None and (texts := _texts(items, count)):
@@ -107,7 +113,8 @@ def _prices(store: Store, count: int, until: int) -> F64:
     for bucket in sorted(store.manifest.runs):
         lines = store.timelines(bucket, [PRICE]).before(until)
         price = lines.numbers[PRICE]
-        rows = np.flatnonzero((lines.item >= 0) & np.isfinite(price) & (price > 0))
+        known = (lines.item >= 0) & (lines.item < count)
+        rows = np.flatnonzero(known & np.isfinite(price) & (price > 0))
         total += np.bincount(lines.item[rows], np.log(price[rows]), minlength=count)
         met += np.bincount(lines.item[rows], minlength=count)
     return np.divide(total, met, out=np.full(count, np.nan), where=met > 0)

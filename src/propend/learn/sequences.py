@@ -54,24 +54,38 @@ class Coding:
     zone: str = "UTC"
 
     @classmethod
-    def of(cls, store: Store, zone: str = "UTC") -> Coding:
-        """Return the coding of a store: its types, its most used channels, its items."""
+    def of(cls, store: Store, zone: str = "UTC", *, until: int | None = None) -> Coding:
+        """Return the coding of a store: its types, its most used channels, its items.
+
+        With ``until`` (UTC microseconds) only what was known before: types and channels met by then, and items up to the
+        latest code met, since codes must stay those of the store.
+        """
+        types, items = store.types, len(store.item_ids())
+        columns = [CHANNEL] if CHANNEL in store.manifest.columns else []
         counts: dict[str, int] = {}
-        if CHANNEL in store.manifest.columns:
-            for bucket in sorted(store.manifest.runs):
-                column = store.timelines(bucket, [CHANNEL]).texts[CHANNEL]
-                met = np.bincount(
-                    column.codes[column.codes >= 0], minlength=len(column.values)
-                ).tolist()
-                for name, n in zip(column.values, met, strict=True):
-                    counts[name] = counts.get(name, 0) + n
+        seen, last = np.zeros(len(types), np.bool_), -1
+        for bucket in sorted(store.manifest.runs) if columns or until is not None else ():
+            lines = store.timelines(bucket, columns)
+            if until is not None:
+                lines = lines.before(until)
+                seen[lines.type] = True
+                last = max(last, int(lines.item.max(initial=-1)))
+            for name in columns:
+                column = lines.texts[name]
+                met = np.bincount(column.codes[column.codes >= 0], minlength=len(column.values))
+                for value, n in zip(column.values, met.tolist(), strict=True):
+                    counts[value] = counts.get(value, 0) + n
+        if until is not None:
+            types = tuple(name for name, met in zip(types, seen, strict=True) if met)
+            items = last + 1
+            counts = {name: n for name, n in counts.items() if n}
         common = sorted(counts, key=lambda name: (-counts[name], name))[:MOST_CHANNELS]
         return cls(
-            tuple(store.types),
+            tuple(types),
             tuple(sorted(common)),
-            len(store.item_ids()),
+            items,
             VALUE in store.manifest.columns,
-            _prints(store.item_ids()),
+            _prints(store.item_ids()[:items]),
             zone,
         )
 
