@@ -252,6 +252,8 @@ def test_it_is_saved_loaded_and_refused_on_another_log(
         BehaviourModel.load(tmp_path / "turned", store=shop.store)
     with pytest.raises(ModelError, match="train one first"):
         BehaviourModel.load(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="no device 'cuda:63' here"):
+        BehaviourModel.load(tmp_path / "m", device="cuda:63")
 
 
 def test_each_half_of_the_users_is_told_by_the_model_that_has_not_seen_it(
