@@ -102,10 +102,10 @@ def test_histories_hold_what_was_known_and_no_more(shop: Workspace) -> None:
 def test_a_coding_of_the_past_holds_what_was_met_by_then(tmp_path: Path) -> None:
     from propend.learn.item_features import item_features
 
-    lines = ["user,time,event,item,channel,name"]
+    lines = ["user,time,event,item,channel,price"]
     for user in range(30):
-        lines.append(f"u{user},{_stamp(user / 10)},view,a{user % 3},web,thing a{user % 3}")
-        lines.append(f"u{user},{_stamp(50 + user / 10)},refund,b{user % 5},app,thing b{user % 5}")
+        lines.append(f"u{user},{_stamp(user / 10)},view,a{user % 3},web,{2 + user % 3}")
+        lines.append(f"u{user},{_stamp(50 + user / 10)},refund,b{user % 5},app,{7 + user % 5}")
     lines[1:] = sorted(lines[1:], key=lambda line: line.split(",")[1])
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     main(["init", str(tmp_path / "shop"), "--from", str(tmp_path / "log.csv")])
@@ -121,8 +121,8 @@ def test_a_coding_of_the_past_holds_what_was_met_by_then(tmp_path: Path) -> None
     made = histories(late.store, past, codes, cutoffs, 10)
     assert len(made) == 30  # the later type is not read
     features = item_features(late.store, late.schema, until=late.now, items=past.items)
-    if features is not None:
-        assert all(len(c) == 3 for c in features.codes.values())
+    assert features is not None
+    assert [len(codes) for codes in features.codes.values()] == [3]
 
 
 def test_hours_and_days_are_those_of_the_shop(shop: Workspace) -> None:
@@ -254,6 +254,8 @@ def test_it_is_saved_loaded_and_refused_on_another_log(
         BehaviourModel.load(tmp_path / "turned", store=shop.store)
     with pytest.raises(ModelError, match="train one first"):
         BehaviourModel.load(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="no device 'cuda:63' here"):
+        BehaviourModel.load(tmp_path / "m", device="cuda:63")
 
 
 def test_each_half_of_the_users_is_told_by_the_model_that_has_not_seen_it(

@@ -54,6 +54,7 @@ MOST_HELD: Final = 2_000
 class BehaviourModel:
     """A pretrained network, what its codes mean, and the moment ``until`` which it has seen the log.
 
+    Vectors, readouts and fine-tuning are computed where the network is: on the device it was trained on, or loaded to.
     Scores at cutoffs before ``until`` are of users the model may have been trained on; figures are only
     honest at cutoffs from ``until`` on.
     """
@@ -170,15 +171,20 @@ class BehaviourModel:
         draw_curves(self.run["curves"], place / "curves.svg", self.run["best_epoch"])
 
     @classmethod
-    def load(cls, folder: str | Path, *, store: Store | None = None) -> BehaviourModel:
-        """Read a saved model; with a ``store``, refuse one of another catalogue, or that learnt from somebody erased since.
+    def load(
+        cls, folder: str | Path, *, store: Store | None = None, device: str = "cpu"
+    ) -> BehaviourModel:
+        """Read a saved model to a device (``auto``: CUDA where there is one).
 
-        Raises ``ModelError`` where there is none, or where its schema is another one's.
+        With a ``store``, refuse one of another catalogue, or that learnt from somebody erased since.
+
+        Raises ``ModelError`` where there is none, where its schema is another one's, or where the device is not there.
         """
         _library()
         from propend.models.sequence import checkpoint
+        from propend.models.sequence.network import device_of
 
-        network, config = checkpoint.load(Path(folder))
+        network, config = checkpoint.load(Path(folder), device=device_of(device))
         try:
             coding = msgspec.convert(config["coding"], Coding)
             made = cls(network, coding, int(config["until"]), dict(config["run"]))
@@ -282,13 +288,12 @@ def pretrain(
             checkpoint_every=500,
             progress=progress,
         )
-        network = run.network.cpu()
         more = {
-            "held_out": held_out_figures(network, shown, held),
+            "held_out": held_out_figures(run.network, shown, held),
             "encoder": encoder,
             "erased": len(store.manifest.erased),
         }
-    return BehaviourModel(network, coding, moment, run.summary() | more)
+    return BehaviourModel(run.network, coding, moment, run.summary() | more)
 
 
 def pretrain_in(

@@ -93,9 +93,11 @@ class CrossFitted:
             model.save(folder / str(half))
 
     @classmethod
-    def load(cls, folder: Path, *, store: Store | None = None) -> CrossFitted:
+    def load(cls, folder: Path, *, store: Store | None = None, device: str = "cpu") -> CrossFitted:
         """Read what ``save`` wrote; raises as ``BehaviourModel.load``."""
-        first, second = (BehaviourModel.load(folder / str(half), store=store) for half in (0, 1))
+        first, second = (
+            BehaviourModel.load(folder / str(half), store=store, device=device) for half in (0, 1)
+        )
         return cls((first, second))
 
 
@@ -167,7 +169,7 @@ def cross_fitted_in(
             continue
         place = home / PAST / str(moment)
         try:
-            pair = CrossFitted.load(place, store=store)
+            pair = CrossFitted.load(place, store=store, device=settings.device)
         except ModelError:  # of another version or catalogue, or knows somebody erased: made anew
             continue
         if pair.made_as(settings, encoder):

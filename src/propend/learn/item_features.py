@@ -157,7 +157,8 @@ def _prices(store: Store, count: int, until: int) -> F64:
     for bucket in sorted(store.manifest.runs):
         lines = store.timelines(bucket, [PRICE]).before(until)
         price = lines.numbers[PRICE]
-        rows = np.flatnonzero((lines.item >= 0) & np.isfinite(price) & (price > 0))
+        known = (lines.item >= 0) & (lines.item < count)
+        rows = np.flatnonzero(known & np.isfinite(price) & (price > 0))
         total += np.bincount(lines.item[rows], np.log(price[rows]), minlength=count)
         met += np.bincount(lines.item[rows], minlength=count)
     return np.divide(total, met, out=np.full(count, np.nan), where=met > 0)

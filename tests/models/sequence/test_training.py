@@ -221,6 +221,10 @@ def test_early_stopping_returns_the_best() -> None:
     run = train(cycles(40), WALKS, replace(SMALL, epochs=9, patience=2), judge=judge)
     assert (len(seen), run.best, run.best_epoch) == (4, 3.0, 2)
     assert same(weights(run), seen[1])
+    rising = iter([1.0, 2.0])
+    run = train(cycles(40), WALKS, replace(SMALL, epochs=2), judge=lambda _: next(rising))
+    more = "it still got better in its last epoch (2); more epochs would teach it more"
+    assert run.notes == [more]  # recommenders say it too, which have no flag
 
 
 def test_fine_tuning_starts_from_what_was_learnt() -> None:
