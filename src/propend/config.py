@@ -290,9 +290,12 @@ class RecommendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     mix: Literal["best", "ranker", "weights", "order"] = "best"
     """How the sources are brought together: by a learned ranker, learned weights, one after the other, or whichever of
-    these (or of the sources alone) did best on the log's last tenth."""
+    these (of the sources alone, of those that ``compete``) did best on the log's last tenth."""
     sources: tuple[dict[str, Any], ...] = ()
     """Recommenders of the catalogue, each ``name`` and its settings, in place of the house's own sources."""
+    compete: tuple[str, ...] = ()
+    """Recommenders of the catalogue in words (``transformer:size=tiny,epochs=5``) that compete to serve; they do only where
+    they did best on the log's last tenth."""
     segment: str | None = None
     """User attribute whose groups have a popularity of their own."""
     category: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,53 @@ def test_who_is_forgotten_is_not_kept(shop: Path, capsys: pytest.CaptureFixture[
     assert not (shop / "kept").exists()
     ask(shop, capsys, "--user", "u8")
     assert (shop / "kept" / "recommender").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.deep
+def test_a_network_that_competes_serves_where_it_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
+    rng = np.random.default_rng(0)
+    lines = ["user,time,event,item"]
+    for user in range(50):
+        at = int(rng.integers(12))
+        for day in range(20):  # the next item is certain in four of five steps
+            lines.append(f"u{user},{np.datetime64('2024-01-01') + day},view,i{at:02}")
+            at = (at + 1) % 12 if rng.random() < 0.8 else int(rng.integers(12))
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    word = "transformer:size=tiny,epochs=8,tokens=128,learning_rate=0.01,threads=1"
+    (tmp_path / "propend.toml").write_text(
+        '[workspace]\nzone = "UTC"\n[[events]]\nname = "log"\nfiles = ["log.csv"]\ntype = "event"\n'
+        '[events.roles]\nuser = "user"\ntime = "time"\nitem = "item"\n'
+        f'[recommend]\ncompete = ["{word}"]\n[[recommend.sources]]\nname = "item_neighbours"\n'
+    )
+    open_workspace(tmp_path).ingest()
+    document = ask(tmp_path, capsys, "--evaluate")
+    assert document["chosen"] == word
+    assert max(document["judged"], key=document["judged"].get) == word
+    rows = {row["name"]: row["ndcg@10"] for row in document["models"]}
+    assert rows["served"] == rows[word] > rows["item_neighbours"]
+    first = ask(tmp_path, capsys, "--user", "u3", "--user", "u4", "-k", "3")["offers"]
+    assert {row["source"] for row in first} == {"transformer"}
+    with monkeypatch.context() as patch:  # from the kept fit
+        patch.setattr(Interactions, "from_store", None)
+        again = ask(tmp_path, capsys, "--user", "u3", "--user", "u4", "-k", "3")["offers"]
+    assert again == first
+
+
+@pytest.mark.deep
+def test_a_competitor_that_learnt_nothing_says_so(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
+    lines = (shop / "log.csv").read_text().splitlines()
+    for name in ("propend.toml", "items.csv"):
+        shutil.copy(shop / name, tmp_path)
+    (tmp_path / "log.csv").write_text("\n".join(lines[:60]))
+    open_workspace(tmp_path).ingest()
+    main(["recommend", str(tmp_path), "--evaluate", "--with", "gru:size=tiny"])
+    said = capsys.readouterr().out
+    assert "gru:size=tiny: " in said
+    assert "popularity answers instead" in said

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import rankdata
 
 from propend.config import RecommendConfig
-from propend.errors import ConfigError, ModelError, NotEnoughDataError
+from propend.errors import ConfigError, MissingExtraError, ModelError, NotEnoughDataError
 from propend.events.timelines import Column
 from propend.names import DAY
 from propend.recommend import keep
@@ -298,6 +298,62 @@ def test_declared_sources_serve() -> None:
     assert session_chain(log).fit(log).members[0] == "session_neighbours"
     best = default_chain(log, rules=RecommendConfig(sources=rules.sources))
     assert {"ease", "sequential_rules", "ranker", "weights", "order"} <= best.ways.keys()
+
+
+def test_a_rival_serves_only_where_it_was_compared_and_won(tmp_path: Path) -> None:
+    log, _ = sample(users=120)
+    plain, better = create("popularity"), create("item_neighbours")
+    won = Choice([plain], rivals={"mine": better}).fit(log)
+    assert won.chosen == "mine"
+    won.save(tmp_path / "won")
+    again = load(tmp_path / "won")
+    assert np.array_equal(again.recommend(k=5).items, won.recommend(k=5).items)
+    lost = Choice([better], rivals={"mine": plain}).fit(log)
+    assert (lost.chosen, set(lost.judged)) == ("item_neighbours", {"mine", "item_neighbours"})
+    short = Interactions.of([0, 0, 1], [0, 1, 1], [0, 0, 0], n_items=3)
+    unknown = Choice([plain], rivals={"mine": better}).fit(short)
+    assert (unknown.chosen, unknown.judged) == ("popularity", {})
+    with pytest.raises(ModelError, match="at least one way"):
+        Choice(rivals={"mine": plain}).fit(log)
+
+
+def test_what_competes_stands_behind_the_houses_ways() -> None:
+    log, _ = sample()
+    words = ("ease:strength=50,support=10", "blend")
+    chain = default_chain(log, rules=RecommendConfig(compete=words))
+    assert tuple(chain.ways)[-2:] == words == tuple(chain.rivals)
+    assert chain.ways[words[0]].members[0] == "ease"
+    assert chain.ways[words[1]].members == default_chain(log).ways["weights"].members
+
+
+@pytest.mark.parametrize(
+    ("rules", "sentence"),
+    [
+        ({"compete": ("eese",)}, "did you mean 'ease'"),
+        ({"compete": ("ease:strength",)}, "write settings as"),
+        ({"compete": ("transformer:size=tiny,epohcs=5",)}, "did you mean 'epochs'"),
+        ({"compete": ("ease",), "mix": "order"}, "leave out mix or compete"),
+    ],
+)
+def test_a_wrong_competitor_is_one_sentence(rules: dict[str, Any], sentence: str) -> None:
+    log, _ = sample()
+    with pytest.raises(ConfigError, match=sentence) as raised:
+        default_chain(log, rules=RecommendConfig(**rules))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("word", ["transformer:size=tiny", "distilled:teacher=gru", "lightgcn"])
+def test_a_competitor_without_its_extra_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    def missing() -> None:
+        raise MissingExtraError("a network", "deep")
+
+    monkeypatch.setattr("propend.recommend.sequence._library", missing)
+    monkeypatch.setattr("propend.recommend.graph.torch_module", missing)
+    log, _ = sample()
+    with pytest.raises(MissingExtraError, match=r"pip install 'propend\[deep\]'"):
+        default_chain(log, rules=RecommendConfig(compete=(word,)))
 
 
 @pytest.mark.parametrize(

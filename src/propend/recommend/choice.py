@@ -57,6 +57,8 @@ class Choice(Staged):
     beside
         recommenders that are fitted as well, to say what items are alike and who would like one where
         the chosen way cannot.
+    rivals
+        further ways, behind the others in the order; one serves only where it was compared and won.
 
     Examples
     --------
@@ -82,12 +84,15 @@ class Choice(Staged):
         self,
         ways: Mapping[str, Recommender] | Sequence[Recommender] = (),
         beside: Sequence[Recommender] = (),
+        rivals: Mapping[str, Recommender] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.ways = (
             dict(ways) if isinstance(ways, Mapping) else {stage.label: stage for stage in ways}
         )
+        self.rivals = dict(rivals or {})
+        self.ways |= self.rivals
         self.beside = tuple(beside)
         self.stages = (*self.ways.values(), *self.beside)
         self.chosen, self.judged = "", {}
@@ -102,11 +107,12 @@ class Choice(Staged):
             self._choose(log)
 
     def _choose(self, log: Interactions) -> None:
-        if not self.ways:
+        sure = [name for name in self.ways if name not in self.rivals]
+        if not sure:
             raise ModelError("'choice' needs at least one way to choose, such as [Popularity()]")
         self.stages = (*self.ways.values(), *self.beside)
         self.judged = self._judge(log)
-        names = list(self.judged) or list(self.ways)[::-1]
+        names = list(self.judged) or sure[::-1]
         for number, name in enumerate(names):
             self.chosen, self.stages = name, (self.ways[name], *self.beside)
             try:
@@ -203,6 +209,7 @@ class Choice(Staged):
         self.chosen, self.judged = state.header["chosen"], state.header["judged"]
         self.repeats = state.header["repeats"]
         self.ways, self.beside = {self.chosen: self.stages[0]}, self.stages[1:]
+        self.rivals = {}
 
 
 def simplest(gains: Mapping[str, F64], doubt: float) -> str:

@@ -45,16 +45,23 @@ class Distilled(ItemToItem):
     Parameters = DistilledParameters
     parameters: DistilledParameters
 
-    def _learn(self, log: Interactions) -> None:
+    def _teacher(self) -> Recommender:
         from propend.recommend.catalog import create
 
         p = self.parameters
         if p.teacher == self.name:
             raise ModelError("'distilled' cannot be its own teacher; name another recommender")
+        return create(p.teacher, **p.settings)
+
+    def ready(self) -> None:
+        """Ask for what the teacher needs."""
+        self._teacher().ready()
+
+    def _learn(self, log: Interactions) -> None:
+        teacher = self._teacher()
         self._check_clock(log)
-        teacher = create(p.teacher, **p.settings)
         teacher.fit(log, items=self._items, at=self._at, seed=self._seed)
-        self._table = lists_of(teacher, p.neighbours)
+        self._table = lists_of(teacher, self.parameters.neighbours)
         self.remark = teacher.remark
 
     def _state(self) -> State:

@@ -166,7 +166,7 @@ def _behind(gains: Mapping[str, F64], served: str | None, seed: int) -> str:
     sure = "" if low > 0 else ", which may be chance"
     return (
         f"what is served is behind {best} by {lead.mean():.4f} NDCG@10 [{low:.4f}, {high:.4f}]{sure}; "
-        f"mix and sources in [recommend] of propend.toml decide what is served"
+        f"mix, sources and compete in [recommend] of propend.toml decide what is served"
     )
 
 

@@ -30,6 +30,11 @@ class Staged(Recommender):
         own = super().__repr__().removeprefix(f"{type(self).__name__}(")
         return f"{type(self).__name__}({list(self.stages)!r}{', ' if own != ')' else ''}{own}"
 
+    def ready(self) -> None:
+        """Ask for what each stage needs."""
+        for stage in self.stages:
+            stage.ready()
+
     def _fit_stages(self, log: Interactions, at: int) -> None:
         if not self.stages:
             raise ModelError(f"'{self.name}' needs at least one stage, such as Popularity()")

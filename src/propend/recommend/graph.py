@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from propend.models.graph.hetero import Heterogeneous, HeteroSettings, fit_heterogeneous
 from propend.models.graph.lightgcn import LightGCNSettings, fit_lightgcn, smooth, tempered
+from propend.models.graph.propagation import torch_module
 from propend.recommend.attributes import Attributes, check_attributes
 from propend.recommend.factors import Factors, one_hot
 from propend.recommend.interactions import Histories, Interactions
@@ -30,6 +31,10 @@ class _Graph(Factors):
     spreads: ClassVar[bool] = True
     curve: Sequence[float] = ()
     """How the held-back edges were told, epoch by epoch, in the fit of this process."""
+
+    def ready(self) -> None:
+        """Ask for torch."""
+        torch_module()
 
     def _appended(
         self, later: Interactions, items: Items | None, users: Attributes | None, at: int | None

@@ -25,10 +25,10 @@ from propend.recommend import keep
 from propend.recommend.again import BuyAgain
 from propend.recommend.attributes import Attributes
 from propend.recommend.blend import Blend
-from propend.recommend.catalog import create
+from propend.recommend.catalog import create, find, read_settings
 from propend.recommend.choice import Choice
 from propend.recommend.content import Content
-from propend.recommend.fallback import Fallback
+from propend.recommend.fallback import Fallback, Staged
 from propend.recommend.hybrid import Hybrid
 from propend.recommend.interactions import Interactions
 from propend.recommend.neighbours import ItemNeighbours
@@ -40,9 +40,11 @@ from propend.recommend.reranked import Reranked, RerankedParameters
 __all__ = [
     "all_users",
     "catalogue",
+    "competing",
     "declared",
     "default_chain",
     "fit_default",
+    "in_words",
     "recent_half_life",
     "session_chain",
     "sources",
@@ -69,7 +71,8 @@ def default_chain(
 
     The ways: popular lately; each source alone (due again, goes with yours); "order", these one after the other and then alike by
     attributes; "weights" and "ranker", learnt mixtures of all of them. Popular lately and popular stand at the end
-    of each. ``rules.mix`` other than "best" leaves that way only; without ``learned`` there is only the order.
+    of each. Those that ``rules.compete`` names are further ways, which serve only where they were compared and won.
+    ``rules.mix`` other than "best" leaves that way only; without ``learned`` there is only the order.
     ``repeats``: whether what was met is offered again, default as the log's end tells. ``horizon``: days the ways are asked about and
     mixtures learn from, default a tenth of the log; the same for all, so that most cuts are fitted once (``fits``).
     """
@@ -84,6 +87,7 @@ def default_chain(
         horizon = (log.last - log.first) / DAY / 10
     own = partial(sources, log, rules, known=known)
     order = chain(*own(floor=1 / 365))
+    rivals = {word: chain(one) for word, one in competing(rules, [*own(), recent()]).items()}
     if not learned or rules.mix == "order":
         return Choice({"order": order}, beside=aside)
     mixed = {
@@ -94,7 +98,7 @@ def default_chain(
         return Choice({rules.mix: mixed[rules.mix]}, beside=aside)
     alone = {source.label: chain(source) for source in own() if source.name != "content"}
     ways = {recent().label: chain(), **alone, "order": order, **mixed}
-    return Choice(ways, beside=aside, repeats=repeats, horizon=horizon)
+    return Choice(ways, beside=aside, rivals=rivals, repeats=repeats, horizon=horizon)
 
 
 def sources(
@@ -132,6 +136,46 @@ def declared(rules: RecommendConfig) -> list[Recommender]:
     if twice:
         raise ConfigError(f"[[recommend.sources]] in propend.toml names {twice[0]!r} twice")
     return made
+
+
+def competing(rules: RecommendConfig, own: Sequence[Recommender] = ()) -> dict[str, Recommender]:
+    """Return the recommenders that ``[recommend] compete`` names, by these words; those made of others get ``own``.
+
+    Raises
+    ------
+    ConfigError
+        one that cannot be made so, or ``mix`` leaves nothing to compete for.
+    MissingExtraError
+        one needs a library that is not installed.
+
+    >>> competing(RecommendConfig(compete=("ease:support=50",)))
+    {'ease:support=50': Ease(support=50)}
+    """
+    if rules.compete and rules.mix != "best":
+        raise ConfigError(
+            f'[recommend] in propend.toml: mix = "{rules.mix}" fixes what serves, so that nothing can compete; '
+            "leave out mix or compete"
+        )
+    try:
+        made = {word: in_words(word, own) for word in rules.compete}
+    except (ConfigError, ModelError) as error:
+        raise ConfigError(f"[recommend] compete in propend.toml: {error}") from None
+    for one in made.values():
+        one.ready()
+    return made
+
+
+def in_words(word: str, own: Sequence[Recommender] = ()) -> Recommender:
+    """Return the recommender of a name and its settings in words, not fitted; one made of others gets ``own``.
+
+    Raises ``ConfigError`` for words that cannot be read, ``ModelError`` for an unknown name or setting.
+
+    >>> in_words("item_neighbours:measure=jaccard")
+    ItemNeighbours(measure='jaccard')
+    """
+    name, settings = read_settings(word)
+    kind = find(name)
+    return kind(own, **settings) if issubclass(kind, Staged) else kind(**settings)  # type: ignore[call-arg]
 
 
 def session_chain(

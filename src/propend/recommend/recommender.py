@@ -141,6 +141,9 @@ class Recommender(ABC):
         """Return settings as ``Parameters``; raises ``ModelError`` for a name or a value that does not fit."""
         return read_parameters(cls.name, cls.Parameters, settings)
 
+    def ready(self) -> None:  # noqa: B027 - most need nothing more
+        """Raise ``MissingExtraError`` where a library that learning needs is not installed."""
+
     # ---------------------------------------------------------------- public: checks, then work
 
     def fit(

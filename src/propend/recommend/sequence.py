@@ -103,6 +103,7 @@ class SequenceRecommender(Recommender):
     Parameters = SequenceParameters
     parameters: SequenceParameters
     appends: ClassVar[bool] = True
+    shares = True
     trunk: ClassVar[str]
 
     _network: Any = None
@@ -116,6 +117,10 @@ class SequenceRecommender(Recommender):
     _simple: Popularity | None = None
 
     # ---------------------------------------------------------------- learning
+
+    def ready(self) -> None:
+        """Ask for torch."""
+        _library()
 
     def _learn(self, log: Interactions) -> None:
         training = _library()

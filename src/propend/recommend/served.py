@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from propend.config import RecommendConfig
-from propend.errors import ConfigError, NotEnoughDataError
+from propend.errors import NotEnoughDataError
 from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.names import DAY
-from propend.recommend.catalog import create, find
+from propend.recommend.catalog import create
 from propend.recommend.evaluate import Ties, compare, split_by
 from propend.recommend.fallback import Staged
 from propend.recommend.house import (
     catalogue,
+    competing,
     default_chain,
+    in_words,
     recent_half_life,
     sources,
     user_attributes,
@@ -27,7 +27,7 @@ from propend.recommend.interactions import Interactions
 from propend.recommend.popularity import Popularity
 from propend.recommend.recommender import Recommender
 
-__all__ = ["SERVED", "judge", "read_settings"]
+__all__ = ["SERVED", "judge"]
 
 SERVED: Final = "served"
 """The row of an evaluation that stands for what users are offered in the end."""
@@ -52,6 +52,7 @@ def judge(
     The row ``SERVED`` is what users are offered, under the shop's rules: its way was chosen on a horizon
     before the cut (``chosen``, ``judged``). ``others`` are further
     recommenders by their name in the catalogue, with settings if asked (``ease:strength=200``); those made of others get the house's sources.
+    Those that ``rules.compete`` names have a row too. A remark that one of these makes on its fit is among the warnings.
 
     Raises
     ------
@@ -60,9 +61,11 @@ def judge(
     ModelError
         an unknown recommender or setting; the nearest name is told.
     """
-    asked = [(word, *read_settings(word)) for word in others]
-    for _, name, settings in asked:
-        find(name).check(settings)
+    plain = [Popularity()]
+    competing(rules, plain)
+    for word in others:
+        in_words(word, plain)
+    asked = list(dict.fromkeys((*rules.compete, *others)))
     try:
         log = Interactions.from_store(store, until=at)
         split = split_by(log, protocol, horizon=horizon, seed=seed)
@@ -74,11 +77,8 @@ def judge(
         parts: dict[str, Recommender] = {"popularity": Popularity(by=rules.segment)}
         alone: list[Recommender] = [Popularity(half_life=recent_half_life(train), by=rules.segment)]
         parts |= {s.label: s for s in (*alone, *sources(train, rules, known=described)[::-1])}
-        for word, name, settings in asked:
-            own = [*sources(train, rules, known=described), *alone]
-            kind = find(name)
-            made = kind(own, **settings) if issubclass(kind, Staged) else kind(**settings)  # type: ignore[call-arg]
-            parts[word] = made
+        for word in asked:
+            parts[word] = in_words(word, [*sources(train, rules, known=described), *alone])
         options: dict[str, Any] = {"items": known, "within": catalogue(store), "ks": ks}
         options |= {"users": user_attributes(store), "seed": seed, "ties": ties, "served": SERVED}
         for learned in (True, False):
@@ -95,6 +95,7 @@ def judge(
                     raise
     except NotEnoughDataError as error:
         return {"error": str(error)}
+    table["warnings"] += _remarks({word: parts[word] for word in asked})
     return {
         **table,
         "served": SERVED,
@@ -104,26 +105,10 @@ def judge(
     }
 
 
-def read_settings(word: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the settings of a recommender in words.
-
-    Raises ``ConfigError`` where a setting has no value.
-
-    >>> read_settings("ease:strength=200,support=100")
-    ('ease', {'strength': 200, 'support': 100})
-    >>> read_settings("item_neighbours:measure=jaccard")
-    ('item_neighbours', {'measure': 'jaccard'})
-    """
-    name, _, rest = word.partition(":")
-    settings: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (key and equals and value):
-            raise ConfigError(
-                f"{word!r} cannot be read: write settings as ease:strength=200,support=100"
-            )
-        try:
-            settings[key] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            settings[key] = value
-    return name.strip(), settings
+def _remarks(fitted: Mapping[str, Recommender]) -> list[str]:
+    """Return what fitted recommenders, and those they are made of, say of what they learnt."""
+    said = []
+    for word, one in fitted.items():
+        parts = one.stages if isinstance(one, Staged) else (one,)
+        said += [f"{word}: {part.remark}" for part in parts if part.remark]
+    return said
