@@ -164,6 +164,7 @@ def test_who_is_forgotten_is_not_kept(shop: Path, capsys: pytest.CaptureFixture[
     assert (shop / "kept" / "recommender").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.deep
 def test_a_network_that_competes_serves_where_it_wins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -171,13 +172,13 @@ def test_a_network_that_competes_serves_where_it_wins(
     pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
     rng = np.random.default_rng(0)
     lines = ["user,time,event,item"]
-    for user in range(60):
+    for user in range(50):
         at = int(rng.integers(12))
         for day in range(20):  # the next item is certain in four of five steps
             lines.append(f"u{user},{np.datetime64('2024-01-01') + day},view,i{at:02}")
             at = (at + 1) % 12 if rng.random() < 0.8 else int(rng.integers(12))
     (tmp_path / "log.csv").write_text("\n".join(lines))
-    word = "transformer:size=tiny,epochs=12,tokens=128,learning_rate=0.01,threads=1"
+    word = "transformer:size=tiny,epochs=8,tokens=128,learning_rate=0.01,threads=1"
     (tmp_path / "propend.toml").write_text(
         '[workspace]\nzone = "UTC"\n[[events]]\nname = "log"\nfiles = ["log.csv"]\ntype = "event"\n'
         '[events.roles]\nuser = "user"\ntime = "time"\nitem = "item"\n'

@@ -213,7 +213,10 @@ class SequenceRecommender(Recommender):
         return [column.values[c] if c >= 0 else "" for c in column.codes]
 
     def _arrays(self, histories: Histories) -> SequenceArrays:
-        """Return histories as sequences; how strongly an item was met is the event's type."""
+        """Return histories as sequences; how strongly an item was met is the event's type.
+
+        Interactions hold no more: channel and amount are for the behaviour model, which reads the log.
+        """
         at = np.searchsorted(self._strengths, histories.weight)
         kind = np.minimum(at, len(self._strengths) - 1)
         return SequenceArrays.of(
