@@ -11,6 +11,7 @@ import numpy as np
 
 from propend.errors import ModelError
 from propend.models.model import Answer, Array, Data, Link, Missing, Model
+from propend.models.parameters import threads_for
 from propend.models.storage import State
 
 __all__ = ["TreeParameters", "Trees"]
@@ -40,7 +41,7 @@ class TreeParameters:
     patience: Positive = 50
     """Trees without gain on ``validation`` before growth stops."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """0: all cores. The model does not depend on it."""
+    """0: all cores, of few cells one. The model does not depend on it."""
 
 
 class Trees(Model):
@@ -153,7 +154,7 @@ class Trees(Model):
             "seed": seed,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": chosen.threads,
+            "num_threads": threads_for(chosen.threads, data.X),
             "verbosity": -1,
         }
 
@@ -177,7 +178,7 @@ class Trees(Model):
                 return np.array([margin])
             odds = math.exp(min(-margin if self.link == "logit" else margin, _SAFE))
             return np.array([1.0 / (1.0 + odds) if self.link == "logit" else odds])
-        threads = self.parameters.threads
+        threads = threads_for(self.parameters.threads, X)
         return np.asarray(self._booster.predict(X, num_threads=threads), dtype=np.float64)
 
     def _contributions(self, X: Array) -> Array:
