@@ -20,7 +20,7 @@ from propend.learn.future import check_future
 from propend.learn.intervals import Conformal, bounds, forward_coverage, uncertainty
 from propend.learn.leaks import LeakError, leak_report, refuse
 from propend.learn.power import auroc_error, power_of, stated, verdict
-from propend.learn.segments import by_segment
+from propend.learn.segments import by_segment, segments_of
 from propend.learn.threshold import profit_curve
 
 
@@ -444,6 +444,23 @@ def test_values_may_differ_by_row_and_bad_ones_are_refused() -> None:
         profit_curve(y, p, cost=-1.0)
     with pytest.raises(DataError, match="one length"):
         profit_curve(y, p[:3])
+
+
+def test_segments_of_numbers_stand_in_order_of_value_and_share_no_ends() -> None:
+    visits = np.repeat([0.0, 1, 2, 3, 4, 5, 8], [100, 30, 40, 60, 70, 50, 50])
+    codes, names = segments_of(visits)
+    assert names == ["up to 0", "1 to 2", "3 to 4", "5", "above 5"]
+    for name, within in (("up to 0", visits == 0), ("1 to 2", (visits == 1) | (visits == 2))):
+        assert np.array_equal(codes == names.index(name), within)
+    p = np.full(len(visits), 0.4)
+    y = (np.arange(len(visits)) % 5 < np.where(visits == 0, 4, 2)).astype(float)
+    found = by_segment(y, p, codes, names, draws=50)
+    assert [e["segment"] for e in found] == names
+    assert 0.4 < found[0]["rate_low"] < found[0]["rate"] < found[0]["rate_high"]
+    assert found[0]["remark"].startswith("predictions are too low: the rate lies in 0.")
+    assert sum("remark" in e for e in found) == 1
+    assert segments_of([np.nan, np.nan])[1] == ["all"]
+    assert segments_of([1e6, 1e6, 2e6, 3e6, 1_234_567])[1][0] == "up to 1,000,000"
 
 
 def test_segments_of_amounts() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from propend.errors import ModelError, NotEnoughDataError
-from propend.models import create, find, load, names
+from propend.models import create, find, load, names, parameters
 from propend.models.linear import LogisticRegression
 from propend.models.storage import State, read, write
 from propend.testing.models import sample
@@ -233,3 +233,42 @@ def test_importing_models_is_light() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["trees", "xgboost", "sklearn"])
+def test_few_cells_are_one_threads_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other by spinning took a hundred times the CPU time of one on a busy machine."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_info
+
+    seen: list[int] = []
+    if name == "sklearn":
+        pytest.importorskip("skops", reason="sklearn needs an extra")
+        fit = HistGradientBoostingClassifier.fit
+
+        def watched(self: Any, *given: Any, **named: Any) -> Any:
+            seen.extend(p["num_threads"] for p in threadpool_info())
+            return fit(self, *given, **named)
+
+        monkeypatch.setattr(HistGradientBoostingClassifier, "fit", watched)
+        settings: dict[str, Any] = {"settings": {"max_iter": 3}}
+    else:
+        library = pytest.importorskip({"trees": "lightgbm"}.get(name, name))
+        train = library.train
+
+        def trained(given: dict[str, Any], *more: Any, **named: Any) -> Any:
+            seen.append(given.get("num_threads", given.get("nthread")))
+            return train(given, *more, **named)
+
+        monkeypatch.setattr(library, "train", trained)
+        settings = {"trees": 3}
+    X = np.random.default_rng(0).normal(size=(300, 4))
+    model = create(name, "yes_no", **settings).fit(X, X[:, 0] > 0)
+    assert set(seen) == {1}
+    if name != "sklearn":
+        asked = create(name, "yes_no", threads=2, **settings).fit(X, X[:, 0] > 0)
+        assert seen[-1] == 2
+        assert np.array_equal(asked.predict(X), model.predict(X))
+        monkeypatch.setattr(parameters, "SMALL", 100)
+        assert np.array_equal(create(name, "yes_no", **settings).fit(X, X[:, 0] > 0).predict(X), model.predict(X))  # fmt: skip
+        assert seen[-1] == 0

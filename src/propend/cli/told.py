@@ -21,6 +21,14 @@ def verdict_told(verdict: dict[str, Any]) -> str:
     return "; ".join(filter(None, (why, verdict.get("file"))))
 
 
+def _judged(entry: dict[str, Any], metric: str) -> str:
+    """Return a segment's metric with its interval, or why there is none, and what is odd about its predictions."""
+    if "note" in entry:
+        return str(entry["note"])
+    told = f"{entry[metric]:.4f} ({entry['low']:.4f} to {entry['high']:.4f})"
+    return f"{told}; {entry['remark']}" if "remark" in entry else told
+
+
 def tell(d: dict[str, Any]) -> None:
     """Print a prediction's document in words."""
     from propend.learn.metrics import AT_THRESHOLD
@@ -99,7 +107,7 @@ def tell(d: dict[str, Any]) -> None:
         rows(
             ["segment", "rows", "rate", "predicted", metric],
             [
-                [e["segment"], f"{e['rows']:,}", f"{e['rate']:.4f}", f"{e['predicted']:.4f}", e.get("note") or f"{e[metric]:.4f} ({e['low']:.4f} to {e['high']:.4f})"]
+                [e["segment"], f"{e['rows']:,}", f"{e['rate']:.4f}", f"{e['predicted']:.4f}", _judged(e, metric)]
                 for e in found
             ],
         )  # fmt: skip

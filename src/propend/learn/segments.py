@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,13 @@ def segments_of(
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Return a column as segments: codes [n] (−1: missing) and their names; a number is cut at its fifths.
 
-    >>> codes, names = segments_of([1.0, 2.0, 3.0, 4.0, 5.0, np.nan])
-    >>> codes.tolist(), names[0], names[-1]
-    ([0, 1, 2, 3, 4, -1], 'up to 1.8', 'above 4.2')
+    Codes of a number are in order of value, those of a category the commonest first.
+
+    >>> segments_of([0.5, 2.0, 3.0, 4.0, 5.0, np.nan])[1]
+    ['up to 1.7', 'above 1.7 to 2.6', 'above 2.6 to 3.4', 'above 3.4 to 4.2', 'above 4.2']
+    >>> codes, names = segments_of([0, 0, 0, 0, 1, 2, 2, 3, 4, 9])  # whole numbers share no ends
+    >>> codes.tolist(), names
+    ([0, 0, 0, 0, 1, 1, 1, 2, 3, 3], ['up to 0', '1 to 2', '3', 'above 3'])
     """
     column = np.asarray(values, np.float64)
     missing = np.isnan(column)
@@ -37,19 +41,27 @@ def segments_of(
         place = np.full(len(levels) + 1, -1)
         place[kept] = np.arange(len(kept))
         return place[codes], [levels[int(k)] for k in kept]
+    present = column[~missing]
+    whole = bool((present == np.floor(present)).all())
+    how: Literal["inverted_cdf", "linear"] = "inverted_cdf" if whole else "linear"
     edges = (
-        np.unique(np.quantile(column[~missing], [0.2, 0.4, 0.6, 0.8]))
-        if (~missing).any()
+        np.unique(np.quantile(present, [0.2, 0.4, 0.6, 0.8], method=how))
+        if len(present)
         else np.empty(0)
     )
     codes = np.where(missing, -1, np.searchsorted(edges, np.nan_to_num(column), side="left"))
-    ends = [f"{e:.4g}" for e in edges]
-    names = (
-        ["all"]
-        if not ends
-        else [f"up to {ends[0]}", *(f"{a} to {b}" for a, b in pairwise(ends)), f"above {ends[-1]}"]
-    )
-    return codes.astype(np.int64), names
+    return codes.astype(np.int64), _ranges(edges, whole)
+
+
+def _ranges(edges: npt.NDArray[np.float64], whole: bool) -> list[str]:
+    if not len(edges):
+        return ["all"]
+    ends = [f"{e:,.0f}" if whole else f"{e:.4g}" for e in edges]
+    between = [
+        f"above {a} to {b}" if not whole else b if e - d == 1 else f"{d + 1:,.0f} to {b}"
+        for (d, e), (a, b) in zip(pairwise(edges), pairwise(ends), strict=True)
+    ]
+    return [f"up to {ends[0]}", *between, f"above {ends[-1]}"]
 
 
 def by_segment(
@@ -64,9 +76,10 @@ def by_segment(
     draws: int = 100,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return for each segment its rows, its rate, and the metric with an interval, largest segment first.
+    """Return for each segment its rows, its rate and the metric with their intervals, in the order of the codes.
 
-    ``segment`` [n] holds codes into ``names`` (−1: none). A segment with too few rows says "not enough data".
+    ``segment`` [n] holds codes into ``names`` (−1: none). A segment with too few rows says "not enough data"; a ``remark``
+    says where the mean prediction lies outside the interval of the rate.
     ``strata`` [n] is the fold each row was tested in.
 
     >>> y = [0, 1] * 60
@@ -101,5 +114,31 @@ def by_segment(
                 main, here, scores[rows], groups=owner[rows], strata=fold[rows], n=draws, seed=seed
             )
             entry |= {main.__name__: interval.value, "low": interval.low, "high": interval.high}
+            entry |= _rate(here, entry["predicted"], owner[rows], draws, seed)
         found.append(entry)
-    return sorted(found, key=lambda e: -e["rows"])
+    return found
+
+
+def _rate(
+    labels: npt.NDArray[np.float64],
+    predicted: float,
+    owner: npt.NDArray[Any],
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the interval of a segment's rate over whole groups, and a remark where the mean prediction is not in it."""
+    interval = metrics.bootstrap_interval(_mean, labels, labels, groups=owner, n=draws, seed=seed)
+    low, high = interval.low, interval.high
+    found: dict[str, Any] = {"rate_low": low, "rate_high": high}
+    if not low <= predicted <= high:
+        way = "too low" if predicted < low else "too high"
+        found["remark"] = f"predictions are {way}: the rate lies in {low:.4g} to {high:.4g}"
+    return found
+
+
+def _mean(
+    y: npt.ArrayLike,
+    p: npt.ArrayLike,  # noqa: ARG001
+    weight: npt.ArrayLike | None = None,
+) -> float:
+    return float(np.average(np.asarray(y), weights=None if weight is None else np.asarray(weight)))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from propend.errors import MissingExtraError, ModelError
 from propend.models.encode import Design
 from propend.models.model import Answer, Array, Data, Missing, Model
+from propend.models.parameters import threads_for
 from propend.models.storage import State
 
 __all__ = ["Adapter", "AdapterParameters"]
@@ -73,7 +76,7 @@ class Adapter(Model):
                 f"{self.parameters.estimator} takes no row weights; leave the weights out or choose another"
             )
         y = data.y.astype(np.int64) if self.answer in ("yes_no", "which") else data.y
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _few_threads(Z):
             warnings.simplefilter("ignore")
             try:
                 self._estimator = estimator.fit(Z, y, **given)
@@ -116,7 +119,7 @@ class Adapter(Model):
         return Z.astype(np.float32) if self.parameters.precision == "single" else Z
 
     def _predict(self, X: Array) -> Array:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _few_threads(X):
             warnings.simplefilter("ignore")
             return self._block(X)
 
@@ -164,6 +167,13 @@ class Adapter(Model):
         self._design = Design.from_state(state.part("design")) if "design" in state.header else None
         self._blob = state.arrays["estimator"].tobytes()
         self._estimator = _loaded(self._blob)
+
+
+def _few_threads(X: npt.NDArray[Any]) -> AbstractContextManager[Any]:
+    """Hold the threads of OpenMP and BLAS at one where ``X`` is small; they have no setting of their own."""
+    from threadpoolctl import threadpool_limits
+
+    return nullcontext() if threads_for(0, X) == 0 else threadpool_limits(1)
 
 
 def _meant(value: Any) -> Any:

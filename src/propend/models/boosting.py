@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from propend.errors import MissingExtraError
 from propend.models.model import Answer, Array, Data, Link, Missing, Model
+from propend.models.parameters import threads_for
 from propend.models.storage import State
 
 __all__ = ["ExplainableBoosting", "ExplainableParameters", "XgBoost", "XgbParameters"]
@@ -83,7 +84,7 @@ class XgBoost(Model):
             "subsample": chosen.row_share,
             "lambda": chosen.l2,
             "seed": seed,
-            "nthread": chosen.threads,
+            "nthread": threads_for(chosen.threads, data.X),
             "tree_method": "hist",
             "verbosity": 0,
         }
@@ -110,7 +111,10 @@ class XgBoost(Model):
         given: dict[str, Any] = (
             {"label": data.y, "weight": data.weight} if isinstance(data, Data) else {}
         )
-        return xgboost.DMatrix(X, feature_types=kinds, enable_categorical=True, **given)
+        threads = threads_for(self.parameters.threads, X) or None
+        return xgboost.DMatrix(
+            X, feature_types=kinds, enable_categorical=True, nthread=threads, **given
+        )
 
     def _open(self, text: str) -> None:
         booster = _xgboost().Booster()
@@ -119,6 +123,7 @@ class XgBoost(Model):
         self._text, self._booster = text, booster
 
     def _margins(self, X: Array) -> Array:
+        self._booster.set_param({"nthread": threads_for(self.parameters.threads, X)})
         margin = self._booster.predict(self._rows(X), output_margin=True)
         return np.asarray(margin, dtype=np.float64)
 

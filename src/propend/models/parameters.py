@@ -7,13 +7,18 @@ from dataclasses import fields
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from propend.errors import ConfigError, ModelError, nearest
 
-__all__ = ["read_parameters", "read_settings"]
+__all__ = ["SMALL", "read_parameters", "read_settings", "threads_for"]
 
 _COMMAS: Final = re.compile(r",(?![^\[]*\])")
 """Commas between settings, and not those inside of a list."""
+SMALL: Final = 300_000
+"""Cells (rows × columns) below which a library of threads works with one, unless told otherwise: its threads wait for each
+other at every split by spinning, and where others use the cores that costs more than they share (``docs/log.md``)."""
 
 
 def read_parameters(name: str, kind: type[Any], settings: dict[str, Any]) -> Any:
@@ -72,3 +77,13 @@ def read_settings(word: str) -> tuple[str, dict[str, Any]]:
         except msgspec.DecodeError:
             settings[key] = value
     return name.strip(), settings
+
+
+def threads_for(asked: int, X: npt.NDArray[np.float64]) -> int:
+    """Return how many threads work on ``X`` [n, d]: those asked for; of 0 (all cores) one where ``X`` is small.
+
+    >>> few, many = np.zeros((500, 10)), np.zeros((100_000, 10))
+    >>> threads_for(0, few), threads_for(0, many), threads_for(2, few)
+    (1, 0, 2)
+    """
+    return asked or (1 if X.size < SMALL else 0)

@@ -12,6 +12,7 @@ import numpy as np
 from propend.errors import ModelError
 from propend.models.gathered import BLOCK, Gathered
 from propend.models.model import Answer, Array, Data, Link, Missing, Model
+from propend.models.parameters import threads_for
 from propend.models.storage import State
 
 __all__ = ["TreeParameters", "Trees"]
@@ -41,7 +42,7 @@ class TreeParameters:
     patience: Positive = 50
     """Trees without gain on ``validation`` before growth stops."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """0: all cores. The model does not depend on it."""
+    """0: all cores, of few cells one. The model does not depend on it."""
 
 
 class Trees(Model):
@@ -155,7 +156,7 @@ class Trees(Model):
             "seed": seed,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": chosen.threads,
+            "num_threads": threads_for(chosen.threads, data.X),
             "verbosity": -1,
         }
 
@@ -179,7 +180,7 @@ class Trees(Model):
                 return np.array([margin])
             odds = math.exp(min(-margin if self.link == "logit" else margin, _SAFE))
             return np.array([1.0 / (1.0 + odds) if self.link == "logit" else odds])
-        threads = self.parameters.threads
+        threads = threads_for(self.parameters.threads, X)
         return np.asarray(self._booster.predict(X, num_threads=threads), dtype=np.float64)
 
     def _contributions(self, X: Array) -> Array:

@@ -7,14 +7,12 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from propend.errors import ConfigError, ModelError, nearest
+from propend.errors import ModelError, nearest
 from propend.models import storage
 from propend.models.storage import State
 from propend.recommend.recommender import Recommender
 
-__all__ = ["create", "find", "load", "names", "read_settings", "register", "restore"]
+__all__ = ["create", "find", "load", "names", "register", "restore"]
 
 _PLACES: Final[dict[str, str]] = {
     "association_rules": "propend.recommend.association:AssociationRules",
@@ -105,31 +103,6 @@ def create(name: str, **settings: Any) -> Recommender:
     ItemNeighbours(neighbours=50)
     """
     return find(name)(**settings)
-
-
-def read_settings(word: str) -> tuple[str, dict[str, Any]]:
-    """Return the name and the settings of a recommender in words.
-
-    Raises ``ConfigError`` where a setting has no value.
-
-    >>> read_settings("ease:strength=200,support=100")
-    ('ease', {'strength': 200, 'support': 100})
-    >>> read_settings("item_neighbours:measure=jaccard")
-    ('item_neighbours', {'measure': 'jaccard'})
-    """
-    name, _, rest = word.partition(":")
-    settings: dict[str, Any] = {}
-    for part in rest.split(",") if rest else []:
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not (key and equals and value):
-            raise ConfigError(
-                f"{word!r} cannot be read: write settings as ease:strength=200,support=100"
-            )
-        try:
-            settings[key] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            settings[key] = value
-    return name.strip(), settings
 
 
 def load(folder: str | Path) -> Recommender:
