@@ -141,6 +141,7 @@ class Registry:
             raise ModelError(f"no model was fitted for task {task!r}{nearest(task, known)}")
         chosen = version or self._current(home)
         folder = home / f"v{chosen}"
+        _check_there(home, chosen)
         data = _read(folder, task, chosen)
         try:
             made = Fitted(
@@ -180,10 +181,7 @@ class Registry:
     def promote(self, task: str, version: int) -> None:
         """Make a version the one that scores."""
         home = self.folder / task
-        if not (home / f"v{version}").is_dir():
-            raise ModelError(
-                f"task {task!r} has no version {version}; it has {', '.join(map(str, _versions(home))) or 'none'}"
-            )
+        _check_there(home, version)
         replace_text(home / "current", str(version))
 
     def rollback(self, task: str) -> int:
@@ -281,6 +279,13 @@ def _features(data: dict[str, Any]) -> tuple[Expression, ...]:
 
 def _verdict(card: dict[str, Any]) -> str:
     return str(card.get("verdict", {}).get("answer", ""))
+
+
+def _check_there(home: Path, version: int) -> None:
+    """Raise ``ModelError`` for a version that never was, with those that are."""
+    if not (home / f"v{version}").is_dir():
+        kept = ", ".join(map(str, _versions(home))) or "none"
+        raise ModelError(f"task {home.name!r} has no version {version}; it has {kept}")
 
 
 def _read(folder: Path, task: str, version: int) -> dict[str, Any]:
