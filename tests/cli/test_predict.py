@@ -411,6 +411,9 @@ def test_the_positive_answer_of_a_table_is_chosen_and_told_in_its_own_words(
     assert (usual["positive"], usual["negative"]) == ("Stay", "Leave")
     tell(usual)
     said = capsys.readouterr().out
+    share = usual["tested_positives"] / usual["tested"]
+    commonest = "Stay" if share > 0.5 else "Leave"
+    assert f"accuracy of always saying '{commonest}': {max(share, 1 - share):.4f}" in said
     assert f"{usual['positives']} of 300 say 'Stay'; 2-fold" in said
     assert "probability of 'Stay' against 'Leave'; --positive TEXT asks for another answer" in said
     turned = call(

@@ -237,10 +237,7 @@ def test_one_of_many_is_judged_by_what_stands_first(tmp_path: Path) -> None:
     file = write(tmp_path, 600, hint=lambda i: str(hint[i]), kind=lambda i: kind[i])
     table = read(file, label="kind", ignore=["bought"])
     assert table.classes == ("boots", "socks", "hats", "(another)")
-    assert (
-        table.noted["kind"]
-        == "answers with few rows (1, 4 rows in all) are told together as '(another)'"
-    )
+    assert table.noted["kind"] == "1 answer with few rows (4 rows in all) is told as '(another)'"
     fit = cross_validate(table, folds=3, draws=20, models=("logistic",), refit=True)
     card = fit.card
     assert card["metrics"]["top_1"] > card["baseline"]["base_rate"]["top_1"]
@@ -373,7 +370,8 @@ def test_a_leak_blocks_until_confirmed(tmp_path: Path) -> None:
     told += [f"{line},{line.endswith('yes') * 1 + i % 2 * 0.1}" for i, line in enumerate(lines[1:])]
     file.write_text("\n".join(told))
     table = read(file)
-    with pytest.raises(LeakError, match="confirm it with --known call_result"):
+    once = r"^(?!.*confirm.*confirm)(?!.*leave it out.*leave it out).*confirm it with --known call_result$"
+    with pytest.raises(LeakError, match=once):
         cross_validate(table, folds=2, models=("logistic",))
     fit = cross_validate(
         table, folds=2, draws=10, models=("logistic",), known_before=["call_result"]

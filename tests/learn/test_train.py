@@ -172,8 +172,9 @@ def test_a_missing_or_damaged_version_is_one_sentence(tmp_path: Path) -> None:
     registry.save(train(frame, BUYS, plan, draws=2))
     with pytest.raises(ModelError, match="did you mean 'buys'"):
         registry.load("buyz")
-    with pytest.raises(ModelError, match="no version 9"):
-        registry.promote("buys", 9)
+    for ask in (registry.promote, registry.load, lambda task, v: registry.compare(task, 1, v)):
+        with pytest.raises(ModelError, match=r"task 'buys' has no version 9; it has 1$"):
+            ask("buys", 9)
     (tmp_path / "buys" / "v1" / "fitted.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match="missing or damaged"):
         registry.load("buys")

@@ -83,6 +83,12 @@ def tell(d: dict[str, Any]) -> None:
     flagged = [k for k in keys if k in AT_THRESHOLD]
     if flagged:
         click.echo(f"  {', '.join(flagged)}: yes is said from the threshold in the same line on")
+    if "accuracy" in flagged and d.get("tested_positives") is not None:
+        share = d["tested_positives"] / d["tested"]
+        answer = (d.get("negative") or "no") if share < 0.5 else (d.get("positive") or "yes")
+        click.echo(
+            f"  accuracy of always saying {answer!r}: {max(share, 1 - share):.4f}; the threshold is the best for F1, not for accuracy"
+        )
     for name, i in d["intervals"].items():
         click.echo(f"  {name}: {i['low']:.4f} to {i['high']:.4f} (95 %)")
     held = d.get("uncertainty", {}).get("forward")

@@ -380,8 +380,9 @@ def _many(
             "a label is yes/no, a number, or one of a few texts"
         )
     if rest > 0:
-        noted[label] = (
-            f"answers with few rows ({len(counts) - len(common)}, {of_rows(rest)} in all) are told together as {OTHER!r}"
-        )
+        few = len(counts) - len(common)
+        which = "1 answer" if few == 1 else f"{few:,} answers"
+        told = "is told" if few == 1 else "are told together"
+        noted[label] = f"{which} with few rows ({of_rows(rest)} in all) {told} as {OTHER!r}"
     codes = np.asarray(pc.fill_null(pc.index_in(text, value_set=pa.array(common)), len(common)))
     return codes.astype(np.float64), "which", _NO_SIDES, tuple(common) + ((OTHER,) if rest else ())

@@ -53,6 +53,7 @@ _AFTER: Final = (
         r"(^|[_\W])(?!created|registered|joined|signed|updated|imported|enrolled)[a-z]+ed_?(at|on|date)([_\W]|$)"
     ),
 )
+_ADVICE: Final = re.compile(r"[:;] leave (it|one) out(, or confirm that it is known in time)?$")
 _ROWS: Final = 20_000
 _BINS: Final = 32
 _PAIRS: Final = 20
@@ -165,11 +166,14 @@ def _halves(groups: npt.NDArray[Any] | None, rows: int) -> Bool:
 
 
 def refuse(leaks: Sequence[Leak], how: str) -> None:
-    """Raise ``LeakError`` where a finding blocks; ``how`` says how a person confirms a column."""
+    """Raise ``LeakError`` where a finding blocks; ``how`` says how a person leaves a column out or confirms it.
+
+    The finding's own advice gives way to it, so that nothing is said twice.
+    """
     blocking = [leak for leak in leaks if leak.blocks]
     if blocking:
         more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
-        raise LeakError(f"{blocking[0].sentence}{more}; {how}")
+        raise LeakError(f"{_ADVICE.sub('', blocking[0].sentence)}{more}; {how}")
 
 
 def _judge(

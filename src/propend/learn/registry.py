@@ -145,6 +145,7 @@ class Registry:
             raise ModelError(f"no model was fitted for task {task!r}{nearest(task, known)}")
         chosen = version or self._current(home)
         folder = home / f"v{chosen}"
+        _check_there(home, chosen)
         data = _read(folder, task, chosen)
         try:
             made = Fitted(
@@ -187,10 +188,7 @@ class Registry:
         Raises ``ModelError`` where there is none of this number, or it cannot be loaded: the current one then stays.
         """
         home = self.folder / task
-        if not (home / f"v{version}").is_dir():
-            raise ModelError(
-                f"task {task!r} has no version {version}; it has {', '.join(map(str, _versions(home))) or 'none'}"
-            )
+        _check_there(home, version)
         self.load(task, version)  # what cannot score must not become what scores
         self._make_current(home, version)
 
@@ -339,6 +337,13 @@ def _same_tests(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 def _verdict(card: dict[str, Any]) -> str:
     return str(card.get("verdict", {}).get("answer", ""))
+
+
+def _check_there(home: Path, version: int) -> None:
+    """Raise ``ModelError`` for a version that never was, with those that are."""
+    if not (home / f"v{version}").is_dir():
+        kept = ", ".join(map(str, _versions(home))) or "none"
+        raise ModelError(f"task {home.name!r} has no version {version}; it has {kept}")
 
 
 def _read(folder: Path, task: str, version: int) -> dict[str, Any]:

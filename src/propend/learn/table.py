@@ -166,11 +166,10 @@ class _CrossValidation:
             label=table.label,
             positive=table.positive or "yes",
         )
-        refuse(
-            [leak for leak in leaks if leak.column or "rows" not in self.known_before],
-            "to go on nevertheless, confirm it with --known "
-            + (leaks[0].column if leaks and leaks[0].column else "rows"),
-        )
+        found = [leak for leak in leaks if leak.column or "rows" not in self.known_before]
+        column = next((leak.column for leak in found if leak.blocks), "")
+        known = f"leave it out with --ignore, or, if it is known in time, confirm it with --known {column}"
+        refuse(found, known if column else "to go on nevertheless, confirm it with --known rows")
         return leaks
 
     def _one_fold(self, k: int) -> tuple[str, float | None]:

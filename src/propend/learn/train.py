@@ -306,7 +306,7 @@ class _Training:
         )
         refuse(
             leaks,
-            f"task {self.task.name!r}: take it out of propend.toml, or confirm it with --known NAME",
+            f"task {self.task.name!r}: take it out of propend.toml, or, if it is known in time, confirm it with --known NAME",
         )
         return leaks
 
