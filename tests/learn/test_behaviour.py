@@ -412,10 +412,11 @@ def test_scores_of_a_fusion_carry_the_verdict(
 
 
 @pytest.mark.slow
-def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
+def test_the_verb_predict_fuses_what_plain_predict_reads_and_prints_what_each_part_adds(
     shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from propend.learn import behaviour
+    from propend.learn.companion import companion
 
     plain = behaviour.pretraining_settings
     monkeypatch.setattr(
@@ -423,13 +424,21 @@ def test_the_verb_predict_fuses_and_prints_what_each_part_adds(
         "pretraining_settings",
         lambda size: plain(size, epochs=2, tokens=512, threads=1),
     )
-    ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1"]
+    main(["pretrain", str(shop.folder), "--size", "tiny", "--epochs", "1"])
+    ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1", "--seed", "3"]
     main(["predict", *ask])
     told = capsys.readouterr().out
     for words in ("aggregates", "behaviour", "fusion", "auroc gained", "forward fold"):
         assert words in told
     main(["predict", *ask, "--json"])
     document = json.loads(capsys.readouterr().out)
+    assert document["seed"] == 3
+    plan = plan_cutoffs(shop.schema.first, shop.now, BUYS.horizon, folds=1)
+    home = shop.folder / "behaviour"
+    read = companion(shop.store, shop.schema, BUYS, plan, home).more
+    assert read is not None
+    assert [m.network.settings.epochs for m in read.pair.models] == [1, 1]
+    assert [p.name for p in (home / "tiny" / "past").iterdir()] == [str(plan.held_out)]
     assert [row["features"] for row in document["ablation"]][-1] == "fusion"
     scores = pq.read_table(document["scores"])
     assert scores.num_rows == document["scored"] > 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from propend.pipeline.workspace import Workspace
 
 __all__ = ["predict"]
+
+SEED: Final = 7
+"""What is drawn from where no workspace says otherwise."""
 
 
 @click.command()
@@ -64,7 +67,11 @@ __all__ = ["predict"]
     is_flag=True,
     help="With --fuse: also fine-tune a network on the question and say how it does (slow).",
 )
-@click.option("--seed", default=7, show_default=True)
+@click.option(
+    "--seed",
+    type=int,
+    help="What is drawn at random is drawn from it.  [default: the workspace's, else 7]",
+)
 @click.option(
     "--search",
     metavar="TIME",
@@ -126,7 +133,7 @@ def predict(
     fuse: str | None,
     graph: bool,
     tune: bool,
-    seed: int,
+    seed: int | None,
     search: str | None,
     balance: bool,
     select: bool,
@@ -172,7 +179,7 @@ def predict(
             name,
             folds or 5,
             out,
-            seed,
+            SEED if seed is None else seed,
             options,
             judged,
             score_files,
@@ -197,7 +204,7 @@ def predict(
 
     workspace = open_workspace(folder)
     if fuse:
-        _fused(workspace, ask, name, folds or 3, fuse, graph, tune, out, as_json)
+        _fused(workspace, ask, name, folds or 3, fuse, graph, tune, out, seed, as_json)
         return
     with progress_bar() as progress:
         prediction = workspace.predict(
@@ -255,7 +262,7 @@ def _predict_impressions(
     name: str | None,
     folds: int,
     out: str | None,
-    seed: int,
+    seed: int | None,
     options: Any,
     judged: dict[str, Any],
 ) -> dict[str, Any]:
@@ -273,7 +280,7 @@ def _predict_impressions(
     with progress_bar() as progress:
         fitted, table, entry = predict_impressions(
             opened.store, opened.schema, opened.engine, impression, clicked, Duration.parse(within),
-            name=name, folds=folds, seed=seed, options=options, progress=progress,
+            name=name, folds=folds, seed=opened.config.workspace.seed if seed is None else seed, options=options, progress=progress,
             registry=row_models(opened.folder), **judged,
         )  # fmt: skip
     target = Path(out) if out else opened.out / "scores" / f"{fitted.task.name}.parquet"
@@ -324,14 +331,16 @@ def _fused(
     graph: bool,
     tune: bool,
     out: str | None,
+    seed: int | None,
     as_json: bool,
 ) -> None:
     from propend.pipeline.predict import write_table
 
     with progress_bar() as progress:
         fusion, scores = workspace.fuse(
-            ask, name=name, folds=folds, size=size, graph=graph, tune=tune, progress=progress
-        )
+            ask, name=name, folds=folds, size=size, graph=graph, tune=tune, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     task = fusion.fitted.task
     target = Path(out) if out else workspace.out / "scores" / f"{task.name}_fused.parquet"
     write_table(scores, target)

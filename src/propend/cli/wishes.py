@@ -16,7 +16,7 @@ SERVES: Final[dict[str, frozenset[str]]] = {
     "a log": _ANY | _TRAINING | {"quantile", "abstain", "explain", "known"},
     "a table": _ANY | _TRAINING | {"quantile", "explain", "tables", "label", "ignore", "group", "order", "known", "score_files"},
     "impressions": _ANY | _TRAINING | {"impression", "clicked", "within", "known"},
-    "--fuse": (_ANY - {"seed"}) | {"fuse", "graph", "tune"},
+    "--fuse": _ANY | {"fuse", "graph", "tune"},
 }  # fmt: skip
 """The parameters of ``propend predict`` that each way of asking reads."""
 

@@ -96,9 +96,10 @@ def companion(
     sizes = kept_sizes(home)
     if not sizes:
         return Companion()
-    until = plan.folds[0].train[-1]
     try:
-        pair, place = cross_fitted_in(store, schema, home / sizes[0], until, progress=progress)
+        pair, place = cross_fitted_in(
+            store, schema, home / sizes[0], plan.held_out, progress=progress
+        )
     except (MissingExtraError, ModelError, NotEnoughDataError) as error:
         return Companion(remark=f"{error}; answered without the behaviour model")
     return Companion(Readouts(pair, task.horizon.days), place.relative_to(home.parent).as_posix())

@@ -39,6 +39,7 @@ from propend.tasks.task import Task
 
 if TYPE_CHECKING:
     from propend.learn.fusion import Fusion
+    from propend.models.sequence.settings import Settings
 
 __all__ = [
     "fuse",
@@ -138,7 +139,8 @@ def fuse(
 ) -> tuple[Fusion, pa.Table]:
     """Answer a task by aggregates and a behaviour model's columns together; returns the fusion and everyone's scores with the verdict.
 
-    What is pretrained for it is kept in the folder ``home``, if given, and taken again. With ``graph`` the graph's vectors
+    What is pretrained for it is kept in the folder ``home``, if given, and taken again, here and by ``predict``: as the model of
+    that size in ``home`` was, where there is one, on what was known before the first held-out cutoff. With ``graph`` the graph's vectors
     and communities stand beside them, with ``tune`` the table has a row of a fine-tuned network. Raises as ``predict``, and ``MissingExtraError`` without torch.
     """
     from propend.learn import fusion
@@ -151,7 +153,10 @@ def fuse(
             f"task {task.name!r}: a behaviour model is fused for yes/no questions, amounts and counts; ask {task.target} without it"
         )
     frame, plan, moment, _ = _asked(store, schema, engine, task, folds, None)
-    more, model, settings = None, None, pretraining_settings(size)
+    more, model = None, None
+    settings: Settings | None = pretraining_settings(size)
+    if home is not None and (home / size / "config.json").is_file():
+        settings = None  # those it was pretrained with
     if graph:
         from propend.learn.graph import graph_sources
 
@@ -159,7 +164,7 @@ def fuse(
     if home is not None:
         with suppress(NotEnoughDataError):  # fuse says so
             model, _ = cross_fitted_in(
-                store, schema, home / size, plan.folds[0].test, settings=settings, progress=progress
+                store, schema, home / size, plan.held_out, settings=settings, progress=progress
             )
     made = fusion.fuse(
         store,

@@ -294,18 +294,18 @@ class Workspace(Analytics, Offers):
         size: str = "small",
         graph: bool = False,
         tune: bool = False,
+        seed: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[Fusion, pa.Table]:
         """Answer a question by aggregates and a behaviour model's columns (``graph``: the graph's too) in boosted trees.
 
-        With ``tune`` the table also says how a network does that was fine-tuned on the question.
+        With ``tune`` the table also says how a network does that was fine-tuned on the question. ``seed`` as in ``predict``.
 
         Returns the fusion, whose ``table`` says what each part adds, and everyone's scores, best first.
         """
         from propend.pipeline.predict import fuse
 
         task = ask if isinstance(ask, Task) else self._task(ask, name)
-        seed = self.config.workspace.seed
         return fuse(
             self.store,
             self.schema,
@@ -316,7 +316,7 @@ class Workspace(Analytics, Offers):
             home=self.folder / "behaviour",
             graph=graph,
             tune=tune,
-            seed=seed,
+            seed=self.config.workspace.seed if seed is None else seed,
             progress=progress,
         )
 

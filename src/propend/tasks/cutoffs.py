@@ -45,6 +45,11 @@ class Plan:
         return tuple(sorted(wanted))
 
     @property
+    def held_out(self) -> int:
+        """The first cutoff that any fold holds out of training: what knows nothing from it on neither chose a champion nor saw a test."""
+        return self.folds[0].train[-1]
+
+    @property
     def protocol(self) -> str:
         """The protocol in one line, to stand beside every figure."""
         purge = (
