@@ -270,12 +270,44 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
     rows = {row["features"]: row for row in fusion.table}
     assert list(rows) == ["aggregates", "behaviour", "fusion", "fine-tuned network"]
     assert rows["fine-tuned network"]["auroc"] > 0.6
+    assert rows["fine-tuned network"]["columns"] is None
     assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
     assert rows["fusion"]["auroc gained"][1] > 0
     assert rows["aggregates"]["auroc gained"][0] == 0
     codes, scores = fusion.score(shop.store, shop.schema, shop.engine, shop.now)
     assert len(codes) == len(scores) > 100
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_network_is_tuned_on_and_asked_about_users_it_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from propend.learn import fusion
+    from propend.learn.cross_fitted import CrossFitted
+    from propend.learn.sequences import half_of
+    from propend.tasks.frame import Frame
+
+    plan = plan_cutoffs(0, 200 * DAY, BUYS.horizon, folds=2)
+    user, cutoff = (
+        part.ravel() for part in np.meshgrid(np.arange(40), np.array(plan.cutoffs, np.int64))
+    )
+    frame = Frame(np.zeros((len(user), 1)), np.zeros(len(user)), user, cutoff, (), {})
+    tuned: list[tuple[str, int]] = []
+
+    def tune(model: Any, _store: Any, frame: Frame, _task: Task, rows: Any, **_: Any) -> Any:
+        assert set(half_of(frame.user[rows]).tolist()) == {("left 0", "left 1").index(model)}
+        tuned.append((model, int(frame.cutoff[rows].max())))
+        return lambda _, users, cutoffs: half_of(users) + cutoffs
+
+    monkeypatch.setattr(fusion, "fine_tune", tune)
+    pair: Any = CrossFitted(("left 0", "left 1"))  # type: ignore[arg-type]
+    store: Any = None
+    rows = np.flatnonzero(frame.at([fold.test for fold in plan.folds]))
+    found = fusion.Tuner(pair, store, frame, BUYS).tests(plan, rows, 7)
+    assert np.array_equal(found, half_of(user[rows]) + cutoff[rows])
+    assert len(tuned) == 4
+    for number, (_, last) in enumerate(tuned):
+        assert last == plan.folds[number // 2].train[-1]
 
 
 @pytest.mark.slow

@@ -363,7 +363,7 @@ def _fused(
             main = header[2]
             body = [
                 [
-                    *(round(row[n], 4) if isinstance(row[n], float) else row[n] for n in header),
+                    *(_cell(row[n]) for n in header),
                     "{:+.4f} ({:+.4f} to {:+.4f})".format(*row[f"{main} gained"]),
                 ]
                 for row in fusion.table
@@ -374,6 +374,17 @@ def _fused(
         click.echo(f"scores of {len(scores):,} users: {target}")
 
     emit(document, as_json, words)
+
+
+def _cell(value: Any) -> Any:
+    """Return a figure of the ablation as it is printed.
+
+    >>> _cell(0.123456), _cell(12), _cell(None)
+    (0.1235, 12, '–')
+    """
+    if value is None:
+        return "–"
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _predict_table(

@@ -17,7 +17,7 @@ from propend.features.schema import Schema
 from propend.learn import metrics
 from propend.learn.behaviour import BehaviourModel, pretrain
 from propend.learn.cross_fitted import CrossFitted, fields_of
-from propend.learn.sequences import histories, snapshots
+from propend.learn.sequences import half_of, histories, snapshots
 from propend.learn.train import Fitted, train
 from propend.models import catalog
 from propend.models.model import Model
@@ -159,8 +159,7 @@ def fuse(
                 "pretrain it with until= that test, or leave it out"
             )
         if tune:
-            network = known.models[0] if isinstance(known, CrossFitted) else known
-            tuner = Tuner(network, store, frame, task)
+            tuner = Tuner(known, store, frame, task)
     table, fitted = ablation(frame, task, plan, sources, tuner=tuner, seed=seed, progress=progress)
     return Fusion(fitted, sources, table, remark)
 
@@ -203,14 +202,14 @@ def ablation(
         for name, chosen in sets.items()
     }
     base = found["aggregates"].tests
-    said = {
+    said: dict[str, tuple[int | None, F64]] = {
         name: (sets[name].X.shape[1], fitted.tests["champion"]) for name, fitted in found.items()
     }
     if tuner is not None:
-        said["fine-tuned network"] = (0, tuner.tests(plan, base["row"], seed))
+        said["fine-tuned network"] = (None, tuner.tests(plan, base["row"], seed))
     rows: list[dict[str, Any]] = []
-    for name, (columns, scores) in said.items():
-        row: dict[str, Any] = {"features": name, "columns": columns}
+    for name, (width, scores) in said.items():
+        row: dict[str, Any] = {"features": name, "columns": width}
         for metric in judged:
             row[metric.__name__] = metrics.within(
                 metric, base["truth"], scores, strata=base["fold"]
@@ -226,9 +225,13 @@ def ablation(
 
 @dataclass(frozen=True)
 class Tuner:
-    """A behaviour model to be fine-tuned on a frame's question, fold by fold."""
+    """A behaviour model to be fine-tuned on a frame's question, fold by fold.
 
-    model: BehaviourModel
+    Of a cross-fitted pair each is tuned on the users it has not seen and answers for them alone: one that has seen how
+    their rows ended would be tuned to trust what it knows of them.
+    """
+
+    model: BehaviourModel | CrossFitted
     store: Store
     frame: Frame
     task: Task
@@ -238,11 +241,19 @@ class Tuner:
         frame, found = self.frame, np.empty(len(rows))
         asked = {fold.test: fold for fold in plan.folds}
         for cutoff in np.unique(frame.cutoff[rows]).tolist():
-            learnt = frame.at(asked[cutoff].train)
-            score = fine_tune(self.model, self.store, frame, self.task, learnt, seed=seed)
-            test = np.flatnonzero(frame.cutoff[rows] == cutoff)
-            found[test] = score(self.store, frame.user[rows[test]], frame.cutoff[rows[test]])
+            learnt, tested = frame.at(asked[cutoff].train), frame.cutoff[rows] == cutoff
+            for model, own in self._parts():
+                score = fine_tune(model, self.store, frame, self.task, learnt & own, seed=seed)
+                test = rows[tested & own[rows]]
+                found[tested & own[rows]] = score(self.store, frame.user[test], frame.cutoff[test])
         return found
+
+    def _parts(self) -> list[tuple[BehaviourModel, npt.NDArray[np.bool_]]]:
+        """Return each network with the rows of the users it has not seen."""
+        if isinstance(self.model, BehaviourModel):
+            return [(self.model, np.ones(len(self.frame), np.bool_))]
+        half = half_of(self.frame.user)
+        return [(model, half == h) for h, model in enumerate(self.model.models)]
 
 
 def _trees(task: Task) -> tuple[tuple[str, dict[str, Any]], ...]:
