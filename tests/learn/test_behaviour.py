@@ -160,6 +160,7 @@ def test_a_cached_user_takes_one_event_and_answers_as_the_whole_history(
     codes, _ = everyone(shop, cutoff)
     cache = model.cache(shop.store, at=cutoff)
     whole = model.vectors(shop.store, codes, np.full(len(codes), later))
+    said, _ = model.readouts(shop.store, codes, np.full(len(codes), later), 7.0)
     known = histories(shop.store, model.coding, codes, np.full(len(codes), later), 32)
     compared = 0
     for row, code in enumerate(codes[:60].tolist()):
@@ -171,6 +172,7 @@ def test_a_cached_user_takes_one_event_and_answers_as_the_whole_history(
             event = {name: column[at].item() for name, column in events.items() if name != "days"}
             cache.append(code, **event)
         assert np.allclose(cache.vector(code, later), whole[row], atol=1e-4)
+        assert np.allclose(cache.readouts(code, later, 7.0), said[row], atol=1e-5)
         compared += 1
     assert compared > 20
 

@@ -107,21 +107,16 @@ class BehaviourModel:
         """Return the readouts [n, columns of ``said``] of histories, each as of its cutoff; NaN for an empty one."""
         import torch
 
-        from propend.models.sequence.heads import survival, ziln_mean
-
         has = np.diff(made.offsets) > 0
         wait = np.zeros(len(has))
         wait[has] = (cutoffs[has] - made.time[made.offsets[1:][has] - 1]) / DAY
         with torch.no_grad():
             hidden = self.network.last(made, cutoffs // MICROSECONDS)
             waited = torch.as_tensor(wait, dtype=torch.float32, device=hidden.device)
-            ahead = torch.full_like(waited, days)
-            logits, value = self.network.heads.within(hidden, waited, ahead)
-            silent = survival(self.network.heads.until_next(hidden, waited), ahead)
-            parts = [torch.sigmoid(logits), silent[:, None]]
-            if self.coding.amounts:
-                parts.append(torch.log1p(ziln_mean(value))[:, None])
-            found: F64 = torch.cat(parts, dim=1).cpu().double().numpy()
+            said = self.network.heads.readouts(
+                hidden, waited, torch.full_like(waited, days), amounts=self.coding.amounts
+            )
+            found: F64 = said.cpu().double().numpy()
         found[~has] = np.nan
         return found
 
@@ -129,7 +124,7 @@ class BehaviourModel:
         """Return every user's state as of a moment (UTC microseconds), ready to take in one event at a time.
 
         ``append(user, item=…, type=…, channel=…, time=…, amount=…, days=…, hour=…)`` takes the user's code, the store's item code, the
-        places in ``coding.types`` and ``coding.channels``, and the clock of ``coding.zone`` (by UTC where it is left out); ``vector(user, now)`` then costs one step. The ``most`` latest users stay.
+        places in ``coding.types`` and ``coding.channels``, and the clock of ``coding.zone`` (by UTC where it is left out); ``vector(user, now)`` or ``readouts(user, now, days)`` then costs one step. The ``most`` latest users stay.
         """
         from propend.models.sequence.cache import Cache
 

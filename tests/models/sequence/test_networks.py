@@ -11,9 +11,9 @@ from tests.models.sequence.worlds import random_sequences
 
 from propend.errors import ModelError
 from propend.models.sequence.packing import batches, piece_batch
-from propend.models.sequence.settings import Settings
+from propend.models.sequence.settings import HEADS, Settings
 from propend.models.sequence.tokens import ItemFeatures, SequenceArrays, Vocabulary
-from propend.names import MICROSECONDS
+from propend.names import DAY, MICROSECONDS
 
 torch = pytest.importorskip("torch", reason="sequence models need the extra 'deep'")
 pytestmark = pytest.mark.deep
@@ -99,6 +99,27 @@ def test_one_event_at_a_time_gives_the_vectors_of_whole_histories(trunk: str, bi
     assert len(warmed) <= 3
 
 
+@pytest.mark.parametrize(("trunk", "bias"), TRUNKS)
+def test_one_event_at_a_time_gives_the_readouts_of_whole_histories(trunk: str, bias: str) -> None:
+    from propend.models.sequence.cache import Cache
+
+    net, data = network(trunk, bias, tasks=HEADS), random_sequences(12)
+    now = data.end + 3 * DAY
+    users = np.flatnonzero((np.diff(data.offsets) > 0) & (np.diff(data.offsets) <= 12))
+    assert len(users) > 2
+    known = data.take(users)
+    with torch.no_grad():
+        hidden = net.last(known, np.full(len(users), now // MICROSECONDS))
+        wait = torch.as_tensor((now - known.time[known.offsets[1:] - 1]) / DAY, dtype=torch.float32)
+        wanted = net.heads.readouts(hidden, wait, torch.full_like(wait, 30.0), amounts=True)
+    cache = Cache(net)
+    for user in range(known.users):
+        columns = known.user(user)
+        for at in range(len(columns["item"])):
+            cache.append(user, **{name: column[at].item() for name, column in columns.items()})
+        assert np.allclose(cache.readouts(user, now, 30.0), wanted[user].numpy(), atol=1e-5)
+
+
 def test_a_cache_refuses_what_the_model_does_not_know() -> None:
     from propend.models.sequence.cache import Cache
 
@@ -110,6 +131,8 @@ def test_a_cache_refuses_what_the_model_does_not_know() -> None:
         cache.append(1, item=2, time=9)
     with pytest.raises(ModelError, match="warm it"):
         cache.vector(2)
+    with pytest.raises(ModelError, match="no head gap and horizon"):
+        cache.readouts(1, 11, 30.0)
 
 
 def test_a_long_history_keeps_only_a_window() -> None:

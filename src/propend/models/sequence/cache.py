@@ -123,22 +123,57 @@ class Cache:
 
         Raises ``ModelError`` for a user without a state.
         """
+        kept = self._kept(user)
+        with torch.inference_mode():
+            hidden = self._hidden(kept, kept.time if now is None else now)
+            found: np.ndarray[Any, np.dtype[np.float32]] = (
+                self.network.scored(hidden).float().cpu().numpy()
+            )
+        return found
+
+    def readouts(self, user: int, now: int, days: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return what the heads say of the ``days`` after ``now`` (microseconds), as ``Heads.readouts`` orders it.
+
+        Raises ``ModelError`` for a user without a state, or a network without those heads.
+
+        >>> from propend.models.sequence.settings import HEADS, Settings
+        >>> from propend.models.sequence.tokens import Vocabulary
+        >>> cache = Cache(Network(Settings(size="tiny", tasks=HEADS), Vocabulary(items=5, types=2)))
+        >>> cache.append(7, item=3, type=1, time=0)
+        >>> cache.readouts(7, 2 * DAY, days=30).shape  # two types, any, silence
+        (4,)
+        """
+        lacking = [name for name in ("gap", "horizon") if name not in self.network.settings.tasks]
+        if lacking:
+            raise ModelError(
+                f"the network has no head {' and '.join(lacking)}, so there is nothing to read out; train it with tasks=HEADS"
+            )
+        kept = self._kept(user)
+        with torch.inference_mode():
+            hidden = self._hidden(kept, now)[None]
+            wait = torch.tensor([max(now - kept.time, 0) / DAY], device=hidden.device)
+            said = self.network.heads.readouts(
+                hidden, wait, torch.full_like(wait, days), amounts=self.network.vocabulary.amounts
+            )
+            found: np.ndarray[Any, np.dtype[np.float64]] = said[0].double().cpu().numpy()
+        return found
+
+    def _kept(self, user: int) -> UserState:
         kept = self.users.get(user)
         if kept is None:
             raise ModelError(
                 f"there is no state of user {user}; warm it with the user's history first"
             )
-        vector = kept.vector
-        with torch.inference_mode():
-            if vector is None:
-                moment = max(kept.time, kept.time if now is None else now)
-                vector, _ = self.network.trunk.step(
-                    kept.token, kept.time // MICROSECONDS, moment // MICROSECONDS, kept.state
-                )
-            found: np.ndarray[Any, np.dtype[np.float32]] = (
-                self.network.scored(vector).float().cpu().numpy()
-            )
-        return found
+        return kept
+
+    def _hidden(self, kept: UserState, now: int) -> Tensor:
+        """Return the trunk's vector [d] after a user's events, as asked at ``now``."""
+        if kept.vector is not None:
+            return kept.vector
+        hidden, _ = self.network.trunk.step(
+            kept.token, kept.time // MICROSECONDS, max(kept.time, now) // MICROSECONDS, kept.state
+        )
+        return hidden
 
     def _token(
         self,

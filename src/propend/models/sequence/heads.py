@@ -110,3 +110,16 @@ class Heads(nn.Module):
         asked = torch.cat([hidden, _basis(wait), _basis(horizon)], dim=-1)
         mixed = functional.silu(self.ask(asked))
         return self.any(mixed), self.value(mixed)
+
+    def readouts(self, hidden: Tensor, wait: Tensor, ahead: Tensor, *, amounts: bool) -> Tensor:
+        """Return what is said of the ``ahead`` days [t] asked ``wait`` days [t] after the last event, [t, types + 2 (+ 1)].
+
+        The chances of an event of each type and of any, that of silence by the time to next, and with ``amounts``
+        log(1 + the expected value).
+        """
+        logits, value = self.within(hidden, wait, ahead)
+        silent = survival(self.until_next(hidden, wait), ahead)
+        parts = [torch.sigmoid(logits), silent[:, None]]
+        if amounts:
+            parts.append(torch.log1p(ziln_mean(value))[:, None])
+        return torch.cat(parts, dim=1)
