@@ -173,7 +173,7 @@ def _few_threads(X: npt.NDArray[Any]) -> AbstractContextManager[Any]:
     """Hold the threads of OpenMP and BLAS at one where ``X`` is small; they have no setting of their own."""
     from threadpoolctl import threadpool_limits
 
-    return nullcontext() if threads_for(0, X) == 0 else threadpool_limits(1)
+    return nullcontext() if threads_for(0, X.shape) == 0 else threadpool_limits(1)
 
 
 def _meant(value: Any) -> Any:

@@ -84,7 +84,7 @@ class XgBoost(Model):
             "subsample": chosen.row_share,
             "lambda": chosen.l2,
             "seed": seed,
-            "nthread": threads_for(chosen.threads, data.X),
+            "nthread": threads_for(chosen.threads, data.rows.shape),
             "tree_method": "hist",
             "verbosity": 0,
         }
@@ -111,7 +111,7 @@ class XgBoost(Model):
         given: dict[str, Any] = (
             {"label": data.y, "weight": data.weight} if isinstance(data, Data) else {}
         )
-        threads = threads_for(self.parameters.threads, X) or None
+        threads = threads_for(self.parameters.threads, X.shape) or None
         return xgboost.DMatrix(
             X, feature_types=kinds, enable_categorical=True, nthread=threads, **given
         )
@@ -123,7 +123,7 @@ class XgBoost(Model):
         self._text, self._booster = text, booster
 
     def _margins(self, X: Array) -> Array:
-        self._booster.set_param({"nthread": threads_for(self.parameters.threads, X)})
+        self._booster.set_param({"nthread": threads_for(self.parameters.threads, X.shape)})
         margin = self._booster.predict(self._rows(X), output_margin=True)
         return np.asarray(margin, dtype=np.float64)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from math import prod
 from typing import Any, Final
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from propend.errors import ConfigError, ModelError, nearest
 
@@ -79,11 +78,10 @@ def read_settings(word: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), settings
 
 
-def threads_for(asked: int, X: npt.NDArray[np.float64]) -> int:
-    """Return how many threads work on ``X`` [n, d]: those asked for; of 0 (all cores) one where ``X`` is small.
+def threads_for(asked: int, shape: tuple[int, ...]) -> int:
+    """Return how many threads work on a matrix of this shape: those asked for; of 0 (all cores) one where it is small.
 
-    >>> few, many = np.zeros((500, 10)), np.zeros((100_000, 10))
-    >>> threads_for(0, few), threads_for(0, many), threads_for(2, few)
+    >>> threads_for(0, (500, 10)), threads_for(0, (100_000, 10)), threads_for(2, (500, 10))
     (1, 0, 2)
     """
-    return asked or (1 if X.size < SMALL else 0)
+    return asked or (1 if prod(shape) < SMALL else 0)

@@ -156,7 +156,7 @@ class Trees(Model):
             "seed": seed,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": threads_for(chosen.threads, data.X),
+            "num_threads": threads_for(chosen.threads, data.rows.shape),
             "verbosity": -1,
         }
 
@@ -180,7 +180,7 @@ class Trees(Model):
                 return np.array([margin])
             odds = math.exp(min(-margin if self.link == "logit" else margin, _SAFE))
             return np.array([1.0 / (1.0 + odds) if self.link == "logit" else odds])
-        threads = threads_for(self.parameters.threads, X)
+        threads = threads_for(self.parameters.threads, X.shape)
         return np.asarray(self._booster.predict(X, num_threads=threads), dtype=np.float64)
 
     def _contributions(self, X: Array) -> Array:
