@@ -127,7 +127,7 @@ def _rate(
     seed: int,
 ) -> dict[str, Any]:
     """Return the interval of a segment's rate over whole groups, and a remark where the mean prediction is not in it."""
-    interval = metrics.bootstrap_interval(_mean, labels, labels, groups=owner, n=draws, seed=seed)
+    interval = bootstrap_interval(_mean, labels, labels, groups=owner, n=draws, seed=seed)
     low, high = interval.low, interval.high
     found: dict[str, Any] = {"rate_low": low, "rate_high": high}
     if not low <= predicted <= high:
