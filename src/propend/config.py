@@ -290,7 +290,7 @@ class RecommendConfig(Frozen, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     mix: Literal["best", "ranker", "weights", "order"] = "best"
     """How the sources are brought together: by a learned ranker, learned weights, one after the other, or whichever of
-    these (of the sources alone, of those that ``compete``) did best on the log's last tenth."""
+    these, of the sources alone and of those that ``compete`` did best on the log's last tenth."""
     sources: tuple[dict[str, Any], ...] = ()
     """Recommenders of the catalogue, each ``name`` and its settings, in place of the house's own sources."""
     compete: tuple[str, ...] = ()

@@ -128,7 +128,8 @@ def test_yes_no_with_everything_a_person_may_ask(
 
 def test_what_is_taken_at_a_threshold_stands_with_it(capsys: pytest.CaptureFixture[str]) -> None:
     from propend.cli.models import _side_by_side
-    from propend.learn.metrics import AT_THRESHOLD, yes_no_metrics
+    from propend.learn.metrics import AT_THRESHOLD
+    from propend.learn.strata import yes_no_metrics
 
     y, p = [0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]
     ours, rule = yes_no_metrics(y, p, threshold=0.3579), yes_no_metrics(y, [0.2468] * 4)
@@ -529,7 +530,7 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
         (["nosuchtask"], "; a question looks like 'any(purchase) next 30d'"),
         ([yes_no, "--search", "soon"], "soon"),
         ([yes_no, "--score", "x.csv"], "--score does nothing for a log; it is for a table"),
-        ([yes_no, "--model", "blend"], "'blend' is the mean of logistic and trees; name them too"),
+        ([yes_no, "--model", "blend"], "'blend' is the mean of the usual logistic and trees; name them too"),
         ([yes_no, "--model", "treees"], "did you mean 'trees'"),
         ([amount, "--quantile", "0.5", "--model", "trees"], "leave --model out"),
         ([yes_no, "--label", "x"], "--label does nothing for a log"),

@@ -458,10 +458,10 @@ def test_pretraining_says_for_which_questions_the_past_is_long_enough(
 @pytest.mark.parametrize(
     ("items", "returns", "answer", "words"),
     [
-        ((0.05, 0.15), (0.01, 0.1), "use it", ("beats the ten most popular items at the next item and days of silence at who returns", "propend predict")),
-        ((0.05, 0.15), (-0.1, 0.1), "use it", ("beats the ten most popular items", "knows no more than days of silence")),
-        ((-0.1, 0.1), (-0.1, -0.01), "leave it out", ("knows no more than the ten most popular", "does worse than days of silence", "bring more events")),
-        ((float("nan"), float("nan")), None, "leave it out", ("knows no more than the ten most popular",)),
+        ((0.05, 0.15), (0.01, 0.1), "use it", ("beats, beyond noise, the ten most popular items at the next item and days of silence at who returns", "propend predict")),
+        ((0.05, 0.15), (-0.1, 0.1), "use it", ("beats, beyond noise, the ten most popular items", "not beyond noise better than days of silence")),
+        ((-0.1, 0.1), (-0.1, -0.01), "leave it out", ("not beyond noise better than the ten most popular", "worse than days of silence", "bring more events")),
+        ((float("nan"), float("nan")), None, "leave it out", ("not beyond noise better than the ten most popular",)),
         (None, None, "not enough data", ("too few held-out answers",)),
     ],
 )  # fmt: skip

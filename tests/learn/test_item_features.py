@@ -143,3 +143,17 @@ def test_names_reach_the_behaviour_model(tmp_path: Path) -> None:
     plain = model.network.embedding.dense.numpy()
     mug, sock = (made.schema.item_ids.index(f"i{i}") for i in (0, 5))
     assert plain[mug] @ plain[made.schema.item_ids.index("i4")] > plain[mug] @ plain[sock]
+
+
+def test_texts_of_items_beyond_the_count_are_not_read() -> None:
+    names = Column(np.arange(4, dtype=np.int32), ("red mug", "blue mug", "lamp", "candle"))
+    pictures = np.eye(4)
+    made = features_of({"name": names, "picture": pictures}, 2)
+    assert made is not None
+    assert made.vectors is not None
+    assert made.vectors.shape == (2, made.width)
+    new = Column(np.arange(1, dtype=np.int32), ("red lamp",))
+    grown = features_of({"name": new}, 1, learnt={"name": names, "picture": pictures})
+    assert grown is not None
+    assert grown.vectors is not None
+    assert grown.vectors.shape == (1, made.width)

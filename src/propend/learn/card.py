@@ -17,6 +17,7 @@ from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range
 from propend.learn.lift import lift_by_decile
 from propend.learn.power import stated, verdict
+from propend.learn.rivals import read_model
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
@@ -163,8 +164,9 @@ def _drivers(fitted: Fitted, frame: Frame, most: int = 15) -> list[dict[str, Any
     importance = fitted.model.importance()
     total = float(importance.sum()) or 1.0
     names = tuple(map(str, fitted.features))
-    slow = fitted.task.answer == "time" or fitted.name in ("random_forest", "extra_trees")
     # a time is explained period by period, a forest by its deep trees
+    deep = read_model(fitted.name)[0] in ("random_forest", "extra_trees")
+    slow = fitted.task.answer == "time" or deep
     sample = _read(fitted, frame, 500 if slow else 5_000)
     try:
         parts = fitted.model.contributions(sample)

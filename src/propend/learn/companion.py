@@ -13,7 +13,7 @@ from propend.events.store import Store
 from propend.features.schema import Schema
 from propend.learn.fitted import Fitted
 from propend.learn.judge import as_range, judge
-from propend.learn.rivals import FUSION
+from propend.learn.rivals import FUSION, read_model
 from propend.names import MICROSECONDS
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
@@ -58,8 +58,9 @@ class Companion:
         if FUSION not in tests:
             return said | {"sentence": "not asked: boosted trees do not compete"}
         metric = kind.headline[0]
+        trees = next(name for name in fitted.card["models"] if read_model(name)[0] == "trees")
         gain = kind.difference(
-            metric, tests["truth"], tests[FUSION], tests["trees"],
+            metric, tests["truth"], tests[FUSION], tests[trees],
             groups=tests["user"], strata=tests["fold"], n=200, seed=seed,
         )  # fmt: skip
         kept = (

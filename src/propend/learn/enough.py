@@ -82,7 +82,7 @@ def competing(store: Store, schema: Schema, coding: Coding) -> dict[str, Any]:
             plan = plan_cutoffs(schema.first, schema.last + 1, Duration(days, "d"))
         except NotEnoughDataError:  # no question so far ahead can be asked
             continue
-        kept = able if _halves_enough(store, coding, plan.folds[0].train[-1]) else short
+        kept = able if _halves_enough(store, coding, plan.held_out) else short
         kept.append(days)
     said = []
     if able:

@@ -65,7 +65,7 @@ def held_out_verdict(found: dict[str, Any]) -> dict[str, str]:
     >>> held_out_verdict({"next_item": {"gain": gain}})["answer"]
     'use it'
     >>> held_out_verdict({"returns_30d": {"gain": gain | {"low": -0.01}}})["why"]
-    'it knows no more than days of silence about who returns within 30 days, beyond noise; bring more events or leave it out (remove its folder)'
+    'it is not beyond noise better than days of silence at who returns within 30 days; bring more events or leave it out (remove its folder)'
     """
     gains = {name: found[name]["gain"] for name in RULES if name in found}
     rules = {name: (_rule(name, found[name]), RULES[name][1]) for name in gains}
@@ -78,13 +78,11 @@ def held_out_verdict(found: dict[str, Any]) -> dict[str, str]:
     lost = [name for name, gain in gains.items() if gain["high"] < 0]
     even = [name for name in gains if name not in (*won, *lost)]
     parts = (
-        ("beats", won, "at"),
-        ("knows no more than", even, "about"),
-        ("does worse than", lost, "at"),
+        ("beats, beyond noise,", won),
+        ("is not beyond noise better than", even),
+        ("is, beyond noise, worse than", lost),
     )
-    said = "; ".join(
-        f"it {does} {_listed(rules, names, at)}, beyond noise" for does, names, at in parts if names
-    )
+    said = "; ".join(f"it {does} {_listed(rules, names)}" for does, names in parts if names)
     if won:
         return {
             "answer": "use it",
@@ -103,8 +101,8 @@ def _rule(name: str, figure: dict[str, Any]) -> str:
     return "the most popular item" if k == 1 else f"the {k} most popular items"
 
 
-def _listed(rules: dict[str, tuple[str, str]], names: list[str], at: str) -> str:
-    return " and ".join(f"{rules[name][0]} {at} {rules[name][1]}" for name in names)
+def _listed(rules: dict[str, tuple[str, str]], names: list[str]) -> str:
+    return " and ".join(f"{rules[name][0]} at {rules[name][1]}" for name in names)
 
 
 def _share(_: Any, hit: Any, weight: Any) -> float:

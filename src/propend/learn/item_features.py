@@ -52,7 +52,7 @@ def item_features(
         steady[PRICE] = _prices(store, count, until)
     vectors = None
     if encoder is not None:
-        texts = _texts(steady, _wordy(steady, count))
+        texts = _texts(steady, _wordy(steady, count), count)
         if not texts:
             raise DataError(
                 "there is no text of items to encode; declare a name or description under [items.attributes] in "
@@ -84,9 +84,10 @@ def features_of(
     >>> features_of({"price": np.array([2.1, 9.0])}, 2, learnt={"price": np.array([1.0, 5.0])}).codes
     {'0_price': array([ 4, 15], dtype=int32)}
     """
-    like, wordy = items, _wordy(items, count)
+    like, wordy, before = items, _wordy(items, count), 0
     if learnt is not None:
-        wordy = _wordy(learnt, max((_size(v) for v in learnt.values()), default=0))
+        before = max((_size(v) for v in learnt.values()), default=0)
+        wordy = _wordy(learnt, before)
         like, items = learnt, {n: _as(old, items.get(n), count) for n, old in learnt.items()}
     coded: dict[str, tuple[I32, int]] = {}
     numbers: dict[str, F64] = {}
@@ -107,18 +108,18 @@ def features_of(
         else:
             numbers[plain] = values[:count]
             whole[plain] = numbers[plain] if learnt is None else np.asarray(old)
-    if vectors is None and (texts := _texts(items, wordy)):
-        met = None if learnt is None else _texts(learnt, wordy)
+    if vectors is None and (texts := _texts(items, wordy, count)):
+        met = None if learnt is None else _texts(learnt, wordy, before)
         more.append(hash_texts(texts, learnt=met))
     if not coded and not numbers and not more:
         return None
     return ItemFeatures.of(coded, numbers, np.hstack(more) if more else None, learnt=whole)
 
 
-def _texts(items: Mapping[str, Attribute], names: Iterable[str]) -> list[str]:
-    """Return for each item its texts of those names, one behind the other; empty without any."""
+def _texts(items: Mapping[str, Attribute], names: Iterable[str], count: int) -> list[str]:
+    """Return for each of the first ``count`` items its texts of those names, one behind the other; empty without any."""
     columns = [c for name in names if isinstance(c := items[name], Column)]
-    parts = [[c.values[k] if k >= 0 else "" for k in c.codes.tolist()] for c in columns]
+    parts = [[c.values[k] if k >= 0 else "" for k in c.codes[:count].tolist()] for c in columns]
     return [" ".join(filter(None, texts)) for texts in zip(*parts, strict=True)]
 
 

@@ -191,7 +191,9 @@ def candidates(
     if not only:
         return MODELS[task.answer]
     if BLEND in only and not set(BLENDED) <= set(only):
-        raise ConfigError(f"{BLEND!r} is the mean of {' and '.join(BLENDED)}; name them too")
+        raise ConfigError(
+            f"{BLEND!r} is the mean of the usual {' and '.join(BLENDED)}; name them too, without settings"
+        )
     order = sorted(dict.fromkeys(only), key=lambda name: name == BLEND)
     chosen = []
     for word in order:

@@ -127,18 +127,10 @@ def _rate(
     seed: int,
 ) -> dict[str, Any]:
     """Return the interval of a segment's rate over whole groups, and a remark where the mean prediction is not in it."""
-    interval = bootstrap_interval(_mean, labels, labels, groups=owner, n=draws, seed=seed)
+    interval = bootstrap_interval(metrics.mean, labels, labels, groups=owner, n=draws, seed=seed)
     low, high = interval.low, interval.high
     found: dict[str, Any] = {"rate_low": low, "rate_high": high}
     if not low <= predicted <= high:
         way = "too low" if predicted < low else "too high"
         found["remark"] = f"predictions are {way}: the rate lies in {low:.4g} to {high:.4g}"
     return found
-
-
-def _mean(
-    y: npt.ArrayLike,
-    p: npt.ArrayLike,  # noqa: ARG001
-    weight: npt.ArrayLike | None = None,
-) -> float:
-    return float(np.average(np.asarray(y), weights=None if weight is None else np.asarray(weight)))

@@ -162,7 +162,7 @@ class _Training:
         self.beside, self.own = beside, frame.X.shape[1]
         if beside is not None:
             self.own -= len(beside.features)
-            trees = [given for name, given in self.choices if name == "trees"]
+            trees = [given for name, given in self.choices if _kind(name) == "trees"]
             self.choices += tuple((FUSION, given) for given in trees[:1])
         self.baselines = baselines(frame, task, options.quantile)
         self.scores = {name: _Scores() for name, _ in (*self.choices, *self.baselines)}

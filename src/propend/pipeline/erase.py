@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from propend.errors import DataError
 from propend.events.durable import write_parquet
 from propend.events.store import Store
+from propend.learn.cross_fitted import PAST, kept_sizes
 from propend.names import USER
 from propend.pipeline.predict import write_csv
 
@@ -62,9 +63,9 @@ def _unlearn(home: Path) -> list[str]:
     """
     for run in [*home.rglob("training*")]:  # a broken-off run's copy of the log
         shutil.rmtree(run)
-    for pairs in [*home.glob("*/past")]:  # pretrained anew when a question is asked
+    for pairs in [*home.glob(f"*/{PAST}")]:  # pretrained anew when a question is asked
         shutil.rmtree(pairs)
-    return sorted(model.parent.name for model in home.glob("*/config.json"))
+    return sorted(kept_sizes(home))
 
 
 def erase_outputs(folder: Path, user: str) -> int:

@@ -144,7 +144,7 @@ def fuse(
     """
     from propend.learn import fusion
     from propend.learn.behaviour import pretraining_settings
-    from propend.learn.cross_fitted import cross_fitted_in
+    from propend.learn.cross_fitted import cross_fitted_in, kept_sizes
 
     task.check(schema)
     if task.answer not in ("yes_no", "amount", "count"):
@@ -153,7 +153,7 @@ def fuse(
         )
     frame, plan, moment, _ = _asked(store, schema, engine, task, folds, None)
     more, model = None, None
-    kept = home is not None and (home / size / "config.json").is_file()
+    kept = home is not None and size in kept_sizes(home)
     settings = None if kept else pretraining_settings(size)  # none: those it was pretrained with
     if graph:
         from propend.learn.graph import graph_sources

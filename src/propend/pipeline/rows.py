@@ -102,10 +102,9 @@ def score_rows(
     columns["verdict"] = [str(fitted.card.get("verdict", {}).get("answer", ""))] * len(X)
     said = ""
     if reasons:
-        from propend.learn.explain import of_reasons
         from propend.pipeline.prediction import reasons_in_words
 
-        said = of_reasons(fitted.model, X[:1]) if len(X) else ""
+        said = str(fitted.card.get("reasons", ""))
         columns["reasons"] = [reasons_in_words(r) for r in fitted.reasons(X, reasons)]
     target = folder / f"{name}-rows.parquet" if out is None else Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)

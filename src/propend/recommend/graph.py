@@ -119,7 +119,7 @@ class LightGCN(_Graph):
 
     def _restore(self, state: State) -> None:
         super()._restore(state)
-        a, self._power = state.arrays, float(state.header["power"])
+        a, self._power = state.arrays, float(state.header.get("power", 1.0))
         self._own, self._per_met = (a["own_user"], a["own_item"]), a["part"]
 
 

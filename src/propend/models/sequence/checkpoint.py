@@ -74,7 +74,7 @@ def load(
     except msgspec.DecodeError:
         raise ModelError(f"{folder / CONFIG} is damaged; train the model anew") from None
     tensors = read_tensors(folder / WEIGHTS)
-    # without one it was saved before weights had a print
+    # no digest: an older save, nothing to compare
     if config.get("weights_sha256") not in (None, _digest(folder / WEIGHTS)):
         raise ModelError(
             f"the weights in {folder} are not those of their configuration: a save was broken off, or a file was "
