@@ -530,7 +530,10 @@ def test_bad_wishes_are_one_sentence(shop: Path, capsys: pytest.CaptureFixture[s
         (["nosuchtask"], "; a question looks like 'any(purchase) next 30d'"),
         ([yes_no, "--search", "soon"], "soon"),
         ([yes_no, "--score", "x.csv"], "--score does nothing for a log; it is for a table"),
-        ([yes_no, "--model", "blend"], "'blend' is the mean of the usual logistic and trees; name them too"),
+        (
+            [yes_no, "--model", "blend"],
+            "'blend' is the mean of the usual logistic and trees; name them too",
+        ),
         ([yes_no, "--model", "treees"], "did you mean 'trees'"),
         ([amount, "--quantile", "0.5", "--model", "trees"], "leave --model out"),
         ([yes_no, "--label", "x"], "--label does nothing for a log"),

@@ -498,6 +498,17 @@ def test_a_mover_that_fails_says_why(site: Site) -> None:
     site.live.move_apart()
 
 
+def test_a_signal_right_after_the_start_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "propend.toml").write_text('[workspace]\nzone = "UTC"\n[live.keys]\nkey = "shop"\n')
+    command = [sys.executable, "-m", "propend", "serve", str(tmp_path), "--only", "collect"]
+    server = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    assert "listening on" in server.stderr.readline()
+    server.terminate()
+    assert server.wait(20) == 0
+    server.stderr.close()
+
+
 def test_a_signal_stops_everything_in_order(shop: Path, tmp_path: Path) -> None:
     """SIGTERM: what was answered a moment before is in the log, and the server says it ended well."""
     folder = tmp_path / "shop"

@@ -56,12 +56,19 @@ class Both:
 
 
 @contextlib.contextmanager
-def _asked_to_end() -> Iterator[None]:
-    """Let a signal end the server only: uvicorn raises it again when it is done, before the rest is stopped and written."""
+def _asked_to_end(server: Any) -> Iterator[None]:
+    """Let a signal end the server only: uvicorn raises it again when it is done, before the rest is stopped and written.
+
+    One that comes before uvicorn listens to signals itself must not be lost.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def end(*_: Any) -> None:
+        server.should_exit = True
+
+    before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -119,11 +126,11 @@ def serve(
     sys.setswitchinterval(_SWITCH)
     gc.freeze()  # what is loaded by now stays; the collector need not look at it again
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    if ready is not None:
-        bound = listener.getsockname()
-        ready(f"http://{bound[0]}:{bound[1]}")
     try:
-        with _asked_to_end():
+        with _asked_to_end(server):
+            if ready is not None:
+                bound = listener.getsockname()
+                ready(f"http://{bound[0]}:{bound[1]}")
             server.run(sockets=[listener])
     finally:
         listener.close()
