@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from propend.errors import DataError
 from propend.learn.metrics import Metric
-from propend.learn.ranking import NAN, Array, checked, rows_of
+from propend.learn.ranking import NAN, Array, checked, groups_of, rows_of
 from propend.learn.strata import within_rows
 
 __all__ = [
@@ -70,7 +69,7 @@ def bootstrap_interval(
     labels, scores, weights = checked(y, p, weight)
     order = np.argsort(scores, kind="stable")  # once; ranking sorted rows again is quick
     labels, scores, weights = labels[order], scores[order], weights[order]
-    codes, count = _codes(groups, len(labels))
+    codes, count = groups_of(groups, len(labels))
     codes = codes[order]
     rows = rows_of(strata, len(labels), order)
     rng = np.random.default_rng(seed)
@@ -110,7 +109,7 @@ def bootstrap_difference(
         (labels[o], s[o], o, rows_of(strata, len(labels), o))
         for s, o in zip((first, second), orders, strict=True)
     ]
-    codes, count = _codes(groups, len(labels))
+    codes, count = groups_of(groups, len(labels))
     rng = np.random.default_rng(seed)
 
     def difference(drawn: Array) -> float:
@@ -121,15 +120,6 @@ def bootstrap_difference(
     for i in range(n):
         draws[i] = difference(weights * _times(rng, count)[codes])
     return _interval(difference(weights), draws, level, count)
-
-
-def _codes(groups: npt.ArrayLike | None, rows: int) -> tuple[npt.NDArray[np.int64], int]:
-    if groups is None:
-        return np.arange(rows), rows
-    found, codes = np.unique(np.asarray(groups), return_inverse=True)
-    if codes.shape != (rows,):
-        raise DataError(f"groups must name one group per row: {rows} rows, got {codes.shape}")
-    return codes, len(found)
 
 
 def _times(rng: np.random.Generator, count: int) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from propend.errors import DataError, ModelError, NotEnoughDataError, nearest
-from propend.learn.ranking import equal_mass_bins
+from propend.learn.ranking import equal_mass_bins, groups_of
 
 __all__ = [
     "Calibrator",
@@ -266,7 +266,7 @@ def choose(
     'platt'
     """
     scores, labels, weights = _checked(p, y, weight)
-    unit, count = _units(groups, len(scores))
+    unit, count = groups_of(groups, len(scores))
     rarer = min(float((weights * labels).sum()), float((weights * (1 - labels)).sum()))
     if rarer < 10 or count < 2 * folds:
         return Identity()
@@ -353,15 +353,6 @@ def _checked(
     if not ((scores >= 0) & (scores <= 1)).all() or not np.isin(labels, (0.0, 1.0)).all():
         raise DataError("calibration needs scores between 0 and 1 and labels of 0 or 1")
     return scores, labels, weights
-
-
-def _units(groups: npt.ArrayLike | None, rows: int) -> tuple[npt.NDArray[np.int64], int]:
-    if groups is None:
-        return np.arange(rows), rows
-    found, codes = np.unique(np.asarray(groups), return_inverse=True)
-    if codes.shape != (rows,):
-        raise DataError(f"groups must name one group per row: {rows} rows, got {codes.shape}")
-    return codes, len(found)
 
 
 def _logit(p: npt.ArrayLike) -> Array:

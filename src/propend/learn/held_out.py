@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from propend.learn import metrics
-from propend.learn.bootstrap import bootstrap_difference
+from propend.learn.bootstrap import bootstrap_difference, bootstrap_interval
 from propend.learn.judge import as_range
 from propend.models.sequence.tokens import SequenceArrays
 
@@ -40,12 +40,13 @@ def held_out_figures(network: Any, shown: SequenceArrays, held: SequenceArrays) 
     popular = np.argsort(-shown.item_counts(count), kind="stable")[:k]
     items = next_items(network, held, popular, k)
     if len(items.user) >= LEAST and count > 1:
+        more = items.hit.astype(np.float64) - items.common
         found["next_item"] = {
             "steps": len(items.user),
             "k": k,
             f"hit@{k}": round(float(items.hit.mean()), 4),
             "popular": round(float(items.common.mean()), 4),
-            "gain": _gain(_share, items.hit, items.hit, items.common, items.user),
+            "gain": as_range(bootstrap_interval(metrics.mean, more, more, groups=items.user)),
         }
     said = returns(network, held, DAYS)
     if min(said.came.sum(), (1 - said.came).sum()) >= LEAST:
@@ -53,7 +54,11 @@ def held_out_figures(network: Any, shown: SequenceArrays, held: SequenceArrays) 
             "moments": len(said.came),
             "auroc": round(float(metrics.auroc(said.came, said.chance)), 4),
             "silence": round(float(metrics.auroc(said.came, -said.wait)), 4),
-            "gain": _gain(metrics.auroc, said.came, said.chance, -said.wait, said.user),
+            "gain": as_range(
+                bootstrap_difference(
+                    metrics.auroc, said.came, said.chance, -said.wait, groups=said.user
+                )
+            ),
         }
     return found | {"verdict": held_out_verdict(found)}
 
@@ -103,12 +108,3 @@ def _rule(name: str, figure: dict[str, Any]) -> str:
 
 def _listed(rules: dict[str, tuple[str, str]], names: list[str]) -> str:
     return " and ".join(f"{rules[name][0]} at {rules[name][1]}" for name in names)
-
-
-def _share(_: Any, hit: Any, weight: Any) -> float:
-    """Share of hits, as a metric."""
-    return float(np.average(hit, weights=weight))
-
-
-def _gain(metric: metrics.Metric, y: Any, ours: Any, rule: Any, users: Any) -> dict[str, float]:
-    return as_range(bootstrap_difference(metric, y, ours, rule, groups=users))

@@ -17,6 +17,7 @@ __all__ = [
     "by_score",
     "checked",
     "equal_mass_bins",
+    "groups_of",
     "rows_of",
 ]
 
@@ -97,3 +98,17 @@ def rows_of(
         raise DataError(f"strata must name one fold per row: {count} rows, got {codes.shape}")
     codes = codes if order is None else codes[order]
     return [np.flatnonzero(codes == code) for code in np.unique(codes)] or [slice(None)]
+
+
+def groups_of(groups: npt.ArrayLike | None, count: int) -> tuple[npt.NDArray[np.int64], int]:
+    """Return each row's group as a code, and how many groups there are; without groups every row by itself.
+
+    >>> groups_of(["u2", "u1", "u2"], 3)
+    (array([1, 0, 1]), 2)
+    """
+    if groups is None:
+        return np.arange(count), count
+    found, codes = np.unique(np.asarray(groups), return_inverse=True)
+    if codes.shape != (count,):
+        raise DataError(f"groups must name one group per row: {count} rows, got {codes.shape}")
+    return codes, len(found)

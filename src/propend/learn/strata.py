@@ -17,26 +17,22 @@ from propend.learn.metrics import (
     accuracy,
     auroc,
     average_precision,
-    bias,
     brier,
     c_index,
     ece,
     f1,
     gini,
     log_loss,
-    mae,
     precision,
     r2,
     rate_threshold,
     recall,
-    rmse,
     spearman,
     top_decile_lift,
 )
 from propend.learn.ranking import NAN, Array, checked, rows_of
 
 __all__ = [
-    "amount_metrics",
     "within",
     "within_rows",
     "yes_no_metrics",
@@ -92,18 +88,6 @@ def yes_no_metrics(
         "ece": ece(y, p, weight),
         "top_decile_lift": inside(top_decile_lift),
     }
-
-
-def amount_metrics(
-    y: npt.ArrayLike,
-    p: npt.ArrayLike,
-    weight: npt.ArrayLike | None = None,
-    *,
-    strata: npt.ArrayLike | None = None,
-) -> dict[str, float]:
-    """All amount metrics by name; ``strata`` [n] as in ``within``."""
-    known: tuple[Metric, ...] = (mae, rmse, bias, gini, top_decile_lift, r2, spearman)
-    return {m.__name__: within(m, y, p, weight, strata=strata) for m in known}
 
 
 def _pairs(y: Array, weight: Array) -> float:

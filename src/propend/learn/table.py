@@ -407,10 +407,8 @@ def _fold_of(table: LabelledTable, folds: int, seed: int) -> npt.NDArray[np.int6
     if folds < 2:
         raise ConfigError(f"{folds} folds cannot judge a model; use at least 2")
     rare, what = len(table.y), "row"
-    if table.answer in (
-        "yes_no",
-        "which",
-    ):  # rare answers of many share a class, which may be smaller
+    if table.answer in ("yes_no", "which"):
+        # rare answers of many share a class, which may be smaller
         rare = max(FEWEST, int(np.bincount(table.y.astype(np.int64)).min()))
         what = "row of every answer"
     if folds > rare:

@@ -304,9 +304,10 @@ class _Training:
             known_before=self.options.known,
             classes=frame.classes if self.task.answer == "which" else (),
         )
+        column = next((leak.column for leak in leaks if leak.blocks), "NAME")
         refuse(
             leaks,
-            f"task {self.task.name!r}: take it out of propend.toml, or, if it is known in time, confirm it with --known NAME",
+            f"task {self.task.name!r}: take it out of propend.toml, or, if it is known in time, confirm it with --known {column}",
         )
         return leaks
 

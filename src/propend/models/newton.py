@@ -109,8 +109,7 @@ class LogisticSteps:
             curvature[-1, :-1] += bend @ Z
             curvature[-1, -1] += bend.sum()
             Z *= np.sqrt(bend)[:, None]
-            curvature[:-1, :-1] += (
-                Z.T @ Z
-            )  # of one array: half the work, for NumPy sees the symmetry
+            # of one array: half the work, for NumPy sees the symmetry
+            curvature[:-1, :-1] += Z.T @ Z
         curvature[:-1, -1] = curvature[-1, :-1]
         return _Sums(loss / self._mass, slopes / self._mass, curvature / self._mass)

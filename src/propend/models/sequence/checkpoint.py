@@ -141,9 +141,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     draft = path.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     draft.touch()
-    mode = (
-        draft.stat().st_mode
-    )  # by the umask, as every other file; safetensors writes for its owner alone
+    # by the umask, as every other file; safetensors writes for its owner alone
+    mode = draft.stat().st_mode
     save_file({n: t.detach().contiguous().cpu() for n, t in tensors.items()}, draft)
     draft.chmod(mode)
     os.replace(draft, path)  # noqa: PTH105

@@ -50,9 +50,8 @@ def held_out_loss(data: SequenceArrays, settings: Settings) -> Callable[[Network
                 parts = network.loss(data, batch, rng, sampler)
                 total -= len(batch) * sum(chosen.weight_of(n) * float(v) for n, v in parts.items())
                 weight += len(batch)
-            tokens = (
-                size  # later epochs are judged at the same moments, or they could not be compared
-            )
+            # later epochs are judged at the same moments, or they could not be compared
+            tokens = size
             return total / max(weight, 1)
 
         return _in_room(once, network, tokens)

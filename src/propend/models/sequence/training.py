@@ -116,9 +116,8 @@ class _Trainer(Resumable):
             network.load_state_dict(start.state_dict(), strict=False)
         self.network = network.to(device)
         self.result = Run(self.network, data_hash=data.data_hash())
-        self.network.notes = (
-            self.result.notes
-        )  # what judges and figures say of memory stands there too
+        # what judges and figures say of memory stands there too
+        self.network.notes = self.result.notes
         self.tokens = settings.tokens or 1024
         self.rate = settings.learning_rate or 1e-3
         self.steps, self.spikes, self.level, self.deviation = 0, 0, float("nan"), _LEAST_DEVIATION
