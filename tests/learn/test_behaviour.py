@@ -482,17 +482,10 @@ def test_the_verdict_on_a_behaviour_model_says_what_to_do(
     assert all(word in verdict["why"] for word in words)
 
 
+@pytest.mark.usefixtures("quick_pretraining")
 def test_the_verb_writes_a_model_goes_on_where_it_stopped_and_forgets(
-    shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shop: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from propend.learn import behaviour
-
-    plain = behaviour.pretraining_settings
-    monkeypatch.setattr(
-        behaviour,
-        "pretraining_settings",
-        lambda size: plain(size, epochs=2, tokens=512, threads=1),
-    )
     folder = shop.folder / "behaviour" / "tiny"
     seen: list[str] = []
 
@@ -557,18 +550,12 @@ def test_scores_of_a_fusion_carry_the_verdict(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_pretraining")
 def test_the_verb_predict_fuses_what_plain_predict_reads_and_prints_what_each_part_adds(
-    shop: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    shop: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from propend.learn import behaviour
     from propend.learn.companion import companion
 
-    plain = behaviour.pretraining_settings
-    monkeypatch.setattr(
-        behaviour,
-        "pretraining_settings",
-        lambda size: plain(size, epochs=2, tokens=512, threads=1),
-    )
     main(["pretrain", str(shop.folder), "--size", "tiny", "--epochs", "1"])
     ask = [str(shop.folder), str(BUYS.ask), "--fuse", "tiny", "--folds", "1", "--seed", "3"]
     main(["predict", *ask])

@@ -150,20 +150,14 @@ def test_without_a_pretrained_model_nothing_changes(tmp_path: Path) -> None:
     assert "answered without the behaviour model" in said.remark
 
 
+@pytest.mark.usefixtures("quick_pretraining")
 def test_who_is_forgotten_is_in_no_weights_that_compete(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from propend.learn import behaviour
     from propend.learn.behaviour import BehaviourModel
     from propend.learn.companion import companion
     from propend.learn.cross_fitted import CrossFitted
 
-    plain = behaviour.pretraining_settings
-    monkeypatch.setattr(
-        behaviour,
-        "pretraining_settings",
-        lambda size: plain(size, epochs=1, tokens=512, threads=1),
-    )
     small = shop_of(tmp_path, 300)
     small.pretrain("tiny")
     home, plan = small.folder / "behaviour", frame_of(small)[1]
