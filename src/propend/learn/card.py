@@ -11,7 +11,7 @@ import numpy.typing as npt
 from propend.errors import ModelError
 from propend.features.words import in_words
 from propend.learn import calibration, metrics
-from propend.learn.explain import deletion_test, of_reasons
+from propend.learn.explain import deletion_test, remark_on_reasons
 from propend.learn.fitted import Fitted
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range
@@ -116,7 +116,7 @@ def card_of(
     if p.ndim == 1:
         by_fold = [(y[fold == k], evidence.served[fold == k]) for k in range(count)]
         card["uncertainty"] = uncertainty(task.answer, by_fold)
-    said = of_reasons(fitted.model, _read(fitted, frame, 1)[:1])
+    said = remark_on_reasons(fitted.model, _read(fitted, frame, 1)[:1])
     if said:
         card["reasons"] = said
     deleted = _deletion(fitted, frame, seed)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from propend.errors import ModelError, nearest
 from propend.models.model import Model
 
-__all__ = ["Change", "counterfactual", "deletion_test", "of_reasons"]
+__all__ = ["Change", "counterfactual", "deletion_test", "remark_on_reasons"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -53,14 +53,14 @@ def deletion_test(
     return {"top": moved[0], "random": moved[1], "ratio": ratio, "rows": float(len(sample))}
 
 
-def of_reasons(model: Model, row: F64) -> str:
+def remark_on_reasons(model: Model, row: F64) -> str:
     """Return in a sentence that a model gives no reasons (for ``row`` [1, d]), or on an unusual scale; empty: as usual.
 
     >>> from propend.models import create
     >>> X = np.arange(40.0)[:, None]
-    >>> of_reasons(create("neighbours", "yes_no").fit(X, X[:, 0] > 20), X[:1])
+    >>> remark_on_reasons(create("neighbours", "yes_no").fit(X, X[:, 0] > 20), X[:1])
     "no reasons: 'neighbours' scores are not a sum of columns; explain another model"
-    >>> of_reasons(create("decision_tree", "yes_no").fit(X, X[:, 0] > 20), X[:1])
+    >>> remark_on_reasons(create("decision_tree", "yes_no").fit(X, X[:, 0] > 20), X[:1])
     "reasons are parts of the score itself before its calibration (the shares in the trees' leaves), not of its logit"
     """
     try:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from propend.errors import ConfigError, NotEnoughDataError, nearest
 from propend.learn import calibration, metrics
 from propend.learn.calibration import Calibrator
-from propend.learn.explain import of_reasons
+from propend.learn.explain import remark_on_reasons
 from propend.learn.fitting import Rows, fit_model, refit_settings
 from propend.learn.intervals import uncertainty
 from propend.learn.judge import Judge, as_range, hash_of_tests, judge
@@ -282,7 +282,7 @@ class _CrossValidation:
                 self.raw[label][tested], table.y[tested], groups=groups, seed=self.seed
             )
         card = dict(fit.card)
-        said = of_reasons(model, table.X[:1])
+        said = remark_on_reasons(model, table.X[:1])
         if said:
             card["reasons"] = said
         if "uncertainty" in card:  # on the scale of the model that serves

@@ -45,8 +45,8 @@ __all__ = [
     "declared",
     "default_chain",
     "fit_default",
-    "in_words",
     "recent_half_life",
+    "recommender_of",
     "session_chain",
     "sources",
     "user_attributes",
@@ -158,7 +158,7 @@ def competing(rules: RecommendConfig, own: Sequence[Recommender] = ()) -> dict[s
             "leave out mix or compete"
         )
     try:
-        made = {word: in_words(word, own) for word in rules.compete}
+        made = {word: recommender_of(word, own) for word in rules.compete}
     except (ConfigError, ModelError) as error:
         raise ConfigError(f"[recommend] compete in propend.toml: {error}") from None
     for one in made.values():
@@ -166,12 +166,12 @@ def competing(rules: RecommendConfig, own: Sequence[Recommender] = ()) -> dict[s
     return made
 
 
-def in_words(word: str, own: Sequence[Recommender] = ()) -> Recommender:
+def recommender_of(word: str, own: Sequence[Recommender] = ()) -> Recommender:
     """Return the recommender of a name and its settings in words, not fitted; one made of others gets ``own``.
 
     Raises ``ConfigError`` for words that cannot be read, ``ModelError`` for an unknown name or setting.
 
-    >>> in_words("item_neighbours:measure=jaccard")
+    >>> recommender_of("item_neighbours:measure=jaccard")
     ItemNeighbours(measure='jaccard')
     """
     name, settings = read_settings(word)

@@ -17,8 +17,8 @@ from propend.recommend.house import (
     catalogue,
     competing,
     default_chain,
-    in_words,
     recent_half_life,
+    recommender_of,
     sources,
     user_attributes,
     with_rules,
@@ -64,7 +64,7 @@ def judge(
     plain = [Popularity()]
     competing(rules, plain)
     for word in others:
-        in_words(word, plain)
+        recommender_of(word, plain)
     asked = list(dict.fromkeys((*rules.compete, *others)))
     try:
         log = Interactions.from_store(store, until=at)
@@ -78,7 +78,7 @@ def judge(
         alone: list[Recommender] = [Popularity(half_life=recent_half_life(train), by=rules.segment)]
         parts |= {s.label: s for s in (*alone, *sources(train, rules, known=described)[::-1])}
         for word in asked:
-            parts[word] = in_words(word, [*sources(train, rules, known=described), *alone])
+            parts[word] = recommender_of(word, [*sources(train, rules, known=described), *alone])
         options: dict[str, Any] = {"items": known, "within": catalogue(store), "ks": ks}
         options |= {"users": user_attributes(store), "seed": seed, "ties": ties, "served": SERVED}
         for learned in (True, False):
