@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.learn.shops import BUYS, shop_of, stamp
 
 from propend.cli import main
 from propend.errors import ModelError, NotEnoughDataError
@@ -24,40 +25,6 @@ from propend.tasks.task import Task
 
 torch = pytest.importorskip("torch", reason="a behaviour model needs the extra 'deep'")
 pytestmark = pytest.mark.deep
-
-BUYS = Task.parse("buys", "any(purchase) next 10d for any(*) last 30d")
-
-
-def write_log(path: Path, users: int, days: int = 120, seed: int = 0) -> Path:
-    """A shop where the last thing looked at says whether a purchase follows: "b" sells, "a" does not."""
-    rng = np.random.default_rng(seed)
-    lines = ["user,time,event,item,value,channel"]
-    for user in range(users):
-        day = rng.uniform(0, 10)
-        while day < days:
-            item = "ab"[int(rng.integers(2))]
-            way = ("web", "app")[int(rng.integers(2))]
-            lines.append(f"u{user},{_stamp(day)},view,{item},,{way}")
-            if item == "b" and rng.random() < 0.8 and day + 6 < days:
-                later = day + rng.uniform(1, 6)
-                lines.append(f"u{user},{_stamp(later)},purchase,c,{rng.uniform(5, 50):.2f},{way}")
-            day += 6 + rng.exponential(6)
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def _stamp(day: float) -> str:
-    from datetime import UTC, datetime, timedelta
-
-    return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day)).isoformat(timespec="seconds")
-
-
-def shop_of(folder: Path, users: int, **more: Any) -> Workspace:
-    source = write_log(folder / "log.csv", users, **more)
-    main(["init", str(folder / "shop"), "--from", str(source)])
-    shop = open_workspace(folder / "shop")
-    shop.ingest()
-    return shop
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +71,8 @@ def test_a_coding_of_the_past_holds_what_was_met_by_then(tmp_path: Path) -> None
 
     lines = ["user,time,event,item,channel,price"]
     for user in range(30):
-        lines.append(f"u{user},{_stamp(user / 10)},view,a{user % 3},web,{2 + user % 3}")
-        lines.append(f"u{user},{_stamp(50 + user / 10)},refund,b{user % 5},app,{7 + user % 5}")
+        lines.append(f"u{user},{stamp(user / 10)},view,a{user % 3},web,{2 + user % 3}")
+        lines.append(f"u{user},{stamp(50 + user / 10)},refund,b{user % 5},app,{7 + user % 5}")
     lines[1:] = sorted(lines[1:], key=lambda line: line.split(",")[1])
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     main(["init", str(tmp_path / "shop"), "--from", str(tmp_path / "log.csv")])
@@ -166,7 +133,7 @@ def test_vectors_do_not_know_the_future(shop: Workspace, model: Any, tmp_path: P
     whole = model.vectors(shop.store, codes, cutoffs)
     text = Path(shop.folder.parent / "log.csv").read_text().splitlines()
     (tmp_path / "log.csv").write_text(
-        "\n".join([text[0], *(line for line in text[1:] if line.split(",")[1] < _stamp(60))]) + "\n"
+        "\n".join([text[0], *(line for line in text[1:] if line.split(",")[1] < stamp(60))]) + "\n"
     )
     main(["init", str(tmp_path / "shop"), "--from", str(tmp_path / "log.csv")])
     past = open_workspace(tmp_path / "shop")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.learn.test_behaviour import BUYS, shop_of
+from tests.learn.shops import BUYS, shop_of
 
 from propend.cli import main
 from propend.errors import ModelError

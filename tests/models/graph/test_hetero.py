@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from tests.models.graph.test_lightgcn import two_tastes
+from tests.models.graph.tastes import two_tastes
 
 from propend.events.timelines import Column
 from propend.models.graph.hetero import HeteroSettings, fit_heterogeneous

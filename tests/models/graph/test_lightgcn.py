@@ -9,6 +9,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.models.graph.tastes import two_tastes
 
 from propend.models.graph.lightgcn import LightGCNSettings, _recalls, fit_lightgcn, smooth, tempered
 from propend.models.graph.propagation import Edges, normalised, part_edges
@@ -95,14 +96,6 @@ def test_the_power_is_the_best_of_the_kept_epoch_on_the_held_back_edges() -> Non
     users, items, _ = smooth(known, learnt.user, learnt.item, 1)
     told = _recalls(users, items, known, held)
     assert told[learnt.power] == max(told.values()) == pytest.approx(max(learnt.curve), abs=1e-3)
-
-
-def two_tastes(seed: int = 0) -> Interactions:
-    """Users 0–59 choose among items 0–19, users 60–119 among items 20–39."""
-    rng = np.random.default_rng(seed)
-    return Interactions.from_lists(
-        [20 * (u >= 60) + rng.choice(20, 6, replace=False) for u in range(120)], n_items=41
-    )
 
 
 @pytest.mark.parametrize("loss", ["softmax", "bpr", "contrast"])
