@@ -63,6 +63,8 @@ class Asked:
     seeds: int = 5
     threads: int = 2
     only: tuple[str, ...] = ()
+    first: int = 0
+    """The seed to begin with, so that a table's seeds can be run in parts."""
 
     def wanted(self, name: str) -> bool:
         """Whether a model or task is to be run."""
@@ -85,7 +87,7 @@ def repeated(
         if not asked.wanted(name):
             continue
         found, seconds, after, notes = [], [], [], ""
-        for seed in range(seeds):
+        for seed in range(asked.first, asked.first + seeds):
             start = time.process_time()
             model = make().fit(split.train, at=split.at, seed=seed)
             seconds.append(time.process_time() - start)
@@ -125,7 +127,7 @@ def repeated(
         "users": len(split),
         "items": split.train.n_items,
         "data_hash": data_hash(split.train),
-        "seeds": seeds,
+        "seeds": list(range(asked.first, asked.first + seeds)),
         "models": rows,
     }
 
@@ -357,14 +359,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, metavar="SEED")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], metavar="MODEL")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    asked = Asked(chosen.seeds, chosen.threads, tuple(chosen.only), chosen.first_seed)
     tables: list[Table] = []
     for name in chosen.parts:
         print(f"\n{name}", flush=True)
-        for table in PARTS[name](Asked(chosen.seeds, chosen.threads, tuple(chosen.only))):
+        for table in PARTS[name](asked):
             tables.append(table)
             for model, pair in table.get("published", {}).items():
                 print(f"  published {model}: " + " / ".join(f"{v:.4f}" for v in pair))
