@@ -140,7 +140,7 @@ def test_closing_while_the_server_is_away_loses_nothing_in_silence() -> None:
         def send(url: str, body: bytes, headers: Mapping[str, str], answer: object = answer, going: threading.Event = going) -> tuple[int, Mapping[str, str], bytes]:  # fmt: skip
             del url, body, headers
             if answer == "slow":
-                going.wait(20)
+                going.wait(300)
             return 503, {}, b""
 
         client = Client("http://x", send=send, every=0.01, batch=2, timeout=0.2)

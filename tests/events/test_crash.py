@@ -111,7 +111,7 @@ def test_a_kill_at_any_durable_step_leaves_the_old_or_the_new_state(tmp_path: Pa
     subprocess.run(
         [sys.executable, __file__, str(tmp_path)],
         check=True,
-        timeout=300,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": path},
     )
 

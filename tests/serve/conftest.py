@@ -30,7 +30,7 @@ def _running(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(300)
         listener.close()
 
 

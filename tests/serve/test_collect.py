@@ -27,7 +27,7 @@ class Server:
     """A collector, its inbox, and a client."""
 
     def __init__(self, url: str, inbox: SqliteInbox, app: Collector) -> None:
-        self.http, self.inbox, self.app = httpx.Client(base_url=url, timeout=20), inbox, app
+        self.http, self.inbox, self.app = httpx.Client(base_url=url, timeout=300), inbox, app
 
     def read(self) -> list[Event | Fact | Refused]:
         return [
@@ -393,7 +393,7 @@ def test_others_are_answered_while_a_bomb_is_opened(server: Server) -> None:
     statuses: list[int] = []
 
     def attack() -> None:
-        with httpx.Client(base_url=str(server.http.base_url), timeout=60) as other:
+        with httpx.Client(base_url=str(server.http.base_url), timeout=300) as other:
             statuses.extend(other.post("/v1/batch", content=bomb).status_code for _ in range(3))
 
     thread = threading.Thread(target=attack)

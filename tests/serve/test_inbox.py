@@ -102,7 +102,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(
         [*as_user, str(POSTGRES[0] / "pg_ctl"), "-D", str(data), "stop", "-m", "immediate"], **quiet
     )
-    server.wait(10)
+    server.wait(300)
 
 
 def test_postgres_keeps_the_contract(postgres: str) -> None:

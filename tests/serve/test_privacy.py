@@ -65,7 +65,7 @@ def test_no_line_of_any_log_names_a_person(
     event = {"type": "track", "event": "x", "userId": "ada@x.org", "messageId": "m", "context": {"ip": "203.0.113.77", "traits": {"name": "Ada Lovelace"}}}  # fmt: skip
     with (
         running(Both(app, Api(live).app)) as url,
-        httpx.Client(base_url=url, timeout=20) as http,
+        httpx.Client(base_url=url, timeout=300) as http,
     ):
         for key in ("key", "wk-secret"):
             assert http.post("/v1/batch", json={"batch": [event], "writeKey": key}).status_code == 200  # fmt: skip
@@ -106,12 +106,12 @@ def test_a_thread_outlives_what_it_meets_and_tells_no_message(
     monkeypatch.setattr(live, "tail", explode)
     thread = threading.Thread(target=live._loop, args=("tail", live.tail, 0.0), daemon=True)
     thread.start()
-    for _ in range(500):
+    for _ in range(10_000):
         if live.faults:
             break
         time.sleep(0.01)
     assert live.faults["tail"].startswith("KeyError at test_privacy.py:")
     assert thread.is_alive()
     live.stop()
-    thread.join(5)
+    thread.join(300)
     assert [line for line in lines for secret in SECRETS if secret in line] == []

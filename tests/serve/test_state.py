@@ -315,22 +315,22 @@ def test_reading_somebody_from_the_disk_holds_up_no_answer(
 
     def slow(store: Store, user: str) -> Timelines | None:
         reading.set()
-        go.wait(20)
+        go.wait(300)
         return read(store, user)
 
     monkeypatch.setattr(state, "_read", slow)
     cold = threading.Thread(target=state.timelines, args=("u1",))
     cold.start()
-    assert reading.wait(20)
+    assert reading.wait(300)
     hot = threading.Thread(target=state.timelines, args=("u2",))
     hot.start()
-    hot.join(10)
+    hot.join(300)
     answered = not hot.is_alive()
     send = {"id": "late", "user": "u1", "type": "view", "time": START}
     inbox.append([Batch(START + 400 * DAY, "shop", "own", "/", "", "", "", msgspec.json.encode({"events": [send]}))])  # fmt: skip
     state.refresh()  # an event of the one who is being read
     go.set()
-    cold.join(20)
+    cold.join(300)
     assert answered
     assert len(state.timelines("u1")) == length + 1
 

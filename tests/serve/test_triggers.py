@@ -171,7 +171,7 @@ def test_a_real_receiver_gets_it_signed_once_more_after_a_fault(tmp_path: Path) 
     triggers.close()
     receiver.shutdown()
     receiver.server_close()
-    thread.join(5)
+    thread.join(300)
 
 
 def test_what_has_no_address_stays_in_the_outbox_and_holds_up_nobody(tmp_path: Path) -> None:
@@ -265,12 +265,12 @@ def test_sweeps_judges_and_another_process_fire_each_crossing_once(tmp_path: Pat
             number += 1
             send(inbox, number, START + number, type="purchase", value=value, user=f"u{user}")
         send(inbox, 1_000 + number, START + number, type="cart", user=f"u{user}")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 300
     while len(triggers.outbox.rows()) < 80 and time.monotonic() < until:
         time.sleep(0.02)
     stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join(300)
     assert not faults
     fired = Counter((f["trigger"], f["user"]) for f in triggers.outbox.rows())
     assert fired == {(t, f"u{n}"): 1 for t in ("spends", "abandons") for n in range(40)}
@@ -326,7 +326,7 @@ def test_a_slow_receiver_holds_up_nobody_else(tmp_path: Path) -> None:
     def send_to(url: str, *_: object) -> None:
         seen.append(url)
         if "slow" in url:
-            done.wait(20)
+            done.wait(300)
         elif seen.count(url) == 3:
             done.set()
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from propend.events.timelines import Column
+from propend.models.parameters import threads_for
 from propend.names import DAY
 from propend.recommend.candidates import Examples, Pooled, PoolParameters, look_up
 from propend.recommend.interactions import Histories, Interactions
@@ -76,14 +77,14 @@ class Hybrid(Pooled):
             "seed": self._seed,
             "deterministic": True,
             "force_row_wise": True,
-            "num_threads": 0,  # the same trees whatever the number (deterministic)
+            "num_threads": threads_for(0, examples.X.shape),  # the same trees whatever the number
             "verbosity": -1,
         }
         data = lightgbm.Dataset(examples.X, examples.y, group=examples.groups)
         self._ranker = lightgbm.train(settings, data, num_boost_round=p.trees)
 
     def _value(self, X: F32) -> npt.NDArray[Any]:
-        return np.asarray(self._ranker.predict(X, num_threads=0))
+        return np.asarray(self._ranker.predict(X, num_threads=threads_for(0, X.shape)))
 
     def _describe(self, log: Interactions, at: int) -> None:
         """Learn the items' popularity as of a moment."""
