@@ -56,7 +56,9 @@ setTimeout(() => {
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_blocked_storage_and_large_batches_stop_nothing() -> None:
     """A page without storage keeps working; what is beyond the 64 kB that may outlive a page goes another way, or in part."""
-    done = subprocess.run(["node", "-e", BLOCKED], input=snippet(), capture_output=True, timeout=600)
+    done = subprocess.run(
+        ["node", "-e", BLOCKED], input=snippet(), capture_output=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr.decode()
     first, last = json.loads(done.stdout)
     assert first[0] == "fetch"
