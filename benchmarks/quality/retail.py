@@ -1,4 +1,4 @@
-"""Three questions of a purchase log, forward in time, against LightGBM on plain RFM: python -m benchmarks.quality.retail
+"""Three questions of a purchase log, forward in time, against LightGBM on plain RFM: python -m benchmarks.quality.retail [TASK…] [--folds N]
 
 Data: UCI Online Retail as `propend init` reads it. Protocol: forward folds with a purge of one horizon, figures inside the
 folds (a base rate that moves between them earns nothing); the champion is chosen, stopped and calibrated before each
@@ -8,9 +8,9 @@ on the same rows, with their own settings.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -117,10 +117,10 @@ def _beside(
     return np.concatenate(found), seconds / len(found)
 
 
-def table_of(shop: Workspace, name: str, ask: str) -> tuple[dict[str, Any], str]:
+def table_of(shop: Workspace, name: str, ask: str, folds: int) -> tuple[dict[str, Any], str]:
     """Return a task's figures and its Markdown table."""
     task = Task.parse(name, ask)
-    plan = plan_cutoffs(shop.schema.first, shop.now, task.horizon)
+    plan = plan_cutoffs(shop.schema.first, shop.now, task.horizon, folds=folds)
     wanted = derive_features(shop.schema)
     frame = _informative(
         build_frame(shop.store, shop.schema, shop.engine, task, wanted, plan.cutoffs)
@@ -136,7 +136,10 @@ def table_of(shop: Workspace, name: str, ask: str) -> tuple[dict[str, Any], str]
     y, users = tests["truth"], tests["user"]
     rows: dict[str, tuple[np.ndarray, float | None]] = {
         "**champion**": (tests["champion"], wall),
-        **{n: (tests[n], None) for n in (*fitted.card["models"], *fitted.card["baseline"])},
+        **{
+            n: (tests[n], fitted.card["seconds"].get(n))
+            for n in (*fitted.card["models"], *fitted.card["baseline"])
+        },
     }
     rows[PLAIN] = _beside(plain_rfm, task, plan, tests, "sklearn", LGBM, None)  # fmt: skip
     for label, model, settings in BESIDE[task.answer]:
@@ -174,10 +177,14 @@ def table_of(shop: Workspace, name: str, ask: str) -> tuple[dict[str, Any], str]
 
 def main() -> None:
     """Print the tables named (default all three)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("--folds", type=int, default=5)
+    chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         shop = workspace(Path(place) / "shop")
-        for name in sys.argv[1:] or TASKS:
-            card, text = table_of(shop, name, TASKS[name])
+        for name in chosen.tasks:
+            card, text = table_of(shop, name, TASKS[name], chosen.folds)
             print(text, flush=True)
             print(f"<!-- {json.dumps(plain(card['uncertainty'].get('forward')))} -->", flush=True)
 

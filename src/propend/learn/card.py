@@ -45,6 +45,8 @@ class Evidence:
     chosen: list[str]
     served: F64
     """Scores of the model that serves, refitted inside each fold, through the calibration that serves."""
+    seconds: dict[str, float]
+    """What a fit of each model on a fold's training rows took on average, by the clock."""
 
 
 def card_of(
@@ -96,6 +98,7 @@ def card_of(
             for base in evidence.baselines
         },
         "models": {name: judged(name) for name in evidence.candidates},
+        "seconds": evidence.seconds,
         "by_fold": [
             {
                 "cutoff": int(plan.folds[k - count].test),

@@ -8,6 +8,7 @@ row with a known label.
 
 from __future__ import annotations
 
+import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -104,6 +105,8 @@ class _Scores:
     settled: list[dict[str, Any]] = field(default_factory=list)
     threshold: float | None = None
     """The F1-optimal cut on the held-out slices; each model has its own."""
+    seconds: list[float] = field(default_factory=list)
+    """What fitting on all training rows of each fold took, by the clock."""
 
 
 def train(
@@ -194,6 +197,7 @@ class _Training:
             baselines=[n for n, _ in self.baselines],
             chosen=chosen,
             served=self._served(fitted),
+            seconds={n: float(np.mean(s.seconds)) for n, s in self.scores.items() if s.seconds},
         )
         fitted.card = card_of(
             self.frame, self.task, self.plan, fitted, evidence, self.kind, self.draws, self.seed
@@ -322,6 +326,8 @@ class _Training:
         for name, given in (*self.choices, *self.baselines):
             if name == BLEND:
                 raws[name] = _mean_margin([raws[n] for n in BLENDED])
+                taken = [self.scores[n].seconds[-1] for n in BLENDED]
+                self.scores[name].seconds.append(sum(taken))
             else:
                 raws[name] = self._fit_twice(fold, name, given, folds)
             self._keep(name, fold, raws[name])
@@ -352,10 +358,12 @@ class _Training:
             _kind(name), settings, self.task.answer, earlier, self.seed, held, balance
         )
         self.scores[name].settled.append(first.settled)
+        start = clock.perf_counter()
         second = fit_model(
             _kind(name), refit_settings(settings, first.settled), self.task.answer,
             self._rows(fold.train, fold.y, columns), self.seed, balance=balance,
         )  # fmt: skip
+        self.scores[name].seconds.append(clock.perf_counter() - start)
         test = Gathered(self.frame.X, fold.test, columns)
         return self._wide(first.predict(held.X)), self._wide(second.predict(test))
 
