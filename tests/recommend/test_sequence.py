@@ -199,3 +199,18 @@ def test_without_torch_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(builtins, "__import__", no_torch)
     with pytest.raises(MissingExtraError, match=r"pip install 'propend\[deep\]'"):
         create("transformer").fit(walks(20))
+
+
+@pytest.mark.usefixtures("_torch")
+def test_who_came_last_can_say_when_to_stop() -> None:
+    log = walks(100)
+    hidden: dict[str, list[int]] = {}
+    for held_out in ("random", "latest"):
+        shelf: Any = create("gru", **QUICK, validation=10, held_out=held_out).fit(log)
+        data = shelf._arrays(log.histories())
+        shown, _ = shelf._held_out(data, log)
+        shorter = np.diff(shown.offsets) < np.diff(data.offsets)
+        hidden[held_out] = np.flatnonzero(shorter).tolist()
+    last = log.time[log.offsets[1:] - 1]
+    assert hidden["latest"] == sorted(np.argsort(-last)[:10].tolist())
+    assert hidden["random"] != hidden["latest"]

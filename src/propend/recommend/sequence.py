@@ -56,7 +56,8 @@ class SequenceParameters:
     ``temperature`` above 0 scores by cosine. ``time_bias`` lets attention see elapsed time (``query``: up to the
     moment of the question). ``features``: items also have vectors of their attributes, names and descriptions (and of
     attributes that are vectors already, such as pictures'), so that new items can be scored. ``encoder``: a local folder with a Hugging Face text encoder for the item attribute ``text``.
-    ``validation``: users whose last item decides when to stop; ``patience`` epochs without a gain.
+    ``validation``: users whose last item decides when to stop; ``patience`` epochs without a gain. They are drawn at
+    ``random``, or those whose last event is ``latest``: for a log whose taste drifts, as anonymous sessions' does.
     """
 
     size: str = "small"
@@ -76,6 +77,7 @@ class SequenceParameters:
     patience: Annotated[int, Meta(ge=1)] = 4
     average: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     validation: Annotated[int, Meta(ge=0)] = 1_024
+    held_out: Literal["random", "latest"] = "random"
     features: bool = False
     encoder: str | None = None
     text: str = "name"
@@ -230,8 +232,12 @@ class SequenceRecommender(Recommender):
         count = min(self.parameters.validation, len(able) // 5)
         if count < 10:
             return data, None
-        users = np.sort(np.random.default_rng(self._seed).permutation(able)[:count])
         stops = data.offsets[1:].copy()
+        if self.parameters.held_out == "latest":
+            order = np.argsort(-np.asarray(data.time[stops[able] - 1]), kind="stable")
+        else:
+            order = np.random.default_rng(self._seed).permutation(len(able))
+        users = np.sort(able[order[:count]])
         target = np.asarray(data.item[stops[users] - 1])
         moments = np.asarray(data.time[stops[users] - 1]) // MICROSECONDS
         stops[users] -= 1
