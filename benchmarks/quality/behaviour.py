@@ -220,7 +220,8 @@ def _maker(name: str, **settings: Any) -> Callable[[], Recommender]:
 
 
 def users(asked: Asked) -> list[Table]:
-    """Boosted trees on aggregates, on a behaviour model's columns, the graph's and communities', and on all: forward folds with purge.
+    """Boosted trees on aggregates, on a behaviour model's columns, the graph's and communities', and on all; frozen vectors
+    alone: forward folds with purge.
 
     The models are pretrained on what was known before the first forward test, each without half of the users.
     """
@@ -229,6 +230,7 @@ def users(asked: Asked) -> list[Table]:
     from propend.learn.behaviour import pretraining_settings
     from propend.learn.fusion import ablation, behaviour_source, pretrained_for
     from propend.learn.graph import graph_sources
+    from propend.learn.transfer import Probe
     from propend.pipeline.predict import _informative
     from propend.tasks.cutoffs import plan_cutoffs
     from propend.tasks.frame import build_frame
@@ -256,7 +258,8 @@ def users(asked: Asked) -> list[Table]:
                 with suppress(MissingExtraError, NotEnoughDataError):
                     first = min(plan.cutoffs)
                     sources |= graph_sources(shop.store, shop.schema, shop.engine, first)
-                rows, _ = ablation(frame, task, plan, sources)
+                frozen = Probe(model, shop.store, frame, task)
+                rows, _ = ablation(frame, task, plan, sources, networks={"frozen vectors": frozen})
                 tables.append(
                     {
                         "data": data,

@@ -265,7 +265,15 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
         fuse(shop.store, shop.schema, frame, BUYS, plan, model=late)
     fusion = fuse(shop.store, shop.schema, frame, BUYS, plan, model=model, tune=True)
     rows = {row["features"]: row for row in fusion.table}
-    assert list(rows) == ["aggregates", "behaviour", "fusion", "fine-tuned network"]
+    assert list(rows) == [
+        "aggregates",
+        "behaviour",
+        "fusion",
+        "frozen vectors",
+        "fine-tuned network",
+    ]
+    assert rows["frozen vectors"]["auroc"] > 0.6
+    assert rows["frozen vectors"]["columns"] == 32
     assert rows["fine-tuned network"]["auroc"] > 0.6
     assert rows["fine-tuned network"]["columns"] is None
     assert rows["fusion"]["auroc"] > rows["aggregates"]["auroc"] + 0.02
@@ -279,7 +287,7 @@ def test_fusion_adds_to_aggregates_and_says_how_much(shop: Workspace, model: Any
 def test_a_network_is_tuned_on_and_asked_about_users_it_has_not_seen(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from propend.learn import fusion
+    from propend.learn import transfer
     from propend.learn.cross_fitted import CrossFitted
     from propend.learn.sequences import half_of
     from propend.tasks.frame import Frame
@@ -296,20 +304,57 @@ def test_a_network_is_tuned_on_and_asked_about_users_it_has_not_seen(
         tuned.append((model, int(frame.cutoff[rows].max())))
         return lambda _, users, cutoffs: half_of(users) + cutoffs
 
-    monkeypatch.setattr(fusion, "fine_tune", tune)
+    monkeypatch.setattr(transfer, "fine_tune", tune)
     pair: Any = CrossFitted(("left 0", "left 1"))  # type: ignore[arg-type]
     store: Any = None
     rows = np.flatnonzero(frame.at([fold.test for fold in plan.folds]))
-    found = fusion.Tuner(pair, store, frame, BUYS).tests(plan, rows, 7)
+    found = transfer.Tuner(pair, store, frame, BUYS).tests(plan, rows, 7)
     assert np.array_equal(found, half_of(user[rows]) + cutoff[rows])
     assert len(tuned) == 4
     for number, (_, last) in enumerate(tuned):
         assert last == plan.folds[number // 2].train[-1]
 
 
+def test_frozen_vectors_answer_for_users_their_network_has_not_seen() -> None:
+    from propend.learn.cross_fitted import CrossFitted
+    from propend.learn.metrics import auroc
+    from propend.learn.sequences import half_of
+    from propend.learn.transfer import Probe
+    from propend.tasks.frame import Frame
+
+    plan = plan_cutoffs(0, 200 * DAY, BUYS.horizon, folds=2)
+    user, cutoff = (
+        part.ravel() for part in np.meshgrid(np.arange(200), np.array(plan.cutoffs, np.int64))
+    )
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, len(user)).astype(float)
+    truth = {(u, c): a for u, c, a in zip(user.tolist(), cutoff.tolist(), y, strict=True)}
+    y[::7] = np.nan  # not yet answered
+    frame = Frame(np.zeros((len(user), 1)), y, user, cutoff, (), {})
+
+    class Half:
+        """Knows the answers, each network in a sense of its own, and is never asked about users it has seen."""
+
+        def __init__(self, half: int) -> None:
+            self.half = half
+
+        def vectors(self, _store: Any, users: Any, cutoffs: Any) -> np.ndarray[Any, Any]:
+            assert set(half_of(users).tolist()) == {self.half}
+            said = [truth[u, c] for u, c in zip(users.tolist(), cutoffs.tolist(), strict=True)]
+            sense = 1 if self.half else -1
+            return np.column_stack([sense * np.array(said), rng.normal(size=len(said))])
+
+    pair: Any = CrossFitted((Half(0), Half(1)))  # type: ignore[arg-type]
+    store: Any = None
+    rows = np.flatnonzero(frame.at([fold.test for fold in plan.folds]))
+    found = Probe(pair, store, frame, BUYS).tests(plan, rows, 7)
+    asked = np.array([truth[u, c] for u, c in zip(user[rows].tolist(), cutoff[rows].tolist(), strict=True)])  # fmt: skip
+    assert auroc(asked, found) == 1.0
+
+
 @pytest.mark.slow
 def test_fine_tuning_answers_the_task_itself(shop: Workspace, model: Any) -> None:
-    from propend.learn.fusion import fine_tune
+    from propend.learn.transfer import fine_tune
 
     plan = plan_cutoffs(shop.schema.first, shop.now, BUYS.horizon, folds=1)
     from propend.expression import parse
@@ -328,7 +373,7 @@ def test_fine_tuning_answers_the_task_itself(shop: Workspace, model: Any) -> Non
 
 
 def test_fine_tuning_takes_fewer_rows_at_a_time_where_memory_runs_out() -> None:
-    from propend.learn.fusion import _in_batches
+    from propend.learn.transfer import _in_batches
 
     seen: list[int] = []
 
@@ -538,7 +583,7 @@ def test_the_verb_predict_fuses_what_plain_predict_reads_and_prints_what_each_pa
     assert read is not None
     assert [m.network.settings.epochs for m in read.pair.models] == [1, 1]
     assert [p.name for p in (home / "tiny" / "past").iterdir()] == [str(plan.held_out)]
-    assert [row["features"] for row in document["ablation"]][-1] == "fusion"
+    assert [row["features"] for row in document["ablation"]][-2:] == ["fusion", "frozen vectors"]
     scores = pq.read_table(document["scores"])
     assert scores.num_rows == document["scored"] > 100
     verdict = document["verdict"]

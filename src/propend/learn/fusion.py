@@ -18,9 +18,9 @@ from propend.learn import metrics
 from propend.learn.behaviour import BehaviourModel, pretrain
 from propend.learn.bootstrap import bootstrap_difference
 from propend.learn.cross_fitted import CrossFitted, fields_of
-from propend.learn.sequences import half_of, histories, snapshots
 from propend.learn.strata import within
 from propend.learn.train import Fitted, train
+from propend.learn.transfer import Probe, Transfer, Tuner
 from propend.models import catalog
 from propend.models.model import Model
 from propend.models.sequence.settings import Settings
@@ -31,12 +31,10 @@ from propend.tasks.task import Task
 __all__ = [
     "Fusion",
     "Source",
-    "Tuner",
     "ablation",
     "behaviour_columns",
     "behaviour_source",
     "distil",
-    "fine_tune",
     "fuse",
     "pretrained_for",
 ]
@@ -47,8 +45,6 @@ Progress = Callable[[str, int, int | None], None]
 Source = Callable[[I64, I64], tuple[F64, tuple[Expression, ...]]]
 """From user codes and cutoffs [n] to further columns [n, d], known before each cutoff, and what they are called."""
 
-LEAST_ROWS: Final = 100
-"""Fewest labelled rows that fine-tuning accepts."""
 TREES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (("trees", {}),)
 AMOUNT_TREES: Final[tuple[tuple[str, dict[str, Any]], ...]] = (("trees", {"loss": "tweedie"}),)
 
@@ -143,9 +139,9 @@ def fuse(
 
     Without a ``model`` two are pretrained on what was known before the first forward test, each without half of the
     users. A model that has seen the rows' users is only safe for rows at cutoffs from its ``until`` on. ``more`` are further
-    columns (``learn.graph``). With ``tune`` a network is fine-tuned on the question in every fold, for the table alone. A log too short for a behaviour model is answered without, and ``remark`` says so.
+    columns (``learn.graph``). The table also has the frozen vectors by themselves, and with ``tune`` a network fine-tuned on the question in every fold. A log too short for a behaviour model is answered without, and ``remark`` says so.
     """
-    sources, remark, tuner = dict(more or {}), "", None
+    sources, remark, networks = dict(more or {}), "", dict[str, Transfer]()
     try:
         known = model or pretrained_for(store, schema, plan, size=size, progress=progress)
         sources = {"behaviour": behaviour_source(store, known, task.horizon.days)} | sources
@@ -160,9 +156,12 @@ def fuse(
                 "the behaviour model has seen what came after the first forward test, so every figure would flatter; "
                 "pretrain it with until= that test, or leave it out"
             )
+        networks["frozen vectors"] = Probe(known, store, frame, task)
         if tune:
-            tuner = Tuner(known, store, frame, task)
-    table, fitted = ablation(frame, task, plan, sources, tuner=tuner, seed=seed, progress=progress)
+            networks["fine-tuned network"] = Tuner(known, store, frame, task)
+    table, fitted = ablation(
+        frame, task, plan, sources, networks=networks, seed=seed, progress=progress
+    )
     return Fusion(fitted, sources, table, remark)
 
 
@@ -172,13 +171,13 @@ def ablation(
     plan: Plan,
     sources: Mapping[str, Source],
     *,
-    tuner: Tuner | None = None,
+    networks: Mapping[str, Transfer] | None = None,
     seed: int = 7,
     progress: Progress | None = None,
 ) -> tuple[list[dict[str, Any]], Fitted]:
     """Train boosted trees on aggregates, on each source's columns alone, on both, and on all; return the rows and the last.
 
-    With a ``tuner`` a row says how a network fine-tuned on the question does by itself.
+    ``networks`` are those that answer by themselves, each a row: their vectors frozen, or fine-tuned on the question.
 
     All see the same rows, folds and seed. Each row has its metrics over the forward test rows, inside each fold as
     ``train`` takes them, and the difference from the aggregates with a 95 % interval by bootstrap over users.
@@ -207,8 +206,8 @@ def ablation(
     said: dict[str, tuple[int | None, F64]] = {
         name: (sets[name].X.shape[1], fitted.tests["champion"]) for name, fitted in found.items()
     }
-    if tuner is not None:
-        said["fine-tuned network"] = (None, tuner.tests(plan, base["row"], seed))
+    for name, network in (networks or {}).items():
+        said[name] = (network.columns, network.tests(plan, base["row"], seed))
     rows: list[dict[str, Any]] = []
     for name, (width, scores) in said.items():
         row: dict[str, Any] = {"features": name, "columns": width}
@@ -223,143 +222,8 @@ def ablation(
     return rows, found["fusion"]
 
 
-@dataclass(frozen=True)
-class Tuner:
-    """A behaviour model to be fine-tuned on a frame's question, fold by fold.
-
-    Of a cross-fitted pair each is tuned on the users it has not seen and answers for them alone: one that has seen how
-    their rows ended would be tuned to trust what it knows of them.
-    """
-
-    model: BehaviourModel | CrossFitted
-    store: Store
-    frame: Frame
-    task: Task
-
-    def tests(self, plan: Plan, rows: I64, seed: int) -> F64:
-        """Return the scores of test ``rows``, each by a network fine-tuned on its fold's training rows."""
-        frame, found = self.frame, np.empty(len(rows))
-        asked = {fold.test: fold for fold in plan.folds}
-        for cutoff in np.unique(frame.cutoff[rows]).tolist():
-            learnt, tested = frame.at(asked[cutoff].train), frame.cutoff[rows] == cutoff
-            for model, own in self._parts():
-                score = fine_tune(model, self.store, frame, self.task, learnt & own, seed=seed)
-                test = rows[tested & own[rows]]
-                found[tested & own[rows]] = score(self.store, frame.user[test], frame.cutoff[test])
-        return found
-
-    def _parts(self) -> list[tuple[BehaviourModel, npt.NDArray[np.bool_]]]:
-        """Return each network with the rows of the users it has not seen."""
-        if isinstance(self.model, BehaviourModel):
-            return [(self.model, np.ones(len(self.frame), np.bool_))]
-        half = half_of(self.frame.user)
-        return [(model, half == h) for h, model in enumerate(self.model.models)]
-
-
 def _trees(task: Task) -> tuple[tuple[str, dict[str, Any]], ...]:
     return TREES if task.answer == "yes_no" else AMOUNT_TREES
-
-
-def fine_tune(
-    model: BehaviourModel,
-    store: Store,
-    frame: Frame,
-    task: Task,
-    rows: npt.NDArray[np.bool_],
-    *,
-    epochs: int = 5,
-    learning_rate: float = 3e-4,
-    batch: int = 64,
-    seed: int = 7,
-) -> Callable[[Store, I64, I64], F64]:
-    """Fine-tune a copy of a pretrained network, with a new head, on the task's own labelled ``rows``.
-
-    The latest training cutoff is held out to say which epoch is best. Returns a scorer of (store, user codes,
-    cutoffs): chances, or expected amounts by a zero-inflated log-normal.
-
-    Raises ``NotEnoughDataError`` for fewer than 100 labelled rows.
-    """
-    import copy
-
-    import torch
-    from torch.nn import functional
-
-    from propend.models.sequence.heads import zero_inflated_log_normal, ziln_mean
-    from propend.names import MICROSECONDS
-
-    asked = np.flatnonzero(rows & ~np.isnan(frame.y))
-    if len(asked) < LEAST_ROWS:
-        raise NotEnoughDataError(
-            f"{len(asked)} labelled rows are too few to fine-tune on, {LEAST_ROWS} are needed: use the frozen vectors"
-        )
-    length = model.network.settings.length
-    yes_no = task.answer == "yes_no"
-    data = histories(store, model.coding, frame.user[asked], frame.cutoff[asked], length)
-    moments, device = frame.cutoff[asked] // MICROSECONDS, model.network.device
-    y = torch.as_tensor(frame.y[asked], dtype=torch.float32, device=device)
-    later = frame.cutoff[asked] == frame.cutoff[asked].max()
-    if later.all():
-        later = np.random.default_rng(seed).random(len(asked)) < 0.2
-    fit, held = np.flatnonzero(~later), np.flatnonzero(later)
-
-    def loss_of(network: Any, head: Any, chosen: I64) -> Any:
-        out = head(network.last(data.take(chosen), moments[chosen]))
-        wanted = y[torch.from_numpy(chosen).to(device)]
-        if yes_no:
-            return functional.binary_cross_entropy_with_logits(out[:, 0], wanted)
-        return zero_inflated_log_normal(out, wanted)
-
-    def learn(chosen: I64) -> None:
-        steps.zero_grad()
-        loss_of(network, head, chosen).backward()
-        torch.nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        steps.step()
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = copy.deepcopy(model.network)
-        head = torch.nn.Linear(network.settings.width, 1 if yes_no else 3).to(device)
-        parts = torch.nn.ModuleList([network, head])
-        steps = torch.optim.AdamW(parts.parameters(), lr=learning_rate, weight_decay=0.01)
-        best, kept = np.inf, copy.deepcopy(parts.state_dict())
-        for epoch in range(epochs):
-            parts.train()
-            order = np.random.default_rng((seed, epoch)).permutation(fit)
-            batch = _in_batches(learn, order, batch)
-            parts.eval()
-            with torch.no_grad():
-                now = float(loss_of(network, head, held))
-            if now < best:
-                best, kept = now, copy.deepcopy(parts.state_dict())
-        parts.load_state_dict(kept)
-        parts.eval()
-
-    def score(store: Store, users: I64, cutoffs: I64) -> F64:
-        found = np.empty(len(users))
-        with torch.no_grad():
-            for rows, made in snapshots(store, model.coding, users, cutoffs, length):
-                out = head(network.last(made, cutoffs[rows] // MICROSECONDS))
-                said = torch.sigmoid(out[:, 0]) if yes_no else ziln_mean(out)
-                found[rows] = said.cpu().numpy()
-        return found
-
-    return score
-
-
-def _in_batches(learn: Callable[[I64], None], rows: I64, batch: int) -> int:
-    """Learn from ``rows``, a batch at a time; return the batch's size, which is less where memory ran out."""
-    from propend.models.sequence.memory import halving
-
-    start = 0
-
-    def step(size: int) -> None:
-        nonlocal start, batch
-        learn(rows[start : start + size])
-        start, batch = start + size, size
-
-    while start < len(rows):
-        halving(step, batch, unit="rows")
-    return batch
 
 
 def distil(fusion: Fusion, frame: Frame, *, seed: int = 7) -> tuple[Model, dict[str, float]]:
