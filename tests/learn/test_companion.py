@@ -16,6 +16,7 @@ from propend.cli import main
 from propend.errors import ModelError
 from propend.expression import parse
 from propend.features.words import in_words
+from propend.learn.fitted import Fitted
 from propend.learn.registry import Registry
 from propend.learn.train import train
 from propend.names import DAY
@@ -50,14 +51,28 @@ def frame_of(shop: Workspace) -> tuple[Any, Any]:
     return build_frame(shop.store, shop.schema, shop.engine, BUYS, asked, plan.cutoffs), plan
 
 
+@pytest.fixture(scope="module")
+def kept(shop: Workspace) -> tuple[Any, Any, Fitted]:
+    """What competes, the rows with its columns, and the fusion in the shop's registry."""
+    from propend.learn.companion import companion
+
+    frame, plan = frame_of(shop)
+    said = companion(shop.store, shop.schema, BUYS, plan, shop.folder / "behaviour")
+    whole = said.beside(shop.store, frame)
+    fitted = train(whole, BUYS, plan, beside=said.more)
+    fitted.card["behaviour"] = said.card(fitted, 7)
+    Registry(shop.folder / "models").save(fitted)
+    return said, whole, fitted
+
+
 def test_it_knows_nothing_of_the_held_out_cutoffs_wins_and_is_kept(
-    shop: Workspace, tmp_path: Path
+    shop: Workspace, kept: tuple[Any, Any, Fitted], tmp_path: Path
 ) -> None:
     from propend.learn.companion import companion
 
     home = shop.folder / "behaviour"
     frame, plan = frame_of(shop)
-    said = companion(shop.store, shop.schema, BUYS, plan, home)
+    said, whole, fitted = kept
     assert said.more is not None
     assert said.more.pair.until == plan.folds[0].train[-1]
     assert not list(home.rglob("training*"))
@@ -68,18 +83,15 @@ def test_it_knows_nothing_of_the_held_out_cutoffs_wins_and_is_kept(
     assert not said.more.pair.made_as(replace(settings, dropout=0.3), None)
     assert not said.more.pair.made_as(settings, "an encoder")
 
-    whole = said.beside(shop.store, frame)
     built = build_frame(
         shop.store, shop.schema, shop.engine, BUYS, whole.features, plan.cutoffs, more=said.more
     )
     assert np.allclose(whole.X, built.X, atol=1e-5, equal_nan=True)  # two ways to the same columns
 
-    fitted = train(whole, BUYS, plan, beside=said.more)
-    card = said.card(fitted, 7)
+    card = fitted.card["behaviour"]
     assert fitted.name == "fusion"
     assert card["used"]
     assert card["gained"]["low"] > 0.02
-    fitted.card["behaviour"] = card
     assert len(fitted.features) == len(frame.features) + card["columns"]
     said = {in_words(f) for f in fitted.features}
     assert "the chance of purchase ahead, by the behaviour model" in said
@@ -88,14 +100,13 @@ def test_it_knows_nothing_of_the_held_out_cutoffs_wins_and_is_kept(
     for name in ("logistic", "trees"):  # the others do not see its columns
         assert np.array_equal(plain.tests[name], fitted.tests[name])
 
-    registry = Registry(shop.folder / "models")
-    registry.save(fitted)
-    loaded = registry.load(BUYS.name)
+    loaded = shop.registry.load(BUYS.name)
     assert np.allclose(loaded.score(whole.X), fitted.score(whole.X))
     scored = shop.score(BUYS.name, tmp_path / "scores.parquet")
     assert scored["users"] > 100
 
 
+@pytest.mark.usefixtures("kept")
 def test_the_live_answer_is_the_batch_answer(shop: Workspace, tmp_path: Path) -> None:
     from propend.serve.identity import Identity
     from propend.serve.inbox.sqlite import SqliteInbox
@@ -129,6 +140,7 @@ def test_a_shop_asks_as_before_and_is_told_what_the_model_adds(
     assert again.entry is None, "the same rows and models: nothing is fitted again"
 
 
+@pytest.mark.usefixtures("kept")
 def test_a_model_that_is_gone_is_said(shop: Workspace) -> None:
     folder = shop.folder / "behaviour" / "tiny" / "past"
     folder.rename(folder.with_name("away"))
