@@ -16,8 +16,9 @@ from propend.recommend.evaluate import compare
 SETTINGS = {
     "depth": 2,
     "temperature": 0.1,
-    "learning_rate": 0.002,
-    "epochs": 14,
+    "learning_rate": 0.001,
+    "batch": 2_048,
+    "epochs": 10,
     "patience": 3,
     "held_back": 0.03,
 }
