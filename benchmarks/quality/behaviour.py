@@ -1,4 +1,4 @@
-"""Behaviour models beside published rows: ``python -m benchmarks.quality.behaviour [PART…] [--seeds 5] [--only MODEL…] [--json FILE]``.
+"""Behaviour models beside published rows: ``python -m benchmarks.quality.behaviour [PART…] [--seeds 5] [--first-seed 0] [--only MODEL…] [--json FILE]``.
 
 Parts: ``beauty``, ``movielens-1m``, ``movielens-100k``, ``online-retail``, ``diginetica`` (next item; full ranking, conservative
 ties), ``users`` (Online Retail and CDNOW, what a behaviour model adds to aggregates), ``scaling`` (loss against weights and events on

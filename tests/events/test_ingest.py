@@ -696,9 +696,9 @@ def test_a_million_events_of_one_user(tmp_path: Path, take_in: TakeIn) -> None:
     table = pa.table({"u": pa.array(["u"] * n), "t": at, "i": pa.array(np.arange(n) % 1000)})
     pq.write_table(table, tmp_path / "a.parquet")
     conf = config("a.parquet", roles={"user": "u", "time": "t", "item": "i"}, times=("epoch_us",))
-    start = time.perf_counter()
+    start = time.process_time()
     store, _ = take_in(conf)
-    assert time.perf_counter() - start < 300  # not quadratic: seconds where nothing else runs
+    assert time.process_time() - start < 20
     lines = store.timelines(store.bucket_of("u"))
     assert len(lines) == store.rows >= n - 10
     assert (np.diff(lines.time) >= 0).all()

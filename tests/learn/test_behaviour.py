@@ -305,7 +305,8 @@ def test_a_network_is_tuned_on_and_asked_about_users_it_has_not_seen(
         return lambda _, users, cutoffs: half_of(users) + cutoffs
 
     monkeypatch.setattr(transfer, "fine_tune", tune)
-    pair: Any = CrossFitted(("left 0", "left 1"))  # type: ignore[arg-type]
+    halves: Any = ("left 0", "left 1")
+    pair = CrossFitted(halves)
     store: Any = None
     rows = np.flatnonzero(frame.at([fold.test for fold in plan.folds]))
     found = transfer.Tuner(pair, store, frame, BUYS).tests(plan, rows, 7)
@@ -344,7 +345,8 @@ def test_frozen_vectors_answer_for_users_their_network_has_not_seen() -> None:
             sense = 1 if self.half else -1
             return np.column_stack([sense * np.array(said), rng.normal(size=len(said))])
 
-    pair: Any = CrossFitted((Half(0), Half(1)))  # type: ignore[arg-type]
+    halves: Any = (Half(0), Half(1))
+    pair = CrossFitted(halves)
     store: Any = None
     rows = np.flatnonzero(frame.at([fold.test for fold in plan.folds]))
     found = Probe(pair, store, frame, BUYS).tests(plan, rows, 7)

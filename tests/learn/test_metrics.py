@@ -230,9 +230,7 @@ def test_two_hundred_draws_of_many_rows_are_quick() -> None:
     y, p = rng.integers(0, 2, 50_000).astype(float), rng.random(50_000)
     start = time.process_time()
     bootstrap_interval(metrics.auroc, y, p, n=200)
-    assert (
-        time.process_time() - start < 60
-    )  # seconds; an AUROC computed anew for every draw takes minutes
+    assert time.process_time() - start < 6
 
 
 # -------------------------------------------------------------------------------- inside folds

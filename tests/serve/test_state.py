@@ -315,7 +315,7 @@ def test_reading_somebody_from_the_disk_holds_up_no_answer(
 
     def slow(store: Store, user: str) -> Timelines | None:
         reading.set()
-        go.wait(300)
+        go.wait(600)  # longer than the other is waited for
         return read(store, user)
 
     monkeypatch.setattr(state, "_read", slow)
@@ -324,7 +324,7 @@ def test_reading_somebody_from_the_disk_holds_up_no_answer(
     assert reading.wait(300)
     hot = threading.Thread(target=state.timelines, args=("u2",))
     hot.start()
-    hot.join(300)
+    hot.join(60)
     answered = not hot.is_alive()
     send = {"id": "late", "user": "u1", "type": "view", "time": START}
     inbox.append([Batch(START + 400 * DAY, "shop", "own", "/", "", "", "", msgspec.json.encode({"events": [send]}))])  # fmt: skip

@@ -16,7 +16,6 @@ from propend.learn.behaviour import BehaviourModel
 from propend.learn.cross_fitted import CrossFitted
 from propend.learn.sequences import half_of, histories, snapshots
 from propend.models import catalog
-from propend.models.sequence.settings import Settings
 from propend.tasks.cutoffs import Plan
 from propend.tasks.frame import Frame
 from propend.tasks.task import Task
@@ -79,7 +78,7 @@ class Probe(Transfer):
     @property
     def columns(self) -> int:
         first = self.model if isinstance(self.model, BehaviourModel) else self.model.models[0]
-        return _width(first.network.settings)
+        return int(first.network.settings.width or 0)  # a network's settings are resolved
 
     def _taught(self, model: BehaviourModel, learnt: Bool, test: I64, seed: int) -> F64:
         frame, answer = self.frame, self.task.answer
@@ -99,12 +98,6 @@ class Tuner(Transfer):
         frame = self.frame
         score = fine_tune(model, self.store, frame, self.task, learnt, seed=seed)
         return score(self.store, frame.user[test], frame.cutoff[test])
-
-
-def _width(settings: Settings) -> int:
-    width = settings.resolved().width
-    assert width is not None
-    return width
 
 
 def fine_tune(
